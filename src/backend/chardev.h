@@ -1,0 +1,48 @@
+/*
+ * Character backends: the terminal (raw mode, escape key), a pty, a file, a Unix socket, or nothing.
+ * The terminal's settings are restored on every way out, signals included.
+ */
+#ifndef DOPPEL_BACKEND_CHARDEV_H
+#define DOPPEL_BACKEND_CHARDEV_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct error;
+struct loop;
+struct log;
+struct chardev;
+
+struct chardev_client {
+    /* How many bytes the device can take now; input is read only while it is above 0. */
+    size_t (*room)(void *owner);
+    void (*receive)(void *owner, const uint8_t *data, size_t size);
+    void *owner;
+};
+
+/* What the escape key asks for; runs on the loop's thread, board lock not held. */
+struct chardev_escape {
+    void (*key)(void *owner, char key);         /* 'x' quit, 'c' monitor, 'h' help ... */
+    void *owner;
+};
+
+/* "stdio", "pty", "file:PATH", "socket:PATH" (listens), "none". NULL: err says why. */
+struct chardev *chardev_open(const char *text, struct loop *loop, pthread_mutex_t *lock, struct log *log, struct error *err);
+void chardev_close(struct chardev *chardev);
+void chardev_connect(struct chardev *chardev, const struct chardev_client *client);
+/* stdio only: Ctrl-A is the escape; Ctrl-A Ctrl-A (or Ctrl-A a) sends one. */
+void chardev_on_escape(struct chardev *chardev, const struct chardev_escape *escape);
+/* Board lock held, any thread. Returns bytes taken; a reader that went away takes all. Never blocks for long. */
+size_t chardev_write(struct chardev *chardev, const void *data, size_t size);
+/* The device has room again. */
+void chardev_accept_input(struct chardev *chardev);
+/* "pty": the name of its terminal; else NULL. */
+const char *chardev_name(const struct chardev *chardev);
+/* Diverts input and output of a stdio chardev (the monitor takes the terminal over); NULL gives it back. */
+void chardev_divert(struct chardev *chardev, const struct chardev_client *client);
+/* Puts every terminal that was made raw back as it was; async-signal-safe. */
+void chardev_restore_terminals(void);
+
+#endif

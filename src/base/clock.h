@@ -1,0 +1,51 @@
+/*
+ * The machine's clock (DESIGN D10): nothing else may call the host's clock on the guest's behalf.
+ * Two readings of one counter: nanoseconds since the machine was created, and TSC ticks at a stated, constant frequency.
+ * A paused clock stands still. Timers fire on the event-loop thread with the board lock held.
+ */
+#ifndef DOPPEL_BASE_CLOCK_H
+#define DOPPEL_BASE_CLOCK_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct clock;
+struct loop;
+
+struct timer {
+    struct clock *clock;
+    void (*fire)(void *owner);
+    void *owner;
+    uint64_t deadline_ns;       /* CLOCK_NEVER when not armed */
+    unsigned heap_index;        /* kept by the clock; UINT32_MAX when not armed */
+};
+
+#define CLOCK_NEVER UINT64_MAX
+
+/* A real-time clock whose timers fire on `loop` with `lock` held (lock may be NULL in tests). */
+struct clock *clock_create(struct loop *loop, pthread_mutex_t *lock);
+/* A clock for tests: time moves only by clock_advance, which fires due timers in order on the caller's thread. */
+struct clock *clock_create_manual(void);
+void clock_advance(struct clock *clock, uint64_t ns);
+void clock_destroy(struct clock *clock);
+
+/* Any thread. */
+uint64_t clock_ns(struct clock *clock);
+uint64_t clock_tsc(struct clock *clock);
+uint64_t clock_tsc_hz(const struct clock *clock);
+uint64_t clock_tsc_to_ns(const struct clock *clock, uint64_t tsc);
+uint64_t clock_ns_to_tsc(const struct clock *clock, uint64_t ns);
+/* Wall-clock time in nanoseconds since 1970, for the RTC and PV clocks. */
+uint64_t clock_wall_ns(struct clock *clock);
+void clock_pause(struct clock *clock);
+void clock_resume(struct clock *clock);
+
+/* The timer is embedded in its owner; init once, disarm before the owner goes. */
+void timer_init(struct timer *timer, struct clock *clock, void (*fire)(void *owner), void *owner);
+/* Any thread; re-arming replaces the deadline. A deadline in the past fires as soon as the loop runs. */
+void timer_arm(struct timer *timer, uint64_t deadline_ns);
+void timer_disarm(struct timer *timer);
+bool timer_armed(const struct timer *timer);
+
+#endif

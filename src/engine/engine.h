@@ -1,0 +1,37 @@
+/*
+ * What an engine is: a way to make a vCPU's state advance (DESIGN D4). The loop (vcpu/loop.c) handles requests, delivers
+ * events and sleeps; an engine only runs instructions.
+ */
+#ifndef DOPPEL_ENGINE_ENGINE_H
+#define DOPPEL_ENGINE_ENGINE_H
+
+#include "vcpu/vcpu.h"
+
+/* Why `run` came back. */
+enum run_result {
+    RUN_REQUEST,        /* vcpu->request is not zero, or the budget is used up */
+    RUN_EVENT,          /* vcpu->pending holds a fault, trap or software interrupt to deliver; rip is as it wants */
+    RUN_IDLE,           /* vcpu->activity is no longer ACTIVITY_ACTIVE (HLT, MWAIT, shutdown) */
+};
+
+struct engine {
+    const char *name;
+    const char *text;                                           /* one line for help */
+    bool (*attach)(struct vcpu *vcpu);                          /* makes vcpu->engine_state; the state may have any value */
+    void (*detach)(struct vcpu *vcpu);
+    /*
+     * Runs until one of the above, at most about `budget` instructions (UINT64_MAX: no limit; exact for 1). On return
+     * all architectural state is in the vCPU. A SHADOW_STI/MOV_SS blocking in vcpu->shadow lasts one instruction: run
+     * clears it after that. TF, debug traps and RF are honoured here.
+     */
+    enum run_result (*run)(struct vcpu *vcpu, uint64_t budget);
+    /* On the vCPU's thread: decoded or translated code of these guest-physical bytes must not run again. */
+    void (*code_written)(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
+};
+
+extern const struct engine engine_interp;
+
+/* By name; NULL if unknown. */
+const struct engine *engine_find(const char *name);
+
+#endif

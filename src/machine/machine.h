@@ -1,0 +1,126 @@
+/*
+ * The machine owns everything: RAM, buses, clock, event loop, vCPUs, devices, backends. machine_create reads a
+ * configuration and builds it (pc.c is the parts list); nothing is half-started: on an error all is undone.
+ */
+#ifndef DOPPEL_MACHINE_MACHINE_H
+#define DOPPEL_MACHINE_MACHINE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/stats.h"
+#include "bus/handles.h"
+#include "vcpu/vcpu.h"
+
+enum { MACHINE_DISKS_MAX = 16, MACHINE_NETS_MAX = 8, MACHINE_EXTRA_MAX = 8, MACHINE_CPUS_MAX = 64, MACHINE_INITRDS_MAX = 8 };
+
+enum boot_method { BOOT_AUTO, BOOT_LINUX, BOOT_PVH, BOOT_MULTIBOOT, BOOT_FLAT };
+
+struct disk_config {
+    const char *path;
+    const char *serial;         /* NULL: none */
+    bool read_only, direct;
+    int engine;                 /* enum in block.h */
+};
+
+struct net_config {
+    const char *backend;        /* text for net_open */
+    uint8_t mac[6];             /* all zero: derived from the index */
+};
+
+/* Strings are borrowed and must live as long as the machine. Zero-initialise, then machine_config_defaults. */
+struct machine_config {
+    uint64_t memory;            /* bytes */
+    unsigned cpus;
+    const char *cpu_model;      /* NULL: default */
+    const char *engine;         /* NULL: default */
+    enum boot_method boot;
+    const char *kernel;         /* path; NULL: nothing is loaded (tests place code themselves) */
+    const char *initrd[MACHINE_INITRDS_MAX];    /* Linux: the first; Multiboot: modules, "FILE ARGS" */
+    unsigned initrd_count;
+    const char *append;
+    uint64_t flat_address;      /* BOOT_FLAT: load and start address */
+    struct disk_config disk[MACHINE_DISKS_MAX];
+    unsigned disk_count;
+    struct net_config net[MACHINE_NETS_MAX];
+    unsigned net_count;
+    const char *console;        /* chardev text of the first UART; NULL: none */
+    const char *virtio_console; /* chardev text of a virtio console; NULL: no such device */
+    const char *debug_console;  /* chardev text of ports 0xE9 and 0x402; NULL: none */
+    const char *extra[MACHINE_EXTRA_MAX];       /* --device NAME[,key=value]: testdev, edu */
+    unsigned extra_count;
+    bool debug_exit;            /* port 0xF4 */
+    bool no_reboot;
+    bool rng;                   /* a virtio entropy device */
+    FILE *log;
+};
+
+/* How a machine ended; also the exit status of `doppel run` (cli/exit_status.h maps it). */
+enum machine_end { END_NONE, END_POWER_OFF, END_REBOOT, END_TRIPLE_FAULT, END_DEBUG_EXIT, END_HOST_ERROR, END_QUIT };
+
+struct device;
+struct chardev;
+struct pci_bus;
+struct loop;
+struct clock;
+struct ram;
+struct bus;
+struct cpu_model;
+struct boot_image;
+
+struct machine {
+    struct machine_config config;
+    struct log log;
+    struct counters counters;           /* devices' shared set */
+    struct loop *loop;
+    struct clock *clock;
+    struct ram *ram;
+    struct bus *mmio, *ports;
+    pthread_mutex_t lock;               /* the board lock */
+    struct cpu_model *model;
+    struct vcpu **vcpu;
+    struct device *devices;             /* in the order of creation */
+    struct pci_bus *pci;
+    struct dma dma;                     /* the machine's own: for MSIs and devices without a requester id */
+    struct device *ioapic, *pic, *uart, *acpi_pm, *host_bridge;
+    struct device *lapic[MACHINE_CPUS_MAX];
+    struct chardev *console, *virtio_console, *debug_console;
+    void *block[MACHINE_DISKS_MAX], *net[MACHINE_NETS_MAX];
+    pthread_t loop_thread;
+    pthread_mutex_t state_lock;         /* guards what follows */
+    pthread_cond_t state_changed;
+    enum machine_end end;
+    uint32_t end_code;                  /* END_DEBUG_EXIT: the value */
+    bool running, paused;
+    unsigned vcpus_stopped;
+};
+
+void machine_config_defaults(struct machine_config *config);
+
+/* NULL: err tells why. */
+struct machine *machine_create(const struct machine_config *config, struct error *err);
+void machine_destroy(struct machine *machine);
+
+/* Starts the loop and vCPU threads. */
+void machine_start(struct machine *machine);
+/* Waits for the end; then all threads have stopped. */
+enum machine_end machine_wait(struct machine *machine);
+
+/* Any thread but a vCPU's, board lock not held. Pause waits until every vCPU stands at a block border. */
+void machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+/* Any thread, returns at once: asks everything to stop; the first reason given wins. */
+void machine_end(struct machine *machine, enum machine_end end, uint32_t code);
+/* Any thread, returns at once: full reset (or the end, with no_reboot). */
+void machine_reset(struct machine *machine);
+/* Presses the ACPI power button. */
+void machine_power_button(struct machine *machine);
+
+/* Sum of every vCPU's and the devices' counters. */
+uint64_t machine_counter(const struct machine *machine, enum counter counter);
+
+#endif

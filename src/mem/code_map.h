@@ -1,0 +1,27 @@
+/*
+ * Which bytes of a page hold decoded or translated code: one bit for each 64 bytes, so that data beside code can be
+ * written without dropping it. Shared by all vCPUs; a bit is set by whoever decodes and cleared when its code is dropped.
+ *
+ * The protocol, in order:
+ *   decode:  code_map_add(gpa, size)  sets the bits and PAGE_CODE; if the page word then has PAGE_WRITE_CACHED, the
+ *            caller makes every vCPU drop its direct-write TLB entries for the page (mmu_unshare_writes) before
+ *            it may read the bytes for decoding.
+ *   write:   a software TLB never installs a direct-write entry for a page with PAGE_CODE; the slow path asks
+ *            code_map_hit(gpa, size) and, if true, tells the watcher, which drops the code in every vCPU.
+ * Cross-modifying code is asynchronous on real processors too (SDM3 §9.1.3 "Handling Self- and Cross-Modifying Code"):
+ * another vCPU may run the old code until its next block border.
+ */
+#ifndef DOPPEL_MEM_CODE_MAP_H
+#define DOPPEL_MEM_CODE_MAP_H
+
+#include "mem/ram.h"
+
+enum { CODE_GRANULE_SHIFT = 6 };
+
+/* Any thread. Returns true if direct-write TLB entries for the page may exist and must be dropped first. */
+bool code_map_add(struct ram *ram, uint64_t gpa, uint64_t size);
+bool code_map_hit(struct ram *ram, uint64_t gpa, uint64_t size);
+/* All code of the granules is gone from every vCPU (or will be at its next block border). */
+void code_map_remove(struct ram *ram, uint64_t gpa, uint64_t size);
+
+#endif

@@ -1,0 +1,100 @@
+/*
+ * Guest RAM: pages with a state, not one array (DESIGN D6). A machine has a few slots of guest-physical address space,
+ * each backed by a lazily granted memfd mapping, with a word of metadata for each page. All access goes through the
+ * software TLB, a lookup here, or an explicit pin, so that a page can change its state under a running guest.
+ */
+#ifndef DOPPEL_MEM_RAM_H
+#define DOPPEL_MEM_RAM_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/base.h"
+
+struct error;
+struct ram;
+
+/* Independent clients of dirty tracking, a bit each in the page word. */
+enum dirty_client { DIRTY_MIGRATION, DIRTY_SNAPSHOT, DIRTY_DISPLAY, DIRTY_CLIENTS };
+
+/* Bits of a page word. */
+enum {
+    PAGE_DIRTY = 1u << 0,           /* DIRTY_CLIENTS bits from here: written since the client last looked */
+    PAGE_CODE = 1u << 8,            /* some vCPU has decoded or translated code from it: writes are watched */
+    PAGE_WRITE_CACHED = 1u << 9,    /* some software TLB may hold a direct-write entry for it */
+    PAGE_ROM = 1u << 10,            /* guest writes are dropped */
+};
+
+enum { RAM_SLOTS_MAX = 16 };
+
+struct ram_slot {
+    const char *name;
+    uint64_t gpa, size;             /* page-aligned */
+    uint8_t *host;                  /* the mapping, `size` bytes */
+    _Atomic uint32_t *page;         /* a word for each page */
+    int fd;                         /* the memfd, for vhost-user and snapshots */
+};
+
+/* Called after a watched page was written (by DMA or another vCPU): translated code of [gpa, gpa+size) must go. */
+struct ram_watcher {
+    void (*code_written)(void *owner, uint64_t gpa, uint64_t size);
+    void *owner;
+};
+
+struct ram {
+    struct ram_slot slot[RAM_SLOTS_MAX];
+    unsigned slot_count;
+    _Atomic uint32_t dirty_clients;     /* mask of PAGE_DIRTY << client bits that somebody wants */
+    struct ram_watcher watcher;
+    void *code_map;                     /* mem/code_map.h */
+};
+
+struct ram *ram_create(void);
+void ram_destroy(struct ram *ram);
+/* Adds a slot before the machine runs; name for the monitor; rom: guest writes are dropped. */
+bool ram_add(struct ram *ram, const char *name, uint64_t gpa, uint64_t size, bool rom, struct error *err);
+uint64_t ram_total(const struct ram *ram);
+/* Bytes of RAM that the host has granted so far (pages touched). */
+uint64_t ram_granted(const struct ram *ram);
+
+/* Any thread, lock-free. NULL if the address is not RAM. */
+static inline struct ram_slot *ram_find(struct ram *ram, uint64_t gpa)
+{
+    for (unsigned i = 0; i < ram->slot_count; i++)
+        if (gpa - ram->slot[i].gpa < ram->slot[i].size)
+            return &ram->slot[i];
+    return NULL;
+}
+
+static inline _Atomic uint32_t *ram_page(const struct ram_slot *slot, uint64_t gpa)
+{
+    return &slot->page[(gpa - slot->gpa) >> PAGE_SHIFT];
+}
+
+/* Host address of one byte, or NULL if not RAM. Valid to the end of its page. Does not mark dirty: see ram_written. */
+static inline uint8_t *ram_host(struct ram *ram, uint64_t gpa)
+{
+    struct ram_slot *slot = ram_find(ram, gpa);
+    return slot ? slot->host + (gpa - slot->gpa) : NULL;
+}
+
+/*
+ * Copies in and out, any thread; false if any byte is not RAM (nothing may be assumed about the rest). ram_write marks
+ * pages dirty and tells the watcher about code; writes to ROM are dropped and count as done.
+ */
+bool ram_read(struct ram *ram, uint64_t gpa, void *buffer, size_t size);
+bool ram_write(struct ram *ram, uint64_t gpa, const void *buffer, size_t size);
+/* The loader's write: goes into ROM as well. */
+bool ram_load(struct ram *ram, uint64_t gpa, const void *buffer, size_t size);
+
+/* After a write through a host pointer: dirty bits, and the watcher if code was there. */
+void ram_written(struct ram *ram, uint64_t gpa, size_t size);
+
+/* Dirty tracking. Starting a client marks nothing; `collect` moves the client's bits to the bitmap (one bit a page). */
+void ram_dirty_start(struct ram *ram, enum dirty_client client);
+void ram_dirty_stop(struct ram *ram, enum dirty_client client);
+uint64_t ram_dirty_collect(struct ram *ram, enum dirty_client client, const struct ram_slot *slot, uint64_t *bitmap);
+
+#endif

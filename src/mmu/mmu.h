@@ -1,0 +1,147 @@
+/*
+ * The software MMU: translation contexts, the software TLB with tags (DESIGN D7), and guest memory access for engines.
+ *
+ * An entry of the TLB says: for this 4 KiB page of linear addresses, reads, writes or fetches of this class may go straight
+ * to host memory at gla + addend. A tag that does not match sends the access to the slow path here, which walks,
+ * raises faults, dispatches MMIO, splits page-crossing accesses, drops overwritten code and honours breakpoints.
+ */
+#ifndef DOPPEL_MMU_MMU_H
+#define DOPPEL_MMU_MMU_H
+
+#include <string.h>
+
+#include "vcpu/vcpu.h"
+
+/* Who accesses: picks the table of entries. SMAP is checked for SUPERVISOR_SMAP, not for SUPERVISOR (AC=1 or no SMAP). */
+enum mmu_class { MMU_SUPERVISOR, MMU_SUPERVISOR_SMAP, MMU_USER, MMU_CLASSES };
+enum mmu_use { MMU_READ, MMU_WRITE, MMU_FETCH };
+
+/* A tag is the page's linear address; TLB_INVALID never equals one. Low bits set on a tag force the slow path. */
+#define TLB_INVALID (~0ull)
+
+struct tlb_entry {
+    uint64_t tag[3];            /* by enum mmu_use */
+    uintptr_t addend;           /* host = gla + addend */
+};
+
+enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS, TLB_CONTEXTS = 8 };
+
+struct tlb_table {
+    struct tlb_entry entry[TLB_SIZE];
+    uint64_t gpa[TLB_SIZE];     /* guest-physical page of each entry */
+};
+
+struct tlb_context {
+    uint64_t cr3;               /* physical root and mode bits that made the entries: see tlb.c */
+    uint32_t key;               /* PCID and paging mode */
+    bool used;
+    uint64_t last_use;
+    struct tlb_table table[MMU_CLASSES];
+};
+
+struct mmu {
+    struct tlb_table *data;     /* table for explicit data accesses of the present CPL, AC and CR4.SMAP */
+    struct tlb_table *code;     /* table for fetches of the present CPL */
+    struct tlb_context *context;        /* the present one, in `contexts` */
+    enum mmu_class data_class;
+    uint64_t pdpte[4];          /* PAE paging: loaded by MOV CR3 (SDM3 §4.4.1) */
+    uint64_t ticks;             /* for last_use */
+    bool alignment_check;       /* CR0.AM && RFLAGS.AC && CPL 3 */
+    struct tlb_context *contexts;
+};
+
+struct mmu *mmu_create(void);
+void mmu_destroy(struct mmu *mmu);
+
+/* --- all of the rest: on the vCPU's thread --- */
+
+/* After a change of CR0, CR3, CR4, EFER, CPL, RFLAGS.AC, PKRU or DR7: picks context and tables, flushes what must go. */
+void mmu_mode_changed(struct vcpu *vcpu);       /* paging mode, WP, SMEP.. or anything not listed below */
+void mmu_privilege_changed(struct vcpu *vcpu);  /* CPL or RFLAGS.AC only: cheap */
+void mmu_load_cr3(struct vcpu *vcpu, bool keep);        /* vcpu->cr3 is new; keep: bit 63 of the source was set with PCIDE */
+/* Reads the four PDPTEs for PAE paging at CR3; false: a reserved bit is set (#GP is the caller's). */
+bool mmu_load_pdptes(struct vcpu *vcpu, uint64_t cr3);
+void mmu_flush_page(struct vcpu *vcpu, uint64_t gla);           /* INVLPG: all contexts' global entries, too */
+void mmu_flush_pcid_page(struct vcpu *vcpu, uint16_t pcid, uint64_t gla);
+void mmu_flush_pcid(struct vcpu *vcpu, uint16_t pcid);
+void mmu_flush_all(struct vcpu *vcpu);
+
+/* The class of an implicit supervisor access (descriptor tables, TSS): SDM3 §4.6. */
+static inline enum mmu_class mmu_implicit(const struct vcpu *vcpu)
+{
+    return (vcpu->cr4 & CR4_SMAP) ? MMU_SUPERVISOR_SMAP : MMU_SUPERVISOR;
+}
+
+static inline unsigned tlb_index(uint64_t gla)
+{
+    return (gla >> PAGE_SHIFT) & (TLB_SIZE - 1);
+}
+
+/* Slow paths: any size up to 64, any alignment. False: fault pending. A store that faults has written nothing. */
+bool mmu_load_slow(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size, enum mmu_class class);
+bool mmu_store_slow(struct vcpu *vcpu, uint64_t gla, const void *in, unsigned size, enum mmu_class class);
+
+/*
+ * A host pointer for reading and then writing `size` bytes in place (LOCK, XCHG and other read-modify-write). Write
+ * permission is checked first, as the processor does. NULL with *fault false: MMIO or page-crossing, use load and store
+ * under mmu_bus_lock. Overwritten code is dropped and dirty bits set here.
+ */
+void *mmu_modify(struct vcpu *vcpu, uint64_t gla, unsigned size, enum mmu_class class, bool *fault);
+/* A lock against every other vCPU for split and MMIO read-modify-writes. */
+void mmu_bus_lock(struct vcpu *vcpu);
+void mmu_bus_unlock(struct vcpu *vcpu);
+/* Would a store of size bytes fault? Raises it if so. For instructions that must check before they have side effects. */
+bool mmu_probe(struct vcpu *vcpu, uint64_t gla, unsigned size, bool write, enum mmu_class class);
+
+/*
+ * Host pointer to the page of code at gla for fetching at the present CPL, and its guest-physical address; NULL: fault
+ * pending, or with *mmio set the page is not RAM (fetch byte-wise by mmu_fetch_bytes).
+ */
+const uint8_t *mmu_fetch_page(struct vcpu *vcpu, uint64_t gla, uint64_t *gpa, bool *mmio);
+bool mmu_fetch_bytes(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size);
+
+/* Translation without side effects, for the monitor and GDB: no A/D bits, no faults. False: not mapped. */
+bool mmu_translate(struct vcpu *vcpu, uint64_t gla, uint64_t *gpa);
+
+/* Physical accesses of the processor itself. MMIO is dispatched. */
+void mmu_phys_read(struct vcpu *vcpu, uint64_t gpa, void *out, unsigned size);
+void mmu_phys_write(struct vcpu *vcpu, uint64_t gpa, const void *in, unsigned size);
+
+/* Makes every other vCPU drop its direct-write entries for the page and waits until it has (mem/code_map.h). */
+void mmu_unshare_writes(struct vcpu *vcpu, uint64_t gpa);
+/* Drops this vCPU's direct-write entries for one guest-physical page. */
+void mmu_drop_write_entries(struct vcpu *vcpu, uint64_t gpa);
+
+/* --- the fast paths --- */
+#define MMU_DEFINE_ACCESS(bits_)                                                                                  \
+    static inline bool mmu_load##bits_(struct vcpu *vcpu, uint64_t gla, uint##bits_##_t *out)                     \
+    {                                                                                                             \
+        const struct mmu *mmu = vcpu->mmu;                                                                        \
+        const struct tlb_entry *entry = &mmu->data->entry[tlb_index(gla)];                                        \
+        if (likely(entry->tag[MMU_READ] == (gla & ~(PAGE_MASK & ~(uint64_t)(bits_ / 8 - 1))))) {                  \
+            *out = *(const uint##bits_##_t *)(gla + entry->addend);                                               \
+            return true;                                                                                          \
+        }                                                                                                         \
+        return mmu_load_slow(vcpu, gla, out, bits_ / 8, mmu->data_class);                                         \
+    }                                                                                                             \
+    static inline bool mmu_store##bits_(struct vcpu *vcpu, uint64_t gla, uint##bits_##_t value)                   \
+    {                                                                                                             \
+        const struct mmu *mmu = vcpu->mmu;                                                                        \
+        const struct tlb_entry *entry = &mmu->data->entry[tlb_index(gla)];                                        \
+        if (likely(entry->tag[MMU_WRITE] == (gla & ~(PAGE_MASK & ~(uint64_t)(bits_ / 8 - 1))))) {                 \
+            *(uint##bits_##_t *)(gla + entry->addend) = value;                                                    \
+            return true;                                                                                          \
+        }                                                                                                         \
+        return mmu_store_slow(vcpu, gla, &value, bits_ / 8, mmu->data_class);                                     \
+    }
+/* Unaligned accesses miss these on purpose: the slow path serves them within a page almost as fast. */
+MMU_DEFINE_ACCESS(8)
+MMU_DEFINE_ACCESS(16)
+MMU_DEFINE_ACCESS(32)
+MMU_DEFINE_ACCESS(64)
+
+/* Accesses by size, for rules that are not hot. Values are zero-extended. */
+bool mmu_load(struct vcpu *vcpu, uint64_t gla, unsigned size, enum mmu_class class, uint64_t *out);
+bool mmu_store(struct vcpu *vcpu, uint64_t gla, unsigned size, enum mmu_class class, uint64_t value);
+
+#endif

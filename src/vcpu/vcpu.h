@@ -1,0 +1,187 @@
+/*
+ * The state of one virtual processor. Common ground: data only, any room at or above x86/ and mmu/ may include it.
+ * Architectural state first, hot fields together; then requests; then what belongs to the MMU and the engine.
+ * Names are the manual's (SDM = Intel 64 and IA-32 Architectures Software Developer's Manual).
+ */
+#ifndef DOPPEL_VCPU_VCPU_H
+#define DOPPEL_VCPU_VCPU_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/base.h"
+#include "base/log.h"
+#include "base/stats.h"
+#include "x86/flags.h"
+
+struct vcpu;
+struct mmu;
+struct engine;
+struct bus;
+struct ram;
+struct clock;
+struct cpu_model;
+
+/* The order of instruction encodings. */
+enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
+enum seg { ES, CS, SS, DS, FS, GS, SEG_COUNT };
+
+/*
+ * A segment register with its hidden part (SDM3 §3.4.3 "Segment Registers"). `attr` is in the format of the VMCS
+ * access-rights fields (SDM3 §25.4.1): type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15, unusable 16.
+ * `limit` is in bytes, already scaled by G.
+ */
+struct segment {
+    uint64_t base;
+    uint32_t limit;
+    uint32_t attr;
+    uint16_t selector;
+};
+
+struct table_register {
+    uint64_t base;
+    uint16_t limit;
+};
+
+/* x87 and vector state. `fxsave` is the 64-bit FXSAVE image of which the x87 part and MXCSR count; vectors live in zmm. */
+struct fpu {
+    _Alignas(64) uint8_t fxsave[512];
+    _Alignas(64) uint8_t zmm[32][64];
+    uint64_t k[8];
+    uint32_t pkru;
+};
+
+/* What an exception or interrupt pushes and where it came from. */
+enum event_kind {
+    EVENT_NONE,
+    EVENT_FAULT,            /* exception whose RIP is the instruction's */
+    EVENT_TRAP,             /* exception whose RIP is the next instruction's (#BP, #OF by INT3/INTO, #DB traps) */
+    EVENT_SOFT_INT,         /* INT n: DPL of the gate is checked; INT3 and INTO are this with their vector */
+    EVENT_ICEBP,            /* INT1: no DPL check */
+    EVENT_INTERRUPT,        /* external */
+    EVENT_NMI,
+};
+
+struct event {
+    uint8_t kind;           /* enum event_kind */
+    uint8_t vector;
+    bool has_error;
+    uint32_t error;
+    uint64_t payload;       /* #PF: CR2; #DB: the DR6 bits to set */
+};
+
+/* SDM3 §25.4.2 "Guest Non-Register State": activity state. */
+enum activity { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_SIPI };
+
+/* Blocking after STI and MOV/POP SS (one instruction), and of NMIs until IRET. */
+enum { SHADOW_STI = 1, SHADOW_MOV_SS = 2, SHADOW_NMI = 4 };
+
+/* Reasons for a vCPU to leave its engine at the next block border; bits of vcpu.request. */
+enum vcpu_request {
+    REQUEST_INTERRUPT = 1u << 0,    /* the interrupt controller may have a vector: ask intc */
+    REQUEST_NMI = 1u << 1,
+    REQUEST_INIT = 1u << 2,
+    REQUEST_SIPI = 1u << 3,
+    REQUEST_WORK = 1u << 4,         /* run the posted work list (mmu/work.h) */
+    REQUEST_PAUSE = 1u << 5,        /* stop at the border and wait for resume */
+    REQUEST_EXIT = 1u << 6,         /* the machine is going down or resets */
+    REQUEST_STEP = 1u << 7,         /* debugger: run one instruction, then pause */
+};
+
+/*
+ * The vCPU's interrupt controller (its local APIC), as seen from the processor. All on the vCPU's thread.
+ * The controller raises REQUEST_* through a `struct cpu_signal` of the vCPU.
+ */
+struct intc_ops {
+    int (*pending)(void *intc);                     /* vector that could be taken now, or -1 (PPR considered) */
+    int (*acknowledge)(void *intc);                 /* takes it: vector or -1 (also ExtINT from the 8259) */
+    uint64_t (*get_tpr)(void *intc);                /* CR8 */
+    void (*set_tpr)(void *intc, uint64_t cr8);
+    bool (*read_msr)(void *intc, uint32_t msr, uint64_t *value);     /* IA32_APIC_BASE, x2APIC, TSC_DEADLINE; false: #GP */
+    bool (*write_msr)(void *intc, uint32_t msr, uint64_t value);
+    void (*init)(void *intc);                       /* INIT was received: the registers reset */
+};
+
+/* How an interrupt controller talks to a vCPU. Any thread. */
+struct cpu_signal {
+    void (*raise)(void *vcpu, uint32_t request, uint8_t sipi_vector);
+    void *vcpu;
+};
+
+struct vcpu {
+    /* --- architectural, hot --- */
+    uint64_t gpr[16];
+    uint64_t rip;
+    uint64_t rflags;                    /* always whole; bit 1 set */
+    uint8_t cpl;
+    uint8_t mode;                       /* enum x86_mode, derived from CR0, EFER, CS, RFLAGS by x86_update_mode */
+    uint8_t shadow;                     /* SHADOW_* */
+    uint8_t activity;                   /* enum activity */
+    _Atomic uint32_t request;           /* REQUEST_*; written by any thread */
+    struct segment seg[SEG_COUNT];
+    struct segment ldtr, tr;
+    struct table_register gdtr, idtr;
+    uint64_t cr0, cr2, cr3, cr4, xcr0, efer;
+    uint64_t dr[4], dr6, dr7;
+    struct event pending;               /* the fault that the present instruction raised; EVENT_NONE otherwise */
+    uint64_t pending_debug;             /* DR6 bits of a #DB trap due after this instruction (SDM3 §17.3) */
+
+    /* --- architectural, MSRs with a place of their own --- */
+    uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint64_t tsc_offset, tsc_adjust;
+    uint64_t pat, misc_enable, xss, mperf_offset;
+    uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var_base[8], mtrr_var_mask[8];
+    uint64_t mcg_status, mce_bank[8][4];        /* CTL, STATUS, ADDR, MISC */
+    uint64_t spec_ctrl, umwait_control, debugctl;
+    uint64_t kvm_system_time, kvm_wall_clock, kvm_eoi, kvm_async_pf, kvm_steal_time, kvm_poll_control;
+    uint64_t monitor_gpa;               /* armed address range of MONITOR, ~0 when not armed */
+    uint8_t sipi_vector;
+
+    struct fpu fpu;
+
+    /* --- identity and surroundings (not state) --- */
+    unsigned index;                     /* 0 is the boot processor */
+    uint32_t apic_id;
+    const struct cpu_model *model;      /* CPUID */
+    struct ram *ram;
+    struct bus *mmio, *ports;
+    struct clock *clock;
+    const struct intc_ops *intc_ops;
+    void *intc;
+    struct log *log;
+    struct counters counters;
+    struct vcpu **all;                  /* every vCPU of the machine, all_count of them */
+    unsigned all_count;
+
+    /* --- owned by other rooms --- */
+    struct mmu *mmu;                    /* mmu/mmu.h */
+    const struct engine *engine;
+    void *engine_state;
+
+    /* --- thread (vcpu/thread.h) --- */
+    pthread_t thread;
+    pthread_mutex_t mutex;              /* guards the sleep in HLT and the work list */
+    pthread_cond_t wake;
+    struct vcpu_work *work;             /* posted work, newest first */
+    void (*system_event)(void *owner, struct vcpu *vcpu, unsigned event);  /* machine-wide: enum system_event */
+    void *system_owner;
+};
+
+/* What one vCPU reports to the machine. */
+enum system_event { SYSTEM_TRIPLE_FAULT, SYSTEM_RESET, SYSTEM_POWER_OFF };
+
+/* --- small facts that every engine asks for --- */
+
+static inline bool vcpu_long_mode(const struct vcpu *vcpu) { return vcpu->efer & EFER_LMA; }
+static inline bool vcpu_code64(const struct vcpu *vcpu) { return (vcpu->efer & EFER_LMA) && (vcpu->seg[CS].attr & SEG_L); }
+static inline bool vcpu_protected(const struct vcpu *vcpu) { return vcpu->cr0 & CR0_PE; }
+static inline bool vcpu_v86(const struct vcpu *vcpu) { return vcpu->rflags & RFLAGS_VM; }
+static inline unsigned vcpu_iopl(const struct vcpu *vcpu) { return (vcpu->rflags >> 12) & 3; }
+
+/* Any thread: sets request bits and wakes the vCPU if it sleeps (vcpu/thread.c). */
+void vcpu_kick(struct vcpu *vcpu, uint32_t request);
+
+#endif

@@ -1,0 +1,28 @@
+/*
+ * Work posted to a vCPU: run on its thread at its next block border, or by whoever holds it stopped.
+ * Used for code drops, TLB drops that other vCPUs ask for, engine switches, state reads by the monitor.
+ */
+#ifndef DOPPEL_VCPU_WORK_H
+#define DOPPEL_VCPU_WORK_H
+
+#include "vcpu/vcpu.h"
+
+struct vcpu_work {
+    void (*run)(struct vcpu *vcpu, void *argument);
+    void *argument;
+    struct vcpu_work *next;
+    bool owned;         /* allocated by vcpu_post: freed after it ran */
+    bool done;          /* under vcpu->mutex */
+};
+
+/* Any thread; does not wait. The order of posts to one vCPU is kept. */
+void vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argument);
+/*
+ * Runs it on the target and waits. The caller may be another vCPU's thread: while it waits it serves its own list, so that
+ * two that wait for each other both go on. Never call it with a device's lock held.
+ */
+void vcpu_run_on(struct vcpu *caller, struct vcpu *target, void (*run)(struct vcpu *, void *), void *argument);
+/* Serves the posted work; the vCPU's thread, or its stopper. */
+void vcpu_serve_work(struct vcpu *vcpu);
+
+#endif

@@ -1,0 +1,129 @@
+/*
+ * The rules of the architecture, once, for every software engine: no machine, no engine knowledge. Everything here runs on
+ * the vCPU's thread. A function that can fault returns true when done; false means that vcpu->pending holds the
+ * fault and that architectural state is as the manual wants it for that fault (normally unchanged).
+ *
+ * On entry to any of these vcpu->rip is the address of the *present* instruction; functions that transfer control
+ * take `next_rip` (address after the instruction) where they push or compare it, and set vcpu->rip themselves on success.
+ */
+#ifndef DOPPEL_X86_X86_H
+#define DOPPEL_X86_X86_H
+
+#include "vcpu/vcpu.h"
+
+/* --- exceptions (exceptions.c) --- */
+/* Record a fault in vcpu->pending; always return false. */
+bool x86_raise(struct vcpu *vcpu, uint8_t vector);                      /* no error code, or zero where the vector has one */
+bool x86_raise_error(struct vcpu *vcpu, uint8_t vector, uint32_t error);
+bool x86_raise_page_fault(struct vcpu *vcpu, uint64_t gla, uint32_t error);
+/*
+ * Delivers vcpu->pending (and faults met on the way: contributory, double, triple: SDM3 §6.15 "Interrupt 8"); on
+ * return execution continues at the handler, or the vCPU is in ACTIVITY_SHUTDOWN and SYSTEM_TRIPLE_FAULT was reported.
+ * For EVENT_TRAP, EVENT_SOFT_INT and EVENT_ICEBP vcpu->rip must already be the address to return to.
+ */
+void x86_deliver_event(struct vcpu *vcpu, const struct event *event);
+
+/* --- mode (mode.c) --- */
+enum x86_mode { MODE_REAL, MODE_V86, MODE_PROTECTED16, MODE_PROTECTED32, MODE_COMPAT16, MODE_COMPAT32, MODE_LONG64 };
+void x86_update_mode(struct vcpu *vcpu);        /* after CR0, EFER, CS or RFLAGS.VM changed */
+void x86_reset(struct vcpu *vcpu, bool init);   /* power-on, or INIT (SDM3 §9.1.1, table 9-1) */
+bool x86_canonical(const struct vcpu *vcpu, uint64_t gla);      /* by CR4.LA57 */
+
+/* --- segments (segments.c): SDM3 §5 --- */
+bool x86_load_segment(struct vcpu *vcpu, enum seg seg, uint16_t selector);      /* MOV/POP/LDS..: not CS */
+bool x86_far_jump(struct vcpu *vcpu, uint16_t selector, uint64_t offset, unsigned operand_size, uint64_t next_rip);
+bool x86_far_call(struct vcpu *vcpu, uint16_t selector, uint64_t offset, unsigned operand_size, uint64_t next_rip);
+bool x86_far_return(struct vcpu *vcpu, unsigned operand_size, uint16_t pop_bytes);
+bool x86_iret(struct vcpu *vcpu, unsigned operand_size, uint64_t next_rip);
+bool x86_lldt(struct vcpu *vcpu, uint16_t selector);
+bool x86_ltr(struct vcpu *vcpu, uint16_t selector);
+/* LAR, LSL, VERR, VERW: *ok is ZF. */
+bool x86_lar(struct vcpu *vcpu, uint16_t selector, uint32_t *rights, bool *ok);
+bool x86_lsl(struct vcpu *vcpu, uint16_t selector, uint32_t *limit, bool *ok);
+bool x86_verify(struct vcpu *vcpu, uint16_t selector, bool write, bool *ok);
+/*
+ * Effective address to linear: limit, type and canonical checks of one data access of `size` bytes (SDM3 §5.3, §5.5).
+ * Raises #GP(0) or #SS(0). Engines inline the flat cases.
+ */
+bool x86_linear(struct vcpu *vcpu, enum seg seg, uint64_t offset, unsigned size, bool write, uint64_t *gla);
+/* The same for instruction fetch at CS:offset. */
+bool x86_linear_fetch(struct vcpu *vcpu, uint64_t offset, uint64_t *gla);
+
+/* --- task switch (task.c): SDM3 §7.3 --- */
+enum task_source { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
+bool x86_task_switch(struct vcpu *vcpu, uint16_t tss_selector, enum task_source source, uint64_t next_rip,
+                     bool has_error, uint32_t error);
+
+/* --- system instructions (system.c, control.c, msr.c, cpuid.c) --- */
+bool x86_syscall(struct vcpu *vcpu, uint64_t next_rip);
+bool x86_sysret(struct vcpu *vcpu, unsigned operand_size);
+bool x86_sysenter(struct vcpu *vcpu);
+bool x86_sysexit(struct vcpu *vcpu, unsigned operand_size);
+bool x86_swapgs(struct vcpu *vcpu);
+bool x86_write_cr(struct vcpu *vcpu, unsigned cr, uint64_t value);      /* 0, 2, 3, 4, 8; all reserved-bit rules, PDPTE loads */
+bool x86_read_cr(struct vcpu *vcpu, unsigned cr, uint64_t *value);
+bool x86_write_dr(struct vcpu *vcpu, unsigned dr, uint64_t value);
+bool x86_read_dr(struct vcpu *vcpu, unsigned dr, uint64_t *value);
+bool x86_lmsw(struct vcpu *vcpu, uint16_t value);
+bool x86_xsetbv(struct vcpu *vcpu, uint32_t index, uint64_t value);
+bool x86_rdmsr(struct vcpu *vcpu, uint32_t msr, uint64_t *value);
+bool x86_wrmsr(struct vcpu *vcpu, uint32_t msr, uint64_t value);
+bool x86_rdtsc(struct vcpu *vcpu, uint64_t *value);                     /* CR4.TSD is checked */
+uint64_t x86_tsc(struct vcpu *vcpu);
+bool x86_rdpmc(struct vcpu *vcpu, uint32_t index, uint64_t *value);
+void x86_cpuid(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);    /* EAX EBX ECX EDX */
+/* PUSHF, POPF, CLI, STI with IOPL, VME and PVI (SDM3 §20.3, §20.4). */
+bool x86_pushf_value(struct vcpu *vcpu, unsigned operand_size, uint64_t *value);
+bool x86_popf(struct vcpu *vcpu, unsigned operand_size, uint64_t value);
+bool x86_cli(struct vcpu *vcpu);
+bool x86_sti(struct vcpu *vcpu);
+bool x86_interrupt(struct vcpu *vcpu, uint8_t vector, uint8_t kind, uint64_t next_rip);   /* INT n, INT3, INTO, INT1 */
+/* IN, OUT, INS, OUTS: may this code touch the port (IOPL, TSS bitmap: SDM1 §19.5)? Raises #GP(0). */
+bool x86_io_allowed(struct vcpu *vcpu, uint16_t port, unsigned size);
+bool x86_require_cpl0(struct vcpu *vcpu);                               /* #GP(0) otherwise */
+bool x86_invlpg(struct vcpu *vcpu, uint64_t gla);
+bool x86_invpcid(struct vcpu *vcpu, uint64_t type, const uint64_t descriptor[2]);
+bool x86_hlt(struct vcpu *vcpu);
+bool x86_monitor(struct vcpu *vcpu, uint64_t gla, uint32_t extensions, uint32_t hints);
+bool x86_mwait(struct vcpu *vcpu, uint32_t hints, uint32_t extensions);
+bool x86_wbinvd(struct vcpu *vcpu);
+bool x86_vmcall(struct vcpu *vcpu);                                     /* KVM hypercalls; #UD where not offered */
+
+/* --- debug (debug.c): SDM3 §17.2 --- */
+/* Any enabled instruction breakpoint at this linear address (RF considered)? Raises the #DB fault: returns false. */
+bool x86_debug_fetch(struct vcpu *vcpu, uint64_t gla);
+/* Data or I/O breakpoint hit: collects DR6 bits in vcpu->pending_debug. rw: 1 write, 3 read or write, 2 I/O. */
+void x86_debug_data(struct vcpu *vcpu, uint64_t gla, unsigned size, bool write);
+void x86_debug_io(struct vcpu *vcpu, uint16_t port, unsigned size);
+static inline bool x86_debug_armed(const struct vcpu *vcpu) { return vcpu->dr7 & 0xFF; }
+
+/* --- CPU models (models.c) --- */
+struct error;
+/* `host`, `x86-64-v1` .. `v4`, a real Intel model; NULL picks the default. Features: "name[,+feat][,-feat]". */
+struct cpu_model *x86_model_create(const char *text, unsigned cpus, uint64_t tsc_hz, struct error *err);
+void x86_model_destroy(struct cpu_model *model);
+void x86_model_list(void (*each)(const char *name, const char *text, void *opaque), void *opaque);
+/* Is a CPUID feature offered? By Zydis-independent name in x86/features.def. */
+enum x86_feature {
+#define FEATURE(name, leaf, subleaf, reg, bit) FEATURE_##name,
+#include "x86/features.def"
+#undef FEATURE
+    FEATURE_COUNT
+};
+bool x86_has(const struct vcpu *vcpu, enum x86_feature feature);
+uint64_t x86_xcr0_supported(const struct vcpu *vcpu);
+unsigned x86_physical_bits(const struct vcpu *vcpu);
+
+/* --- x87, SSE and XSAVE state (fpu.c): SDM1 §13 --- */
+void x86_fpu_reset(struct vcpu *vcpu, bool init);
+/* The XSAVE family on a guest linear address, with all checks; kind names the instruction. */
+enum xsave_kind { XSAVE, XSAVEOPT, XSAVEC, XSAVES };
+bool x86_xsave(struct vcpu *vcpu, enum xsave_kind kind, uint64_t gla, uint64_t mask, bool rex_w);
+bool x86_xrstor(struct vcpu *vcpu, bool supervisor, uint64_t gla, uint64_t mask, bool rex_w);
+bool x86_fxsave(struct vcpu *vcpu, uint64_t gla, bool rex_w);
+bool x86_fxrstor(struct vcpu *vcpu, uint64_t gla, bool rex_w);
+
+/* The state list of everything architectural in struct vcpu (vcpu_state.c). */
+extern const struct state_list vcpu_state_list;
+
+#endif
