@@ -14,6 +14,7 @@
 #include "base/base.h"
 #include "base/log.h"
 #include "base/stats.h"
+#include "bus/access.h"
 #include "x86/flags.h"
 
 struct vcpu;
@@ -102,6 +103,12 @@ struct intc_ops {
     bool (*read_msr)(void *intc, uint32_t msr, uint64_t *value);     /* IA32_APIC_BASE, x2APIC, TSC_DEADLINE; false: #GP */
     bool (*write_msr)(void *intc, uint32_t msr, uint64_t value);
     void (*init)(void *intc);                       /* INIT was received: the registers reset */
+    /*
+     * The APIC page, which is each processor's own (SDM3 §11.4.1 "The Local APIC Block Diagram"): whoever has a physical
+     * address that is not RAM asks here before vcpu->mmio. access->address is the whole guest-physical address. False:
+     * not in the page, or the APIC is disabled or in x2APIC mode; the access is untouched and goes on to the bus.
+     */
+    bool (*mmio)(void *intc, struct access *access);
 };
 
 /* How an interrupt controller talks to a vCPU. Any thread. */
