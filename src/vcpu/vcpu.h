@@ -24,6 +24,7 @@ struct bus;
 struct ram;
 struct clock;
 struct cpu_model;
+struct vcpu_stop_ops;
 
 /* The order of instruction encodings. */
 enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
@@ -133,6 +134,8 @@ struct vcpu {
     uint64_t cr0, cr2, cr3, cr4, xcr0, efer;
     uint64_t dr[4], dr6, dr7;
     struct event pending;               /* the fault that the present instruction raised; EVENT_NONE otherwise */
+    bool interrupt_held;                /* the intc has a vector, IF or a shadow holds it back: see x86_interrupts_unblocked */
+    bool nmi_held;                      /* an NMI waits for IRET or the end of a MOV SS shadow */
     uint64_t pending_debug;             /* DR6 bits of a #DB trap due after this instruction (SDM3 §17.3) */
 
     /* --- architectural, MSRs with a place of their own --- */
@@ -174,6 +177,7 @@ struct vcpu {
     pthread_cond_t wake;
     struct vcpu_work *work;             /* posted work, newest first */
     void (*system_event)(void *owner, struct vcpu *vcpu, unsigned event);  /* machine-wide: enum system_event */
+    const struct vcpu_stop_ops *stop_ops;
     void *system_owner;
 };
 

@@ -23,6 +23,18 @@ bool x86_raise_page_fault(struct vcpu *vcpu, uint64_t gla, uint32_t error);
  */
 void x86_deliver_event(struct vcpu *vcpu, const struct event *event);
 
+/*
+ * Called by every rule that may have set RFLAGS.IF or ended NMI blocking (STI, POPF, IRET, SYSRET, SYSEXIT, task switch):
+ * asks the loop to look again at what was held back.
+ */
+static inline void x86_interrupts_unblocked(struct vcpu *vcpu)
+{
+    uint32_t request = (vcpu->interrupt_held && (vcpu->rflags & RFLAGS_IF) ? REQUEST_INTERRUPT : 0) |
+                       (vcpu->nmi_held && !(vcpu->shadow & SHADOW_NMI) ? REQUEST_NMI : 0);
+    if (__builtin_expect(request != 0, 0))
+        atomic_fetch_or_explicit(&vcpu->request, request, memory_order_relaxed);
+}
+
 /* --- mode (mode.c) --- */
 enum x86_mode { MODE_REAL, MODE_V86, MODE_PROTECTED16, MODE_PROTECTED32, MODE_COMPAT16, MODE_COMPAT32, MODE_LONG64 };
 void x86_update_mode(struct vcpu *vcpu);        /* after CR0, EFER, CS or RFLAGS.VM changed */

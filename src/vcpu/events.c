@@ -1,0 +1,105 @@
+/*
+ * Which event comes next (SDM3 §6.9 "Priority Among Concurrent Events").
+ *
+ * A request bit means "look again"; the truth is in the interrupt controller and in vcpu->nmi_held. A bit is cleared
+ * before its source is read, so an event that arrives in between sets it again and is seen on the next round. An interrupt
+ * that cannot be taken is remembered in interrupt_held; the rule that unblocks it (x86_interrupts_unblocked) sets the
+ * bit again, so a vCPU with interrupts off runs at full speed while one waits.
+ */
+#include "vcpu/loop.h"
+
+#include "base/log.h"
+#include "x86/x86.h"
+
+static void take_request(struct vcpu *vcpu, uint32_t request)
+{
+    atomic_fetch_and(&vcpu->request, ~request);
+}
+
+/* SDM3 §9.4.1 "BSP and AP Processors": after INIT the boot processor starts at the reset vector, the others wait. */
+static void take_init(struct vcpu *vcpu)
+{
+    take_request(vcpu, REQUEST_INIT);
+    trace(vcpu->log, cpu_state, "vcpu%u INIT", vcpu->index);
+    x86_reset(vcpu, true);
+    if (vcpu->intc_ops)
+        vcpu->intc_ops->init(vcpu->intc);
+    vcpu->activity = vcpu->index == 0 ? ACTIVITY_ACTIVE : ACTIVITY_WAIT_SIPI;
+}
+
+/* A start-up IPI counts only while the processor waits for one (SDM3 §9.4.4.2). */
+static void take_sipi(struct vcpu *vcpu)
+{
+    take_request(vcpu, REQUEST_SIPI);
+    if (vcpu->activity != ACTIVITY_WAIT_SIPI)
+        return;
+    uint8_t vector = __atomic_load_n(&vcpu->sipi_vector, __ATOMIC_ACQUIRE);
+    trace(vcpu->log, cpu_state, "vcpu%u SIPI, page %#x", vcpu->index, vector);
+    vcpu->seg[CS].selector = (uint16_t)(vector << 8);
+    vcpu->seg[CS].base = (uint64_t)vector << 12;
+    vcpu->rip = 0;
+    vcpu->activity = ACTIVITY_ACTIVE;
+}
+
+static void deliver(struct vcpu *vcpu, enum event_kind kind, uint8_t vector)
+{
+    struct event event = { .kind = kind, .vector = vector };
+    vcpu->activity = ACTIVITY_ACTIVE;
+    x86_deliver_event(vcpu, &event);
+}
+
+static bool take_nmi(struct vcpu *vcpu)
+{
+    take_request(vcpu, REQUEST_NMI);
+    vcpu->nmi_held = true;
+    if (vcpu->shadow & SHADOW_NMI)
+        return false;
+    if (vcpu->shadow & SHADOW_MOV_SS)
+        return true;
+    vcpu->nmi_held = false;
+    vcpu->shadow = SHADOW_NMI;
+    deliver(vcpu, EVENT_NMI, VEC_NMI);
+    return false;
+}
+
+static bool take_interrupt(struct vcpu *vcpu)
+{
+    take_request(vcpu, REQUEST_INTERRUPT);
+    if (!vcpu->intc_ops || vcpu->intc_ops->pending(vcpu->intc) < 0) {
+        vcpu->interrupt_held = false;
+        return false;
+    }
+    vcpu->interrupt_held = true;
+    if (!(vcpu->rflags & RFLAGS_IF))
+        return false;
+    if (vcpu->shadow & (SHADOW_STI | SHADOW_MOV_SS))
+        return true;
+    int vector = vcpu->intc_ops->acknowledge(vcpu->intc);
+    if (vector >= 0) {
+        counter_add(&vcpu->counters, COUNTER_interrupts, 1);
+        trace(vcpu->log, cpu_interrupt, "vcpu%u vector %#x at %#lx", vcpu->index, vector, vcpu->rip);
+        deliver(vcpu, EVENT_INTERRUPT, (uint8_t)vector);
+    }
+    vcpu->interrupt_held = vcpu->intc_ops->pending(vcpu->intc) >= 0;
+    x86_interrupts_unblocked(vcpu);
+    return false;
+}
+
+bool vcpu_take_events(struct vcpu *vcpu)
+{
+    uint32_t request = atomic_load(&vcpu->request);
+    if (request & REQUEST_INIT) {
+        take_init(vcpu);
+        request = atomic_load(&vcpu->request);
+    }
+    if (request & REQUEST_SIPI)
+        take_sipi(vcpu);
+    if (vcpu->activity == ACTIVITY_WAIT_SIPI || vcpu->activity == ACTIVITY_SHUTDOWN)
+        return false;
+    bool one_instruction = false;
+    if (request & REQUEST_NMI)
+        one_instruction = take_nmi(vcpu);
+    if (!one_instruction && request & REQUEST_INTERRUPT)
+        one_instruction = take_interrupt(vcpu);
+    return one_instruction;
+}

@@ -1,0 +1,83 @@
+/*
+ * THE loop. Requests from other threads, then events, then instructions; a vCPU with nothing to do sleeps.
+ *
+ *   request?  -> posted work, pause, exit, INIT, SIPI, NMI, interrupt
+ *   active?   -> engine runs until the next request, fault or halt
+ *   fault?    -> delivered through the rules in x86/
+ */
+#include "vcpu/loop.h"
+
+#include "engine/engine.h"
+#include "vcpu/thread.h"
+#include "vcpu/work.h"
+#include "x86/x86.h"
+
+/* What wakes a processor, by its activity (SDM3 §25.4.2): a halted one by events, one that waits for SIPI by INIT or SIPI. */
+enum {
+    REQUESTS_OF_MACHINE = REQUEST_WORK | REQUEST_PAUSE | REQUEST_EXIT,
+    REQUESTS_WAIT_SIPI = REQUESTS_OF_MACHINE | REQUEST_INIT | REQUEST_SIPI,
+    REQUESTS_HALTED = REQUESTS_WAIT_SIPI | REQUEST_NMI | REQUEST_INTERRUPT,
+};
+
+static uint32_t wake_mask(const struct vcpu *vcpu)
+{
+    return vcpu->activity == ACTIVITY_HLT ? REQUESTS_HALTED : REQUESTS_WAIT_SIPI;
+}
+
+/* Stands still until the pause ends; serves posted work meanwhile, so that the state can be read and stepped. */
+static void stand_still(struct vcpu *vcpu)
+{
+    vcpu->stop_ops->stopped(vcpu->system_owner, vcpu);
+    while ((atomic_load(&vcpu->request) & (REQUEST_PAUSE | REQUEST_EXIT)) == REQUEST_PAUSE) {
+        vcpu_sleep_paused(vcpu);
+        vcpu_serve_work(vcpu);
+    }
+    vcpu->stop_ops->resumed(vcpu->system_owner, vcpu);
+}
+
+static void run_engine(struct vcpu *vcpu, uint64_t budget)
+{
+    if (vcpu->engine->run(vcpu, budget) == RUN_EVENT) {
+        struct event event = vcpu->pending;
+        vcpu->pending.kind = EVENT_NONE;
+        x86_deliver_event(vcpu, &event);
+    }
+}
+
+void vcpu_step(struct vcpu *vcpu, uint64_t budget)
+{
+    bool one_instruction = vcpu_take_events(vcpu);
+    if (vcpu->activity != ACTIVITY_ACTIVE)
+        return;
+    run_engine(vcpu, one_instruction ? 1 : budget);
+    if (one_instruction)
+        x86_interrupts_unblocked(vcpu);
+}
+
+void vcpu_loop(struct vcpu *vcpu)
+{
+    for (;;) {
+        uint32_t request = atomic_load(&vcpu->request);
+        if (request & REQUEST_EXIT)
+            return;
+        if (request & REQUEST_WORK)
+            vcpu_serve_work(vcpu);
+        if (request & REQUEST_PAUSE) {
+            stand_still(vcpu);
+            continue;
+        }
+        vcpu_step(vcpu, UINT64_MAX);
+        if (vcpu->activity != ACTIVITY_ACTIVE) {
+            counter_add(&vcpu->counters, COUNTER_halts, 1);
+            vcpu_sleep(vcpu, wake_mask(vcpu));
+        }
+    }
+}
+
+bool vcpu_set_engine(struct vcpu *vcpu, const struct engine *engine)
+{
+    if (vcpu->engine)
+        vcpu->engine->detach(vcpu);
+    vcpu->engine = engine;
+    return engine->attach(vcpu);
+}

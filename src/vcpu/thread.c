@@ -1,0 +1,89 @@
+#include "vcpu/thread.h"
+
+#include <stdio.h>
+
+#include "base/error.h"
+#include "vcpu/loop.h"
+
+void vcpu_thread_init(struct vcpu *vcpu)
+{
+    pthread_mutex_init(&vcpu->mutex, NULL);
+    pthread_cond_init(&vcpu->wake, NULL);
+}
+
+void vcpu_thread_fini(struct vcpu *vcpu)
+{
+    pthread_cond_destroy(&vcpu->wake);
+    pthread_mutex_destroy(&vcpu->mutex);
+}
+
+static void *thread_main(void *argument)
+{
+    vcpu_loop(argument);
+    return NULL;
+}
+
+bool vcpu_thread_start(struct vcpu *vcpu, struct error *err)
+{
+    int status = pthread_create(&vcpu->thread, NULL, thread_main, vcpu);
+    if (status)
+        return error_errno(err, status, "cannot start the thread of vCPU %u", vcpu->index);
+    char name[16];
+    snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
+    pthread_setname_np(vcpu->thread, name);
+    return true;
+}
+
+void vcpu_thread_join(struct vcpu *vcpu)
+{
+    pthread_join(vcpu->thread, NULL);
+}
+
+/*
+ * The bit is set before the mutex is taken, and a sleeper tests the bits with the mutex held, so no wake-up is lost.
+ * The lock is taken on every kick: a vCPU that runs never holds it for long.
+ */
+void vcpu_kick(struct vcpu *vcpu, uint32_t request)
+{
+    uint32_t old = atomic_fetch_or(&vcpu->request, request);
+    if ((old & request) == request)
+        return;
+    pthread_mutex_lock(&vcpu->mutex);
+    pthread_cond_broadcast(&vcpu->wake);
+    pthread_mutex_unlock(&vcpu->mutex);
+}
+
+void vcpu_sleep(struct vcpu *vcpu, uint32_t mask)
+{
+    pthread_mutex_lock(&vcpu->mutex);
+    while (!(atomic_load(&vcpu->request) & mask))
+        pthread_cond_wait(&vcpu->wake, &vcpu->mutex);
+    pthread_mutex_unlock(&vcpu->mutex);
+}
+
+void vcpu_sleep_paused(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->mutex);
+    while ((atomic_load(&vcpu->request) & (REQUEST_PAUSE | REQUEST_WORK | REQUEST_EXIT)) == REQUEST_PAUSE)
+        pthread_cond_wait(&vcpu->wake, &vcpu->mutex);
+    pthread_mutex_unlock(&vcpu->mutex);
+}
+
+void vcpu_unpause(struct vcpu *vcpu)
+{
+    atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_PAUSE);
+    vcpu_kick(vcpu, REQUEST_WORK);
+}
+
+static void signal_raise(void *opaque, uint32_t request, uint8_t sipi_vector)
+{
+    struct vcpu *vcpu = opaque;
+    if (request & REQUEST_SIPI)
+        __atomic_store_n(&vcpu->sipi_vector, sipi_vector, __ATOMIC_RELEASE);
+    vcpu_kick(vcpu, request);
+}
+
+struct cpu_signal vcpu_signal(struct vcpu *vcpu)
+{
+    return (struct cpu_signal){ .raise = signal_raise, .vcpu = vcpu };
+}

@@ -1,0 +1,34 @@
+/* The thread of a vCPU: start, stop, sleep. Any thread but the vCPU's own, unless said otherwise. */
+#ifndef DOPPEL_VCPU_THREAD_H
+#define DOPPEL_VCPU_THREAD_H
+
+#include "vcpu/vcpu.h"
+
+struct error;
+
+/* How a vCPU tells its machine that it stands still, or goes on; on the vCPU's thread. */
+struct vcpu_stop_ops {
+    void (*stopped)(void *owner, struct vcpu *vcpu);
+    void (*resumed)(void *owner, struct vcpu *vcpu);
+};
+
+/* Initialises the mutex, the condition and the signal; the state is as memset to 0 otherwise. */
+void vcpu_thread_init(struct vcpu *vcpu);
+void vcpu_thread_fini(struct vcpu *vcpu);
+/* Starts the thread (named vcpuN), which runs vcpu_loop until REQUEST_EXIT. */
+bool vcpu_thread_start(struct vcpu *vcpu, struct error *err);
+void vcpu_thread_join(struct vcpu *vcpu);
+
+/* The vCPU's thread: sleeps until a request bit of `mask` is set. */
+void vcpu_sleep(struct vcpu *vcpu, uint32_t mask);
+
+/* The vCPU's thread: sleeps while it is paused and has no work to serve. */
+void vcpu_sleep_paused(struct vcpu *vcpu);
+
+/* Clears a request that others set and wakes a sleeper: used to end a pause. */
+void vcpu_unpause(struct vcpu *vcpu);
+
+/* The handle that this vCPU's interrupt controller signals through. */
+struct cpu_signal vcpu_signal(struct vcpu *vcpu);
+
+#endif
