@@ -40,10 +40,15 @@ uint64_t clock_ns_to_tsc(const struct clock *clock, uint64_t ns);
 uint64_t clock_wall_ns(struct clock *clock);
 void clock_pause(struct clock *clock);
 void clock_resume(struct clock *clock);
+/* Sets the reading of a paused (or manual) clock, when a snapshot is loaded; timers keep their deadlines. */
+void clock_set_ns(struct clock *clock, uint64_t ns);
 
 /* The timer is embedded in its owner; init once, disarm before the owner goes. */
 void timer_init(struct timer *timer, struct clock *clock, void (*fire)(void *owner), void *owner);
-/* Any thread; re-arming replaces the deadline. A deadline in the past fires as soon as the loop runs. */
+/*
+ * Any thread; re-arming replaces the deadline. A deadline in the past fires as soon as the loop runs. Who disarms with
+ * the board lock held knows that `fire` neither runs nor will; others must expect one late call.
+ */
 void timer_arm(struct timer *timer, uint64_t deadline_ns);
 void timer_disarm(struct timer *timer);
 bool timer_armed(const struct timer *timer);

@@ -18,6 +18,8 @@ struct loop_fd {
     void (*ready)(void *owner, uint32_t events);
     void *owner;
     bool added;         /* kept by the loop */
+    bool always_ready;  /* kept by the loop: a regular file, which epoll does not take */
+    struct loop_fd *next;       /* kept by the loop */
 };
 
 /* Work to be done once on the loop's thread; embedded in its owner; posting it twice before it runs runs it once. */

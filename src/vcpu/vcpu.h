@@ -110,6 +110,8 @@ struct intc_ops {
      * not in the page, or the APIC is disabled or in x2APIC mode; the access is untouched and goes on to the bus.
      */
     bool (*mmio)(void *intc, struct access *access);
+    /* vcpu->tsc_offset changed (IA32_TSC, IA32_TSC_ADJUST written): an armed TSC deadline moves with it. */
+    void (*set_tsc_offset)(void *intc, uint64_t offset);
 };
 
 /* How an interrupt controller talks to a vCPU. Any thread. */
