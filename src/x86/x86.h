@@ -38,6 +38,11 @@ static inline void x86_interrupts_unblocked(struct vcpu *vcpu)
 /* --- mode (mode.c) --- */
 enum x86_mode { MODE_REAL, MODE_V86, MODE_PROTECTED16, MODE_PROTECTED32, MODE_COMPAT16, MODE_COMPAT32, MODE_LONG64 };
 void x86_update_mode(struct vcpu *vcpu);        /* after CR0, EFER, CS or RFLAGS.VM changed */
+/*
+ * RFLAGS as a whole, with what hangs on it: mode (VM), MMU tables (AC), interrupts that IF now lets in. Engines call it
+ * where AC, VM or IF may change; arithmetic flags they write in place.
+ */
+void x86_set_rflags(struct vcpu *vcpu, uint64_t rflags);
 void x86_reset(struct vcpu *vcpu, bool init);   /* power-on, or INIT (SDM3 §9.1.1, table 9-1) */
 bool x86_canonical(const struct vcpu *vcpu, uint64_t gla);      /* by CR4.LA57 */
 
@@ -89,7 +94,11 @@ bool x86_pushf_value(struct vcpu *vcpu, unsigned operand_size, uint64_t *value);
 bool x86_popf(struct vcpu *vcpu, unsigned operand_size, uint64_t value);
 bool x86_cli(struct vcpu *vcpu);
 bool x86_sti(struct vcpu *vcpu);
-bool x86_interrupt(struct vcpu *vcpu, uint8_t vector, uint8_t kind, uint64_t next_rip);   /* INT n, INT3, INTO, INT1 */
+/*
+ * Carries out INT n (EVENT_SOFT_INT), INT3 and INTO (EVENT_TRAP: they are not IOPL-sensitive in V86 mode) or INT1
+ * (EVENT_ICEBP): on true execution continues at the handler. On false the fault met on the way is pending.
+ */
+bool x86_interrupt(struct vcpu *vcpu, uint8_t vector, uint8_t kind, uint64_t next_rip);
 /* IN, OUT, INS, OUTS: may this code touch the port (IOPL, TSS bitmap: SDM1 §19.5)? Raises #GP(0). */
 bool x86_io_allowed(struct vcpu *vcpu, uint16_t port, unsigned size);
 bool x86_require_cpl0(struct vcpu *vcpu);                               /* #GP(0) otherwise */
@@ -107,6 +116,8 @@ bool x86_debug_fetch(struct vcpu *vcpu, uint64_t gla);
 /* Data or I/O breakpoint hit: collects DR6 bits in vcpu->pending_debug. rw: 1 write, 3 read or write, 2 I/O. */
 void x86_debug_data(struct vcpu *vcpu, uint64_t gla, unsigned size, bool write);
 void x86_debug_io(struct vcpu *vcpu, uint16_t port, unsigned size);
+/* The DR0-3 matches of this data access, without side effects: for an MMU that asks which pages are watched. */
+bool x86_debug_watches(const struct vcpu *vcpu, uint64_t gla, uint64_t size);
 static inline bool x86_debug_armed(const struct vcpu *vcpu) { return vcpu->dr7 & 0xFF; }
 
 /* --- CPU models (models.c) --- */
@@ -117,13 +128,22 @@ void x86_model_destroy(struct cpu_model *model);
 void x86_model_list(void (*each)(const char *name, const char *text, void *opaque), void *opaque);
 /* Is a CPUID feature offered? By Zydis-independent name in x86/features.def. */
 enum x86_feature {
-#define FEATURE(name, leaf, subleaf, reg, bit) FEATURE_##name,
+#define FEATURE(name, leaf, subleaf, reg, bit, by) FEATURE_##name,
 #include "x86/features.def"
 #undef FEATURE
     FEATURE_COUNT
 };
 bool x86_has(const struct vcpu *vcpu, enum x86_feature feature);
 uint64_t x86_xcr0_supported(const struct vcpu *vcpu);
+uint64_t x86_xss_supported(const struct vcpu *vcpu);
+/*
+ * Offset and size of an XSAVE component (2 AVX .. 9 PKRU) in the standard format, size 0 where there is none: Intel's
+ * layout on every host, so that a saved guest can move (SDM1 §13.5 "XSAVE-Managed State"; CPUID leaf 0xD tells it).
+ */
+struct xsave_component {
+    uint32_t offset, size;
+};
+struct xsave_component x86_xsave_component(unsigned index);
 unsigned x86_physical_bits(const struct vcpu *vcpu);
 
 /* --- x87, SSE and XSAVE state (fpu.c): SDM1 §13 --- */
