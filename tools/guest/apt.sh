@@ -28,6 +28,7 @@ papt_update() {
             note "not all lists could be updated; going on with what there is"
             touch -d '-23 hours' "$dir/stamp"
         fi
+        touch "$dir/updated"
     ) 9>"$dir/lock"
 }
 
@@ -59,8 +60,8 @@ papt_fetch() {
 # remembered KEY ARCH COMMAND...: COMMAND's output, kept until ARCH's package lists change.
 # What was found last time serves when the lists cannot be read now.
 remembered() {
-    local file=$cache/resolved/$1 stamp=$cache/apt/$2/stamp value; shift 2
-    if [ ! -s "$file" ] || [ "$stamp" -nt "$file" ]; then
+    local file=$cache/resolved/$1 lists=$cache/apt/$2/updated value; shift 2
+    if [ ! -s "$file" ] || [ "$lists" -nt "$file" ]; then
         mkdir -p "$cache/resolved"
         value=$("$@") && [ -n "$value" ] && printf '%s\n' "$value" >"$file.$$" && mv "$file.$$" "$file"
     fi
