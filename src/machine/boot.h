@@ -57,10 +57,26 @@ bool boot_multiboot(const struct machine_config *config, const struct blob *kern
 bool boot_flat(const struct machine_config *config, const struct blob *kernel, const struct blob *initrd,
                const struct boot_target *target, struct boot_entry *entry, struct error *err);
 
+/* Reads config->kernel and the initrds, then boot_load. What machine_create and every reset call. */
+bool boot_from_files(const struct machine_config *config, const struct boot_target *target, struct boot_entry *entry,
+                     struct error *err);
+/* A whole file; blob->name is `path`, borrowed. */
+bool boot_read_file(const char *path, struct blob *blob, struct error *err);
+void boot_free_file(struct blob *blob);
+
+/* Which loader knows the image? For BOOT_AUTO. */
+bool boot_linux_probe(const struct blob *kernel);
+bool boot_pvh_probe(const struct blob *kernel);
+bool boot_multiboot_probe(const struct blob *kernel);
+/* The packed kernel within a bzImage. */
+bool boot_linux_payload(const struct blob *kernel, struct blob *payload, struct error *err);
+/* config->append; without one, the console that the machine has. */
+const char *boot_command_line(const struct machine_config *config);
+
 /* Puts the entry into a freshly reset vCPU. */
 void boot_apply(const struct boot_entry *entry, struct vcpu *vcpu);
 
-/* ACPI tables (acpi.c): writes them into RAM below 1 MiB (and the rest below low_ram_end); returns the RSDP's address. */
+/* ACPI tables (acpi.c): writes them into RAM at tables_base; returns the RSDP's address, or 0 if they do not fit. */
 struct acpi_config {
     unsigned cpus;
     uint32_t apic_id[MACHINE_CPUS_MAX];

@@ -1,0 +1,53 @@
+/* The boot processor's first state, after reset: by entry mode. */
+#include "machine/boot.h"
+#include "mmu/mmu.h"
+#include "x86/x86.h"
+
+enum { TYPE_DATA = SEG_P | SEG_S | SEG_ACCESSED | SEG_WRITABLE, TYPE_CODE = TYPE_DATA | SEG_CODE,
+       TYPE_TSS_BUSY = SEG_P | 0xB, TSS_LIMIT = 0x67 };
+
+static void set_real(const struct boot_entry *entry, struct vcpu *vcpu)
+{
+    vcpu->seg[CS] = (struct segment){ (uint64_t)entry->cs << 4, 0xFFFF, TYPE_CODE, entry->cs };
+    for (enum seg seg = ES; seg < SEG_COUNT; seg++)
+        if (seg != CS)
+            vcpu->seg[seg] = (struct segment){ (uint64_t)entry->ds << 4, 0xFFFF, TYPE_DATA, entry->ds };
+}
+
+/* Hidden parts as if the selectors had been loaded from the loader's table (boot_place.c). */
+static void set_flat(const struct boot_entry *entry, struct vcpu *vcpu)
+{
+    bool code64 = entry->mode == BOOT_ENTRY_LONG;
+    vcpu->seg[CS] = (struct segment){ 0, UINT32_MAX, TYPE_CODE | SEG_G | (code64 ? SEG_L : SEG_DB), entry->cs };
+    for (enum seg seg = ES; seg < SEG_COUNT; seg++)
+        if (seg != CS)
+            vcpu->seg[seg] = (struct segment){ 0, UINT32_MAX, TYPE_DATA | SEG_G | SEG_DB, entry->ds };
+    vcpu->tr = (struct segment){ 0, TSS_LIMIT, TYPE_TSS_BUSY, 0 };
+    vcpu->gdtr = (struct table_register){ entry->gdt_base, entry->gdt_limit };
+    vcpu->cr0 = CR0_PE | CR0_ET | (code64 ? CR0_PG : 0);
+    if (code64) {
+        vcpu->cr3 = entry->cr3;
+        vcpu->cr4 = CR4_PAE;
+        vcpu->efer = EFER_LME | EFER_LMA;
+    }
+}
+
+void boot_apply(const struct boot_entry *entry, struct vcpu *vcpu)
+{
+    for (unsigned i = 0; i < 16; i++)
+        vcpu->gpr[i] = 0;
+    vcpu->gpr[RAX] = entry->rax;
+    vcpu->gpr[RBX] = entry->rbx;
+    vcpu->gpr[RSI] = entry->rsi;
+    vcpu->gpr[RSP] = entry->rsp;
+    vcpu->rip = entry->rip;
+    vcpu->rflags = RFLAGS_FIXED;
+    vcpu->cpl = 0;
+    if (entry->mode == BOOT_ENTRY_REAL)
+        set_real(entry, vcpu);
+    else
+        set_flat(entry, vcpu);
+    x86_update_mode(vcpu);
+    if (vcpu->mmu)
+        mmu_mode_changed(vcpu);
+}
