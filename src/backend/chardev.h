@@ -31,6 +31,7 @@ struct chardev_escape {
 /* "stdio", "pty", "file:PATH", "socket:PATH" (listens), "none". NULL: err says why. */
 struct chardev *chardev_open(const char *text, struct loop *loop, pthread_mutex_t *lock, struct log *log, struct error *err);
 void chardev_close(struct chardev *chardev);
+/* The client's functions run on the loop's thread with the board lock held. */
 void chardev_connect(struct chardev *chardev, const struct chardev_client *client);
 /* stdio only: Ctrl-A is the escape; Ctrl-A Ctrl-A (or Ctrl-A a) sends one. */
 void chardev_on_escape(struct chardev *chardev, const struct chardev_escape *escape);
@@ -40,8 +41,14 @@ size_t chardev_write(struct chardev *chardev, const void *data, size_t size);
 void chardev_accept_input(struct chardev *chardev);
 /* "pty": the name of its terminal; else NULL. */
 const char *chardev_name(const struct chardev *chardev);
-/* Diverts input and output of a stdio chardev (the monitor takes the terminal over); NULL gives it back. */
+/*
+ * Diverts input of a stdio chardev (the monitor takes the terminal over; its functions run without the board lock);
+ * what the device writes meanwhile is kept, as far as the buffer goes, and shown when NULL gives the terminal back.
+ * Loop's thread, board lock not held.
+ */
 void chardev_divert(struct chardev *chardev, const struct chardev_client *client);
+/* What the diverting client prints. */
+void chardev_divert_write(struct chardev *chardev, const void *data, size_t size);
 /* Puts every terminal that was made raw back as it was; async-signal-safe. */
 void chardev_restore_terminals(void);
 

@@ -90,6 +90,20 @@ void loop_post(struct loop *loop, struct loop_work *work)
         wake(loop);
 }
 
+void loop_cancel(struct loop *loop, struct loop_work *work)
+{
+    pthread_mutex_lock(&loop->lock);
+    for (struct loop_work **link = &loop->work_head; work->queued && *link; link = &(*link)->next)
+        if (*link == work) {
+            *link = work->next;
+            if (loop->work_tail == &work->next)
+                loop->work_tail = link;
+            work->queued = false;
+            break;
+        }
+    pthread_mutex_unlock(&loop->lock);
+}
+
 /* Runs what was posted before this call; work that posts itself again waits for the next round. */
 static void run_work(struct loop *loop)
 {

@@ -2,20 +2,34 @@
  * PCI functions and the bus they sit on (PCI Local Bus 3.0; PCI Express Base 3.1 for ECAM and the express capability).
  * A PCI device's own struct starts with `struct pci_function` (which starts with struct device). The host bridge device
  * owns the configuration mechanisms (0xCF8/0xCFC, ECAM), the INTx routing and the list of functions.
+ *
+ * All with the board lock held.
  */
 #ifndef DOPPEL_DEV_PCI_PCI_H
 #define DOPPEL_DEV_PCI_PCI_H
 
+#include <linux/pci_regs.h>     /* register names and bits, as the specifications number them */
+
+#include "base/base.h"
 #include "dev/device.h"
 
-enum { PCI_CONFIG_SIZE = 4096, PCI_BARS = 6, PCI_MSIX_MAX = 64 };
+enum { PCI_CONFIG_SIZE = 4096, PCI_BARS = 6, PCI_MSIX_MAX = 64, PCI_INTX_LINES = 8 };
 
 struct pci_bus;
+struct pci_function;
 
 struct pci_bar {
     uint64_t size;              /* power of two; 0: not present */
     bool io, is64, prefetch;
-    struct region region;       /* access, owner set by the device before pci_function_init's return */
+    struct region region;       /* mapped while the command register enables it and an address was assigned */
+    struct pci_function *function;
+    enum access_result (*access)(void *owner, struct access *access);
+    void *owner;
+};
+
+struct pci_msix_entry {
+    uint64_t address;
+    uint32_t data, control;
 };
 
 struct pci_msix {
@@ -23,7 +37,7 @@ struct pci_msix {
     uint16_t capability;        /* offset in configuration space */
     uint8_t bar;
     uint32_t table_offset, pba_offset;
-    struct { uint64_t address; uint32_t data, control; } entry[PCI_MSIX_MAX];
+    struct pci_msix_entry entry[PCI_MSIX_MAX];
     uint64_t pending;
 };
 
@@ -31,13 +45,24 @@ struct pci_function {
     struct device device;
     struct pci_bus *bus;
     uint8_t devfn;
+    bool conventional;          /* set before pci_function_init: no express capability */
     uint8_t config[PCI_CONFIG_SIZE];
     uint8_t write_mask[PCI_CONFIG_SIZE];        /* bits the guest may write */
     uint8_t w1c_mask[PCI_CONFIG_SIZE];          /* bits cleared by writing 1 */
     struct pci_bar bar[PCI_BARS];
+    uint16_t capability_end;                    /* where the next capability goes */
     uint16_t msi_capability;                    /* 0: no MSI */
     struct pci_msix msix;
     bool intx_level;
+    /*
+     * The handle that the machine gave. device.dma of a function stands before it: it adds the requester id, obeys the
+     * bus-master bit, and counts in dma_depth, while which the function refuses register accesses: a guest that aims a
+     * device's DMA at the device's own registers must not re-enter it.
+     */
+    struct dma upstream;
+    unsigned dma_depth;
+    /* Before a configuration read, to refresh what lies there. May be NULL. */
+    void (*config_reading)(struct pci_function *function, unsigned offset, unsigned size);
     /* After the generic handling of a configuration write. May be NULL. */
     void (*config_written)(struct pci_function *function, unsigned offset, unsigned size);
 };
@@ -52,12 +77,15 @@ struct pci_identity {
     uint8_t revision;
 };
 
-/* From the type's init: header, express capability. The function must have been given its bus and devfn by configure. */
-void pci_function_init(struct pci_function *function, const struct pci_identity *identity);
+/*
+ * From the type's init: header, express capability, place on the bus. The function must have been given its bus and devfn
+ * by configure; with no bus it works alone (tests). False: the slot is taken.
+ */
+bool pci_function_init(struct pci_function *function, const struct pci_identity *identity, struct error *err);
 void pci_function_reset(struct pci_function *function);
 void pci_function_resume(struct pci_function *function);        /* remaps BARs and INTx from the loaded config */
 void pci_function_fini(struct pci_function *function);
-/* Declares a BAR; region.access and owner come from the caller. */
+/* Declares a BAR. For a larger granularity of accesses change bar[].region.access_min/max afterwards. */
 void pci_bar_init(struct pci_function *function, unsigned bar, const char *name, uint64_t size, bool is64, bool io,
                   enum access_result (*access)(void *owner, struct access *access), void *owner);
 /* Appends a capability; returns its offset. */
@@ -65,6 +93,25 @@ uint16_t pci_add_capability(struct pci_function *function, uint8_t id, uint8_t s
 void pci_add_msi(struct pci_function *function);
 /* Table and PBA live at offsets in a memory BAR of their own (the helper makes it). */
 void pci_add_msix(struct pci_function *function, unsigned bar, uint16_t vectors);
+
+/* Configuration space of one function, as the guest accesses it. offset + size <= PCI_CONFIG_SIZE; size 1, 2 or 4. */
+uint32_t pci_config_read(struct pci_function *function, unsigned offset, unsigned size);
+void pci_config_write(struct pci_function *function, unsigned offset, unsigned size, uint32_t value);
+
+/* Little-endian fields of configuration space and of the masks, for a device's init. */
+static inline uint32_t pci_get(const uint8_t *space, unsigned offset, unsigned size)
+{
+    uint32_t value = 0;
+    for (unsigned i = 0; i < size; i++)
+        value |= (uint32_t)space[offset + i] << (8 * i);
+    return value;
+}
+
+static inline void pci_set(uint8_t *space, unsigned offset, unsigned size, uint32_t value)
+{
+    for (unsigned i = 0; i < size; i++)
+        space[offset + i] = (uint8_t)(value >> (8 * i));
+}
 
 /* Interrupts of a function. */
 void pci_intx(struct pci_function *function, bool level);
@@ -82,5 +129,28 @@ struct pci_bus *pci_bus_of(struct device *host_bridge);
 bool pci_bus_attach(struct pci_bus *bus, struct pci_function *function);
 void pci_bus_detach(struct pci_bus *bus, struct pci_function *function);
 struct pci_function *pci_bus_find(struct pci_bus *bus, uint8_t devfn);
+
+/*
+ * Where an interrupt pin (0: INTA ... 3: INTD) of a slot goes: line 0 to 7, which is I/O APIC input 16 to 23. The
+ * DSDT's _PRT says the same.
+ */
+static inline unsigned pci_intx_line(uint8_t devfn, unsigned pin)
+{
+    return ((devfn >> 3) + pin) % PCI_INTX_LINES;
+}
+
+/* Address space that BARs may be placed in. */
+struct pci_windows {
+    uint64_t io_base, io_size, mmio_base, mmio_size, mmio64_base, mmio64_size;
+};
+
+/*
+ * What firmware would do: gives every BAR an address, enables decoding, fills in the interrupt line. For guests that
+ * expect it (Multiboot, flat binaries); Linux does as well with or without. After a reset, before the guest starts.
+ */
+void pci_bus_assign(struct pci_bus *bus, const struct pci_windows *windows);
+
+/* Calls `each` for every function, by devfn; for the monitor. */
+void pci_bus_for_each(struct pci_bus *bus, void (*each)(struct pci_function *function, void *opaque), void *opaque);
 
 #endif
