@@ -50,7 +50,7 @@ rootfs_sources() {
 # fill_image TAR IMAGE: makes an ext4 file system with the tar's contents. Files keep their owners,
 # which takes root or a user namespace that has more than one user.
 fill_image() {
-    local script='set -e; dir=$(mktemp -d); trap "rm -rf $dir" EXIT; tar -x -f - -C "$dir" --numeric-owner
+    local script='set -e; dir=$(mktemp -d); trap "rm -rf $dir" EXIT; tar -x -f - -C "$dir" --numeric-owner --exclude="./dev/*"
         mke2fs -q -F -t ext4 -L doppel -E root_owner=0:0,lazy_itable_init=0 -d "$dir" "$0"'
     if [ "$(id -u)" = 0 ]; then
         sh -c "$script" "$2" <"$1"
