@@ -24,7 +24,7 @@ struct extint_source {
 };
 
 /* SDM3 Table 11-1 "Local APIC Register Address Map": LVT entries. */
-enum lapic_lvt { LVT_CMCI, LVT_TIMER, LVT_THERMAL, LVT_PERFMON, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
+enum lapic_lvt { LVT_TIMER, LVT_THERMAL, LVT_PERFMON, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
 
 struct lapic {
     struct device device;
@@ -43,7 +43,6 @@ struct lapic {
     /* --- guarded by lock --- */
     pthread_mutex_t lock;
     uint64_t apic_base;         /* IA32_APIC_BASE */
-    uint32_t id;                /* xAPIC ID register, bits 31:24 */
     uint32_t tpr, ldr, dfr, svr;
     uint32_t isr[8], tmr[8], irr[8];
     uint32_t esr, esr_latched;  /* accumulated; what reads return */
@@ -55,6 +54,7 @@ struct lapic {
     uint64_t tsc_deadline;      /* guest TSC; 0: not armed */
     uint64_t tsc_offset;        /* guest TSC minus the clock's */
     bool lint_level[2];
+    bool extint_pending;        /* an ExtINT message came over the bus */
 
     /* --- not state --- */
     struct timer timer;
