@@ -8,6 +8,11 @@
  *            it may read the bytes for decoding.
  *   write:   a software TLB never installs a direct-write entry for a page with PAGE_CODE; the slow path asks
  *            code_map_hit(gpa, size) and, if true, tells the watcher, which drops the code in every vCPU.
+ * PAGE_CODE and PAGE_WRITE_CACHED are bits of one word, set by atomic read-modify-writes that return its old value. One of
+ * the two comes first in the word's modification order: either code_map_add sees the writer, or the writer sees the
+ * code and installs nothing. A slow-path write stores first, then (after a full fence) looks at the map, while
+ * decoding marks the map first and then reads: again one of the two sees the other.
+ *
  * Cross-modifying code is asynchronous on real processors too (SDM3 §9.1.3 "Handling Self- and Cross-Modifying Code"):
  * another vCPU may run the old code until its next block border.
  */
@@ -21,7 +26,10 @@ enum { CODE_GRANULE_SHIFT = 6 };
 /* Any thread. Returns true if direct-write TLB entries for the page may exist and must be dropped first. */
 bool code_map_add(struct ram *ram, uint64_t gpa, uint64_t size);
 bool code_map_hit(struct ram *ram, uint64_t gpa, uint64_t size);
-/* All code of the granules is gone from every vCPU (or will be at its next block border). */
+/*
+ * All code of the granules is gone from every vCPU, or will be at its next block border. Call it before posting the drop to
+ * the vCPUs: code that another vCPU decodes between the two is dropped without need, but never left unwatched.
+ */
 void code_map_remove(struct ram *ram, uint64_t gpa, uint64_t size);
 
 #endif

@@ -6,6 +6,7 @@
 #ifndef DOPPEL_MEM_RAM_H
 #define DOPPEL_MEM_RAM_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,17 +24,20 @@ enum dirty_client { DIRTY_MIGRATION, DIRTY_SNAPSHOT, DIRTY_DISPLAY, DIRTY_CLIENT
 enum {
     PAGE_DIRTY = 1u << 0,           /* DIRTY_CLIENTS bits from here: written since the client last looked */
     PAGE_CODE = 1u << 8,            /* some vCPU has decoded or translated code from it: writes are watched */
-    PAGE_WRITE_CACHED = 1u << 9,    /* some software TLB may hold a direct-write entry for it */
     PAGE_ROM = 1u << 10,            /* guest writes are dropped */
+    PAGE_WRITER = 1u << 16,         /* << (vCPU index mod 16): its software TLB may hold a direct-write entry for it */
+    PAGE_WRITE_CACHED = 0xFFFF0000u,
 };
 
-enum { RAM_SLOTS_MAX = 16 };
+enum { RAM_SLOTS_MAX = 16, PAGE_WRITERS = 16 };
 
 struct ram_slot {
     const char *name;
     uint64_t gpa, size;             /* page-aligned */
     uint8_t *host;                  /* the mapping, `size` bytes */
     _Atomic uint32_t *page;         /* a word for each page */
+    _Atomic uint64_t *code;         /* code_map.h: a bit for each 64 bytes of each page */
+    bool rom;
     int fd;                         /* the memfd, for vhost-user and snapshots */
 };
 
@@ -48,7 +52,7 @@ struct ram {
     unsigned slot_count;
     _Atomic uint32_t dirty_clients;     /* mask of PAGE_DIRTY << client bits that somebody wants */
     struct ram_watcher watcher;
-    void *code_map;                     /* mem/code_map.h */
+    pthread_mutex_t code_mutex;         /* orders code_map_add and code_map_remove */
 };
 
 struct ram *ram_create(void);
@@ -92,7 +96,13 @@ bool ram_load(struct ram *ram, uint64_t gpa, const void *buffer, size_t size);
 /* After a write through a host pointer: dirty bits, and the watcher if code was there. */
 void ram_written(struct ram *ram, uint64_t gpa, size_t size);
 
-/* Dirty tracking. Starting a client marks nothing; `collect` moves the client's bits to the bitmap (one bit a page). */
+/*
+ * Dirty tracking. Starting a client marks nothing; `collect` moves the client's bits to the bitmap (one bit a page) and
+ * returns how many were set. Software TLBs may hold direct-write entries that were made before: after `start` and after
+ * each `collect` the caller makes every vCPU drop them (mmu_drop_all_write_entries by vcpu_run_on), and only then reads
+ * the collected pages. Each entry is made after its page's dirty bits were set, on the vCPU's thread, and dropped on the same
+ * thread after the bits were cleared; so a write is either in what the caller reads then or marks the page again.
+ */
 void ram_dirty_start(struct ram *ram, enum dirty_client client);
 void ram_dirty_stop(struct ram *ram, enum dirty_client client);
 uint64_t ram_dirty_collect(struct ram *ram, enum dirty_client client, const struct ram_slot *slot, uint64_t *bitmap);

@@ -10,14 +10,26 @@
 
 #include <string.h>
 
+#include "mmu/formats.h"
 #include "vcpu/vcpu.h"
 
 /* Who accesses: picks the table of entries. SMAP is checked for SUPERVISOR_SMAP, not for SUPERVISOR (AC=1 or no SMAP). */
 enum mmu_class { MMU_SUPERVISOR, MMU_SUPERVISOR_SMAP, MMU_USER, MMU_CLASSES };
 enum mmu_use { MMU_READ, MMU_WRITE, MMU_FETCH };
 
-/* A tag is the page's linear address; TLB_INVALID never equals one. Low bits set on a tag force the slow path. */
+/*
+ * A tag is the page's linear address, with TLB_SLOW bits where the page is mapped and the access allowed but must take the
+ * slow path each time. TLB_INVALID never equals a page. The slow bits lie above the bits that the fast path compares to find
+ * misaligned accesses (up to 64 bytes), so they always miss there.
+ */
 #define TLB_INVALID (~0ull)
+enum {
+    TLB_WATCHED = 1u << 6,      /* write: code may be decoded from the page */
+    TLB_MMIO = 1u << 7,         /* not RAM: goes to the bus */
+    TLB_ROM = 1u << 8,          /* write: dropped */
+    TLB_TRAP = 1u << 9,         /* a data breakpoint lies in the page */
+    TLB_SLOW = TLB_WATCHED | TLB_MMIO | TLB_ROM | TLB_TRAP,
+};
 
 struct tlb_entry {
     uint64_t tag[3];            /* by enum mmu_use */
@@ -26,28 +38,53 @@ struct tlb_entry {
 
 enum { TLB_BITS = 10, TLB_SIZE = 1 << TLB_BITS, TLB_CONTEXTS = 8 };
 
+/* Bits of tlb_table.info beside the guest-physical page address. */
+enum { TLB_GLOBAL = 1u << 0, TLB_LISTED = 1u << 1, TLB_LARGE_SHIFT = 2, TLB_LARGE = 3u << TLB_LARGE_SHIFT };
+
 struct tlb_table {
     struct tlb_entry entry[TLB_SIZE];
-    uint64_t gpa[TLB_SIZE];     /* guest-physical page of each entry */
+    uint64_t info[TLB_SIZE];            /* guest-physical page | TLB_GLOBAL.. */
+    uint32_t write_frame[TLB_SIZE];     /* low bits of the frame number while the write tag is set: for scans by frame */
+    uint16_t local[TLB_SIZE];           /* indices of the entries that a flush that keeps global pages must look at */
+    uint16_t local_count;
+    bool filled;                        /* not all invalid */
+};
+
+/* Large pages seen: one bit for each hashed page number, for sizes 2 MiB, 4 MiB and 1 GiB. */
+enum { LARGE_SIZES = 3, LARGE_BITS = 1024 };
+struct large_filter {
+    uint64_t bit[LARGE_SIZES][LARGE_BITS / 64];
+    uint64_t lowest, highest;           /* ends of the range that they all lie in; lowest > highest: none */
 };
 
 struct tlb_context {
-    uint64_t cr3;               /* physical root and mode bits that made the entries: see tlb.c */
-    uint32_t key;               /* PCID and paging mode */
+    uint16_t pcid;
     bool used;
     uint64_t last_use;
+    struct large_filter large;          /* non-global large pages */
     struct tlb_table table[MMU_CLASSES];
 };
 
 struct mmu {
-    struct tlb_table *data;     /* table for explicit data accesses of the present CPL, AC and CR4.SMAP */
-    struct tlb_table *code;     /* table for fetches of the present CPL */
     struct tlb_context *context;        /* the present one, in `contexts` */
     enum mmu_class data_class;
-    uint64_t pdpte[4];          /* PAE paging: loaded by MOV CR3 (SDM3 §4.4.1) */
-    uint64_t ticks;             /* for last_use */
     bool alignment_check;       /* CR0.AM && RFLAGS.AC && CPL 3 */
+    bool nx, smep, wp, pge, pke;        /* the rules in force, from CR0, CR4 and EFER */
+    uint32_t pkru;
+    struct paging_format format;        /* with the reserved bits of this processor and mode */
+    uint64_t pdpte[4];          /* PAE paging: loaded by MOV CR3 (SDM3 §4.4.1) */
+    uint64_t rule_bits;         /* what `format` and the rules were made from: see tlb.c */
+    uint64_t cr3;               /* for which `context` was chosen */
+    bool pcide;
+    bool limits_known;
+    struct paging_mode mode;    /* its CPUID part is read once */
+    bool watching;              /* any data breakpoint */
+    uint64_t watch_page[4];
+    uint16_t pkeys_seen;        /* protection keys of the pages in the TLB */
+    struct large_filter large;  /* global large pages */
+    uint64_t ticks;             /* for last_use */
     struct tlb_context *contexts;
+    pthread_mutex_t bus_mutex;  /* of vCPU 0: mmu_bus_lock */
 };
 
 struct mmu *mmu_create(void);
@@ -55,11 +92,28 @@ void mmu_destroy(struct mmu *mmu);
 
 /* --- all of the rest: on the vCPU's thread --- */
 
-/* After a change of CR0, CR3, CR4, EFER, CPL, RFLAGS.AC, PKRU or DR7: picks context and tables, flushes what must go. */
-void mmu_mode_changed(struct vcpu *vcpu);       /* paging mode, WP, SMEP.. or anything not listed below */
-void mmu_privilege_changed(struct vcpu *vcpu);  /* CPL or RFLAGS.AC only: cheap */
+/*
+ * After a change of CR0, CR3, CR4, EFER, PKRU, DR0-3 or DR7 (and once before anything else): picks context and tables, flushes
+ * what must go. Cheap when nothing relevant changed.
+ */
+void mmu_mode_changed(struct vcpu *vcpu);
+/* CPL or RFLAGS.AC only: cheap. */
+static inline void mmu_privilege_changed(struct vcpu *vcpu)
+{
+    struct mmu *mmu = vcpu->mmu;
+    if (vcpu->cpl == 3) {
+        mmu->data_class = MMU_USER;
+        mmu->alignment_check = (vcpu->rflags & RFLAGS_AC) && (vcpu->cr0 & CR0_AM);
+        vcpu->tlb_data = vcpu->tlb_code = &mmu->context->table[MMU_USER];
+        return;
+    }
+    mmu->data_class = (vcpu->cr4 & CR4_SMAP) && !(vcpu->rflags & RFLAGS_AC) ? MMU_SUPERVISOR_SMAP : MMU_SUPERVISOR;
+    mmu->alignment_check = false;
+    vcpu->tlb_data = &mmu->context->table[mmu->data_class];
+    vcpu->tlb_code = &mmu->context->table[MMU_SUPERVISOR];
+}
 void mmu_load_cr3(struct vcpu *vcpu, bool keep);        /* vcpu->cr3 is new; keep: bit 63 of the source was set with PCIDE */
-/* Reads the four PDPTEs for PAE paging at CR3; false: a reserved bit is set (#GP is the caller's). */
+/* Reads the four PDPTEs for PAE paging at CR3; false: a reserved bit is set (#GP is the caller's), nothing was loaded. */
 bool mmu_load_pdptes(struct vcpu *vcpu, uint64_t cr3);
 void mmu_flush_page(struct vcpu *vcpu, uint64_t gla);           /* INVLPG: all contexts' global entries, too */
 void mmu_flush_pcid_page(struct vcpu *vcpu, uint16_t pcid, uint64_t gla);
@@ -94,10 +148,22 @@ void mmu_bus_unlock(struct vcpu *vcpu);
 bool mmu_probe(struct vcpu *vcpu, uint64_t gla, unsigned size, bool write, enum mmu_class class);
 
 /*
- * Host pointer to the page of code at gla for fetching at the present CPL, and its guest-physical address; NULL: fault
- * pending, or with *mmio set the page is not RAM (fetch byte-wise by mmu_fetch_bytes).
+ * Host pointer to the page of code at gla for fetching at the present CPL, and that page's guest-physical address; NULL:
+ * fault pending, or with *mmio set the page is not RAM (fetch byte-wise by mmu_fetch_bytes).
  */
-const uint8_t *mmu_fetch_page(struct vcpu *vcpu, uint64_t gla, uint64_t *gpa, bool *mmio);
+const uint8_t *mmu_fetch_slow(struct vcpu *vcpu, uint64_t gla, uint64_t *gpa, bool *mmio);
+static inline const uint8_t *mmu_fetch_page(struct vcpu *vcpu, uint64_t gla, uint64_t *gpa, bool *mmio)
+{
+    uint64_t page = gla & ~PAGE_MASK;
+    const struct tlb_table *table = vcpu->tlb_code;
+    unsigned i = tlb_index(gla);
+    if (likely(table->entry[i].tag[MMU_FETCH] == page)) {
+        *mmio = false;
+        *gpa = table->info[i] & ~PAGE_MASK;
+        return (const uint8_t *)(page + table->entry[i].addend);
+    }
+    return mmu_fetch_slow(vcpu, gla, gpa, mmio);
+}
 bool mmu_fetch_bytes(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size);
 
 /* Translation without side effects, for the monitor and GDB: no A/D bits, no faults. False: not mapped. */
@@ -109,30 +175,29 @@ void mmu_phys_write(struct vcpu *vcpu, uint64_t gpa, const void *in, unsigned si
 
 /* Makes every other vCPU drop its direct-write entries for the page and waits until it has (mem/code_map.h). */
 void mmu_unshare_writes(struct vcpu *vcpu, uint64_t gpa);
-/* Drops this vCPU's direct-write entries for one guest-physical page. */
+/* Drops this vCPU's direct-write entries for one guest-physical page, or all of them (dirty tracking: mem/ram.h). */
 void mmu_drop_write_entries(struct vcpu *vcpu, uint64_t gpa);
+void mmu_drop_all_write_entries(struct vcpu *vcpu);
 
 /* --- the fast paths --- */
 #define MMU_DEFINE_ACCESS(bits_)                                                                                  \
     static inline bool mmu_load##bits_(struct vcpu *vcpu, uint64_t gla, uint##bits_##_t *out)                     \
     {                                                                                                             \
-        const struct mmu *mmu = vcpu->mmu;                                                                        \
-        const struct tlb_entry *entry = &mmu->data->entry[tlb_index(gla)];                                        \
+        const struct tlb_entry *entry = &vcpu->tlb_data->entry[tlb_index(gla)];                                   \
         if (likely(entry->tag[MMU_READ] == (gla & ~(PAGE_MASK & ~(uint64_t)(bits_ / 8 - 1))))) {                  \
-            *out = *(const uint##bits_##_t *)(gla + entry->addend);                                               \
+            *out = *(const volatile uint##bits_##_t *)(gla + entry->addend);                                      \
             return true;                                                                                          \
         }                                                                                                         \
-        return mmu_load_slow(vcpu, gla, out, bits_ / 8, mmu->data_class);                                         \
+        return mmu_load_slow(vcpu, gla, out, bits_ / 8, vcpu->mmu->data_class);                                   \
     }                                                                                                             \
     static inline bool mmu_store##bits_(struct vcpu *vcpu, uint64_t gla, uint##bits_##_t value)                   \
     {                                                                                                             \
-        const struct mmu *mmu = vcpu->mmu;                                                                        \
-        const struct tlb_entry *entry = &mmu->data->entry[tlb_index(gla)];                                        \
+        const struct tlb_entry *entry = &vcpu->tlb_data->entry[tlb_index(gla)];                                   \
         if (likely(entry->tag[MMU_WRITE] == (gla & ~(PAGE_MASK & ~(uint64_t)(bits_ / 8 - 1))))) {                 \
-            *(uint##bits_##_t *)(gla + entry->addend) = value;                                                    \
+            *(volatile uint##bits_##_t *)(gla + entry->addend) = value;                                           \
             return true;                                                                                          \
         }                                                                                                         \
-        return mmu_store_slow(vcpu, gla, &value, bits_ / 8, mmu->data_class);                                     \
+        return mmu_store_slow(vcpu, gla, &value, bits_ / 8, vcpu->mmu->data_class);                               \
     }
 /* Unaligned accesses miss these on purpose: the slow path serves them within a page almost as fast. */
 MMU_DEFINE_ACCESS(8)

@@ -19,6 +19,7 @@
 
 struct vcpu;
 struct mmu;
+struct tlb_table;
 struct engine;
 struct bus;
 struct ram;
@@ -130,6 +131,7 @@ struct vcpu {
     uint8_t shadow;                     /* SHADOW_* */
     uint8_t activity;                   /* enum activity */
     _Atomic uint32_t request;           /* REQUEST_*; written by any thread */
+    struct tlb_table *tlb_data, *tlb_code;      /* the MMU's tables for the present CPL, AC and PCID (not state: mmu/mmu.h) */
     struct segment seg[SEG_COUNT];
     struct segment ldtr, tr;
     struct table_register gdtr, idtr;

@@ -12,14 +12,19 @@ struct vcpu_work {
     void *argument;
     struct vcpu_work *next;
     bool owned;         /* allocated by vcpu_post: freed after it ran */
-    bool done;          /* under vcpu->mutex */
+    bool done;          /* under *waiter_mutex */
+    pthread_mutex_t *waiter_mutex;      /* not owned: who waits for it */
+    pthread_cond_t *waiter_wake;
 };
 
 /* Any thread; does not wait. The order of posts to one vCPU is kept. */
 void vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argument);
 /*
  * Runs it on the target and waits. The caller may be another vCPU's thread: while it waits it serves its own list, so that
- * two that wait for each other both go on. Never call it with a device's lock held.
+ * two that wait for each other both go on; if it is told to exit meanwhile it takes the work back. caller NULL: a
+ * thread of the machine; then the target's loop must be running (or paused, or served by the caller's side).
+ * Every place where a vCPU stands still (HLT, pause, wait for SIPI, shutdown) must serve its list.
+ * Never call it with a device's lock held.
  */
 void vcpu_run_on(struct vcpu *caller, struct vcpu *target, void (*run)(struct vcpu *, void *), void *argument);
 /* Serves the posted work; the vCPU's thread, or its stopper. */

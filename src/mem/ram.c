@@ -1,0 +1,236 @@
+#include "mem/ram.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "mem/code_map.h"
+
+/* No processor addresses more (SDM3 §4.1.4: MAXPHYADDR is at most 52). */
+static const uint64_t physical_limit = BIT(52);
+/* Beyond this a size is a typing error rather than a wish: address space for the page words is reserved at once. */
+static const uint64_t slot_limit = 4096 * GiB;
+
+struct ram *ram_create(void)
+{
+    struct ram *ram = calloc(1, sizeof(*ram));
+    if (ram)
+        pthread_mutex_init(&ram->code_mutex, NULL);
+    return ram;
+}
+
+static uint64_t slot_pages(const struct ram_slot *slot) { return slot->size >> PAGE_SHIFT; }
+
+static void release(void *mapping, uint64_t size)
+{
+    if (mapping)
+        munmap(mapping, size);
+}
+
+static void slot_free(struct ram_slot *slot)
+{
+    release(slot->host, slot->size);
+    release((void *)slot->page, slot_pages(slot) * sizeof(*slot->page));
+    release((void *)slot->code, slot_pages(slot) * sizeof(*slot->code));
+    if (slot->fd >= 0)
+        close(slot->fd);
+}
+
+void ram_destroy(struct ram *ram)
+{
+    if (!ram)
+        return;
+    for (unsigned i = 0; i < ram->slot_count; i++)
+        slot_free(&ram->slot[i]);
+    pthread_mutex_destroy(&ram->code_mutex);
+    free(ram);
+}
+
+/* --- making slots --- */
+
+static bool range_is_sane(const struct ram *ram, const char *name, uint64_t gpa, uint64_t size, struct error *err)
+{
+    if (!size || (gpa | size) & PAGE_MASK)
+        return error_set(err, "memory %s: its address and size must be whole pages of 4 KiB", name);
+    if (size > slot_limit)
+        return error_set(err, "memory %s: %llu GiB is more than this build supports (%llu GiB)", name,
+                         (unsigned long long)(size / GiB), (unsigned long long)(slot_limit / GiB));
+    if (gpa >= physical_limit || size > physical_limit - gpa)
+        return error_set(err, "memory %s: it would end above the physical address space", name);
+    if (ram->slot_count == RAM_SLOTS_MAX)
+        return error_set(err, "memory %s: there are %d memory slots already", name, RAM_SLOTS_MAX);
+    for (unsigned i = 0; i < ram->slot_count; i++)
+        if (gpa < ram->slot[i].gpa + ram->slot[i].size && ram->slot[i].gpa < gpa + size)
+            return error_set(err, "memory %s overlaps %s", name, ram->slot[i].name);
+    return true;
+}
+
+/* Zeroed, granted page by page as it is touched. NULL if the host refuses. */
+static void *reserve(uint64_t size, int fd)
+{
+    int flags = MAP_NORESERVE | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+    void *mapping = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+    return mapping == MAP_FAILED ? NULL : mapping;
+}
+
+static bool slot_map(struct ram_slot *slot, struct error *err)
+{
+    unsigned long long mib = slot->size / MiB;
+    slot->fd = memfd_create(slot->name, MFD_CLOEXEC);
+    if (slot->fd < 0)
+        return error_errno(err, errno, "memory %s: the host gives no memory file", slot->name);
+    if (ftruncate(slot->fd, (off_t)slot->size) < 0)
+        return error_errno(err, errno, "memory %s: the host refuses a memory file of %llu MiB", slot->name, mib);
+    slot->host = reserve(slot->size, slot->fd);
+    if (slot->host)
+        slot->page = reserve(slot_pages(slot) * sizeof(*slot->page), -1);
+    if (slot->page)
+        slot->code = reserve(slot_pages(slot) * sizeof(*slot->code), -1);
+    if (!slot->code)
+        return error_errno(err, errno, "memory %s: the host refuses %llu MiB of address space", slot->name, mib);
+    /* Where the host allows it for shared memory, large pages make the guest's memory cheaper to reach. */
+    madvise(slot->host, slot->size, MADV_HUGEPAGE);
+    madvise(slot->host, slot->size, MADV_DONTDUMP);
+    return true;
+}
+
+bool ram_add(struct ram *ram, const char *name, uint64_t gpa, uint64_t size, bool rom, struct error *err)
+{
+    if (!range_is_sane(ram, name, gpa, size, err))
+        return false;
+    struct ram_slot *slot = &ram->slot[ram->slot_count];
+    *slot = (struct ram_slot){ .name = name, .gpa = gpa, .size = size, .fd = -1, .rom = rom };
+    if (!slot_map(slot, err)) {
+        slot_free(slot);
+        return false;
+    }
+    ram->slot_count++;
+    return true;
+}
+
+uint64_t ram_total(const struct ram *ram)
+{
+    uint64_t total = 0;
+    for (unsigned i = 0; i < ram->slot_count; i++)
+        total += ram->slot[i].size;
+    return total;
+}
+
+uint64_t ram_granted(const struct ram *ram)
+{
+    uint64_t granted = 0;
+    for (unsigned i = 0; i < ram->slot_count; i++) {
+        struct stat status;
+        if (fstat(ram->slot[i].fd, &status) == 0)
+            granted += (uint64_t)status.st_blocks * 512;
+    }
+    return granted;
+}
+
+/* --- copies --- */
+
+enum copy { COPY_OUT, COPY_IN, COPY_LOAD };
+
+static bool copy_range(struct ram *ram, uint64_t gpa, void *buffer, size_t size, enum copy copy)
+{
+    uint8_t *bytes = buffer;
+    while (size) {
+        struct ram_slot *slot = ram_find(ram, gpa);
+        if (!slot)
+            return false;
+        uint64_t offset = gpa - slot->gpa;
+        size_t part = min_u64(size, slot->size - offset);
+        if (copy == COPY_OUT) {
+            memcpy(bytes, slot->host + offset, part);
+        } else if (copy == COPY_LOAD || !slot->rom) {
+            memcpy(slot->host + offset, bytes, part);
+            ram_written(ram, gpa, part);
+        }
+        bytes += part;
+        gpa += part;
+        size -= part;
+    }
+    return true;
+}
+
+bool ram_read(struct ram *ram, uint64_t gpa, void *buffer, size_t size)
+{
+    return copy_range(ram, gpa, buffer, size, COPY_OUT);
+}
+
+bool ram_write(struct ram *ram, uint64_t gpa, const void *buffer, size_t size)
+{
+    return copy_range(ram, gpa, (void *)buffer, size, COPY_IN);
+}
+
+bool ram_load(struct ram *ram, uint64_t gpa, const void *buffer, size_t size)
+{
+    return copy_range(ram, gpa, (void *)buffer, size, COPY_LOAD);
+}
+
+/* --- after a write --- */
+
+static void page_written(struct ram *ram, struct ram_slot *slot, uint64_t gpa, uint64_t size)
+{
+    _Atomic uint32_t *page = ram_page(slot, gpa);
+    uint32_t word = atomic_load_explicit(page, memory_order_relaxed);
+    uint32_t missing = atomic_load_explicit(&ram->dirty_clients, memory_order_relaxed) & ~word;
+    if (unlikely(missing))
+        atomic_fetch_or(page, missing);
+    if (unlikely(word & PAGE_CODE) && ram->watcher.code_written && code_map_hit(ram, gpa, size))
+        ram->watcher.code_written(ram->watcher.owner, gpa, size);
+}
+
+void ram_written(struct ram *ram, uint64_t gpa, size_t size)
+{
+    /* The bytes are visible before we look for code: see code_map.h. */
+    atomic_thread_fence(memory_order_seq_cst);
+    while (size) {
+        struct ram_slot *slot = ram_find(ram, gpa);
+        if (!slot)
+            return;
+        uint64_t part = min_u64(size, PAGE_SIZE - (gpa & PAGE_MASK));
+        page_written(ram, slot, gpa, part);
+        gpa += part;
+        size -= part;
+    }
+}
+
+/* --- dirty tracking --- */
+
+static uint32_t client_bit(enum dirty_client client) { return (uint32_t)PAGE_DIRTY << client; }
+
+void ram_dirty_start(struct ram *ram, enum dirty_client client)
+{
+    atomic_fetch_or(&ram->dirty_clients, client_bit(client));
+}
+
+void ram_dirty_stop(struct ram *ram, enum dirty_client client)
+{
+    atomic_fetch_and(&ram->dirty_clients, ~client_bit(client));
+    for (unsigned i = 0; i < ram->slot_count; i++)
+        ram_dirty_collect(ram, client, &ram->slot[i], NULL);
+}
+
+/* bitmap NULL: the bits are only cleared. */
+uint64_t ram_dirty_collect(struct ram *ram, enum dirty_client client, const struct ram_slot *slot, uint64_t *bitmap)
+{
+    uint32_t bit = client_bit(client);
+    uint64_t found = 0;
+    for (uint64_t i = 0; i < slot_pages(slot); i++) {
+        bool dirty = atomic_load_explicit(&slot->page[i], memory_order_relaxed) & bit;
+        if (dirty) {
+            atomic_fetch_and(&slot->page[i], ~bit);
+            found++;
+        }
+        if (bitmap && dirty)
+            bitmap[i / 64] |= BIT(i % 64);
+        else if (bitmap)
+            bitmap[i / 64] &= ~BIT(i % 64);
+    }
+    return found;
+}

@@ -1,0 +1,130 @@
+/*
+ * TLB entries are made here. The rules for a direct-write tag, which lets stores go to the host page unseen:
+ *   - the page's D bit is set in the guest's tables (the walk for a write sees to it; a read installs a write tag
+ *     only where D was set already);
+ *   - the page holds no decoded code. PAGE_CODE and our PAGE_WRITER bit are in one word, each set by an atomic
+ *     read-modify-write: if code_map_add comes later in the word's order it sees our bit and has the entry dropped (mmu_unshare_writes);
+ *     if it came earlier we see PAGE_CODE and install a TLB_WATCHED tag instead;
+ *   - the page is marked dirty for every active client of dirty tracking, before the tag is set (mem/ram.h);
+ *   - it is not ROM, and no data breakpoint lies in it.
+ */
+#include "mmu/tlb.h"
+
+#include "mem/ram.h"
+#include "mmu/walk.h"
+#include "x86/x86.h"
+
+static bool watched_by_breakpoint(const struct mmu *mmu, uint64_t page)
+{
+    for (unsigned i = 0; mmu->watching && i < 4; i++)
+        if (mmu->watch_page[i] == page)
+            return true;
+    return false;
+}
+
+/* Registers this vCPU as a writer of the page; false if code is there. */
+static bool claim_writer(struct vcpu *vcpu, _Atomic uint32_t *page)
+{
+    uint32_t word = atomic_load_explicit(page, memory_order_relaxed);
+    uint32_t writer = (uint32_t)PAGE_WRITER << (vcpu->index % PAGE_WRITERS);
+    if (word & PAGE_CODE)
+        return false;
+    if (word & writer)
+        return true;
+    return !(atomic_fetch_or(page, writer) & PAGE_CODE);
+}
+
+static uint32_t dirty_missing(const struct ram *ram, _Atomic uint32_t *page)
+{
+    return atomic_load_explicit(&ram->dirty_clients, memory_order_relaxed) & ~atomic_load_explicit(page, memory_order_relaxed);
+}
+
+static void set_write_tag(struct tlb_table *table, unsigned index, uint64_t tag)
+{
+    table->entry[index].tag[MMU_WRITE] = tag;
+    table->write_frame[index] = (uint32_t)(table->info[index] >> PAGE_SHIFT);
+}
+
+static void install_write(struct vcpu *vcpu, struct tlb_table *table, unsigned index, uint64_t tag, struct ram_slot *slot)
+{
+    if (slot->rom) {
+        set_write_tag(table, index, tag | TLB_ROM);
+        return;
+    }
+    _Atomic uint32_t *page = ram_page(slot, table->info[index] & ~PAGE_MASK);
+    uint32_t missing = dirty_missing(vcpu->ram, page);
+    if (missing)
+        atomic_fetch_or(page, missing);
+    set_write_tag(table, index, claim_writer(vcpu, page) ? tag : tag | TLB_WATCHED);
+}
+
+/* A read of a page that could be written at once saves the miss of the first write, if that costs nobody anything. */
+static bool write_tag_is_free(struct vcpu *vcpu, const struct walk *walk, struct ram_slot *slot)
+{
+    if (!walk->writable || !walk->dirty || slot->rom)
+        return false;
+    _Atomic uint32_t *page = ram_page(slot, walk->gpa);
+    return !dirty_missing(vcpu->ram, page) && !(atomic_load_explicit(page, memory_order_relaxed) & PAGE_CODE);
+}
+
+/* Makes the entry the page's own, keeping tags that are there for the same translation. */
+static void claim_entry(struct vcpu *vcpu, struct tlb_table *table, unsigned index, const struct walk *walk)
+{
+    struct mmu *mmu = vcpu->mmu;
+    struct tlb_entry *entry = &table->entry[index];
+    uint64_t frame = walk->gpa & ~PAGE_MASK;
+    bool same = (table->info[index] & ~PAGE_MASK) == frame
+                && (tlb_tag_maps(entry->tag[MMU_READ], walk->gla) || tlb_tag_maps(entry->tag[MMU_WRITE], walk->gla)
+                    || tlb_tag_maps(entry->tag[MMU_FETCH], walk->gla));
+    if (!same)
+        tlb_entry_clear(table, index);
+    uint64_t listed = table->info[index] & TLB_LISTED;
+    if (!walk->global && !listed) {
+        table->local[table->local_count++] = index;
+        listed = TLB_LISTED;
+    }
+    uint64_t large = 0;
+    if (walk->page_shift > PAGE_SHIFT) {
+        large = walk->page_shift == 21 ? 1 : walk->page_shift == 22 ? 2 : 3;
+        large_filter_add(walk->global ? &mmu->large : &mmu->context->large, walk->page_shift, walk->gla);
+    }
+    table->info[index] = frame | listed | (walk->global ? TLB_GLOBAL : 0) | large << TLB_LARGE_SHIFT;
+    table->filled = true;
+    mmu->pkeys_seen |= 1u << walk->pkey;
+}
+
+bool tlb_fill(struct vcpu *vcpu, uint64_t gla, enum mmu_use use, enum mmu_class class)
+{
+    struct mmu *mmu = vcpu->mmu;
+    struct walk walk = { .gla = gla, .use = use, .class = class };
+    counter_add(&vcpu->counters, COUNTER_tlb_misses, 1);
+    if (!mmu_walk(vcpu, &walk))
+        return x86_raise_page_fault(vcpu, gla, walk.error);
+    struct tlb_table *table = &mmu->context->table[class];
+    unsigned index = tlb_index(gla);
+    struct tlb_entry *entry = &table->entry[index];
+    claim_entry(vcpu, table, index, &walk);
+    uint64_t page = gla & ~PAGE_MASK;
+    uint64_t tag = watched_by_breakpoint(mmu, page) ? page | TLB_TRAP : page;
+    struct ram_slot *slot = ram_find(vcpu->ram, walk.gpa);
+    if (!slot) {
+        entry->tag[use] = tag | TLB_MMIO;
+        return true;
+    }
+    entry->addend = (uintptr_t)(slot->host + ((walk.gpa & ~PAGE_MASK) - slot->gpa)) - page;
+    if (use == MMU_FETCH) {
+        entry->tag[MMU_FETCH] = page;
+        return true;
+    }
+    entry->tag[MMU_READ] = tag;
+    if (use == MMU_WRITE || write_tag_is_free(vcpu, &walk, slot))
+        install_write(vcpu, table, index, tag, slot);
+    return true;
+}
+
+void tlb_try_unwatch(struct vcpu *vcpu, struct tlb_table *table, unsigned index)
+{
+    struct ram_slot *slot = ram_find(vcpu->ram, table->info[index] & ~PAGE_MASK);
+    if (slot && !(atomic_load_explicit(ram_page(slot, table->info[index] & ~PAGE_MASK), memory_order_relaxed) & PAGE_CODE))
+        install_write(vcpu, table, index, table->entry[index].tag[MMU_WRITE] & ~(uint64_t)TLB_WATCHED, slot);
+}

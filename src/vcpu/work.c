@@ -1,0 +1,135 @@
+#include "vcpu/work.h"
+
+#include <stdlib.h>
+
+#include "base/log.h"
+
+/* Under target->mutex. The broadcast is for a target that waits in vcpu_run_on: there it looks at its list, not at requests. */
+static void enqueue(struct vcpu *target, struct vcpu_work *work)
+{
+    pthread_mutex_lock(&target->mutex);
+    work->next = target->work;
+    target->work = work;
+    pthread_cond_broadcast(&target->wake);
+    pthread_mutex_unlock(&target->mutex);
+    vcpu_kick(target, REQUEST_WORK);
+}
+
+void vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argument)
+{
+    struct vcpu_work *work = calloc(1, sizeof(*work));
+    if (!work) {
+        log_message(vcpu->log, LOG_ERROR, "out of memory: work for vCPU %u is lost", vcpu->index);
+        return;
+    }
+    work->run = run;
+    work->argument = argument;
+    work->owned = true;
+    enqueue(vcpu, work);
+}
+
+/* The list is kept newest first; it runs oldest first. */
+static struct vcpu_work *take_list(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->mutex);
+    struct vcpu_work *newest = vcpu->work, *ordered = NULL;
+    vcpu->work = NULL;
+    for (struct vcpu_work *work = newest; work; work = newest) {
+        newest = work->next;
+        work->next = ordered;
+        ordered = work;
+    }
+    pthread_mutex_unlock(&vcpu->mutex);
+    return ordered;
+}
+
+/* The waiter's work lives on its stack: it may be gone as soon as the waiter's mutex is released. */
+static void finish(struct vcpu_work *work)
+{
+    if (work->owned) {
+        free(work);
+        return;
+    }
+    pthread_mutex_t *mutex = work->waiter_mutex;
+    pthread_mutex_lock(mutex);
+    work->done = true;
+    pthread_cond_broadcast(work->waiter_wake);
+    pthread_mutex_unlock(mutex);
+}
+
+void vcpu_serve_work(struct vcpu *vcpu)
+{
+    /* Cleared before the list is taken: a post that comes later sets it again. */
+    atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_WORK);
+    for (struct vcpu_work *work = take_list(vcpu), *next; work; work = next) {
+        next = work->next;
+        work->run(vcpu, work->argument);
+        finish(work);
+    }
+}
+
+/* Takes the work back if nobody has begun it. */
+static bool withdraw(struct vcpu *target, struct vcpu_work *work)
+{
+    bool found = false;
+    pthread_mutex_lock(&target->mutex);
+    for (struct vcpu_work **link = &target->work; *link; link = &(*link)->next) {
+        if (*link == work) {
+            *link = work->next;
+            found = true;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&target->mutex);
+    return found;
+}
+
+/* Waits for `work` on the caller's own thread, serving what others ask of the caller meanwhile. */
+static void wait_serving(struct vcpu *caller, struct vcpu *target, struct vcpu_work *work)
+{
+    pthread_mutex_lock(&caller->mutex);
+    while (!work->done) {
+        bool exiting = atomic_load(&caller->request) & REQUEST_EXIT;
+        bool to_serve = caller->work;
+        if (!to_serve && !exiting) {
+            pthread_cond_wait(&caller->wake, &caller->mutex);
+            continue;
+        }
+        pthread_mutex_unlock(&caller->mutex);
+        if (to_serve)
+            vcpu_serve_work(caller);
+        else if (withdraw(target, work))
+            return;
+        else
+            sched_yield();
+        pthread_mutex_lock(&caller->mutex);
+    }
+    pthread_mutex_unlock(&caller->mutex);
+}
+
+static void wait_plain(struct vcpu_work *work)
+{
+    pthread_mutex_lock(work->waiter_mutex);
+    while (!work->done)
+        pthread_cond_wait(work->waiter_wake, work->waiter_mutex);
+    pthread_mutex_unlock(work->waiter_mutex);
+}
+
+void vcpu_run_on(struct vcpu *caller, struct vcpu *target, void (*run)(struct vcpu *, void *), void *argument)
+{
+    if (caller == target) {
+        run(target, argument);
+        return;
+    }
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
+    struct vcpu_work work = {
+        .run = run, .argument = argument,
+        .waiter_mutex = caller ? &caller->mutex : &mutex, .waiter_wake = caller ? &caller->wake : &wake,
+    };
+    enqueue(target, &work);
+    if (caller)
+        wait_serving(caller, target, &work);
+    else
+        wait_plain(&work);
+}
