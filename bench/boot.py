@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""Times the boot of Debian's cloud kernel on doppel and, where it is installed, on QEMU's TCG.
+
+usage: bench/boot.py [--runs N] [--cpus N] [--only doppel|qemu]
+
+Each run boots to the first line of user space with a quiet console and 512 MiB, and powers off.
+Shown are the medians (and the range) of the time to that line, the time to the end, the processor
+time used, the most memory held, and for doppel the guest instructions carried out a second.
+"""
+import argparse
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+QEMU = "qemu-system-x86_64"
+
+
+def asset(kind):
+    return subprocess.run([os.path.join(ROOT, "tools", "asset"), kind, "cloud"], check=True,
+                          stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def commands(cpus):
+    kernel, initramfs = asset("kernel"), asset("initramfs")
+    append = "console=ttyS0 quiet panic=-1 doppel.test=cpu"
+    yield "doppel", [os.path.join(ROOT, "build", "doppel"), "run", "--memory", "512M", "--cpus", str(cpus), "--stats",
+                     "--kernel", kernel, "--initrd", initramfs, "--append", append, "--no-reboot"]
+    if shutil.which(QEMU):
+        yield "qemu", [QEMU, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512M", "-smp", str(cpus),
+                       "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-monitor", "none",
+                       "-kernel", kernel, "-initrd", initramfs, "-append", append, "-no-reboot"]
+
+
+def run(command):
+    """One boot: the figures by name."""
+    start, ready, text = time.monotonic(), None, []
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for line in process.stdout:
+        if ready is None and b"DOPPEL-READY" in line:
+            ready = time.monotonic() - start
+        text.append(line.decode(errors="replace"))
+    _, status, usage = os.wait4(process.pid, 0)
+    if status or ready is None:
+        sys.exit("boot.py: %s ended with status %d:\n%s" % (command[0], status, "".join(text[-10:])))
+    figures = {"to user space, s": ready, "to power-off, s": time.monotonic() - start,
+               "processor time, s": usage.ru_utime + usage.ru_stime, "memory, MiB": usage.ru_maxrss / 1024}
+    instructions = re.search(r"^\s*instructions\W+(\d+)", "".join(text), re.MULTILINE)
+    if instructions:
+        figures["instructions, millions"] = int(instructions[1]) / 1e6
+        figures["MIPS"] = int(instructions[1]) / 1e6 / figures["processor time, s"]
+    return figures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--only", choices=["doppel", "qemu"])
+    arguments = parser.parse_args()
+    for name, command in commands(arguments.cpus):
+        if arguments.only not in (None, name):
+            continue
+        runs = [run(command) for _ in range(arguments.runs)]
+        for figure in runs[0]:
+            values = [figures[figure] for figures in runs]
+            print("%-8s %-24s %9.2f  (%.2f to %.2f)" % (name, figure, statistics.median(values), min(values), max(values)),
+                  flush=True)
+
+
+main()
