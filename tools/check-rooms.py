@@ -36,7 +36,7 @@ EXCEPTIONS = {
 # vcpu.h itself says which rooms' types the state is made of; it makes no room depend on another.
 NOT_A_DEPENDENCY = set(COMMON_GROUND)
 
-INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"', re.MULTILINE)
 
 
 def includes(src):
