@@ -70,7 +70,7 @@ struct clock;
 struct ram;
 struct bus;
 struct cpu_model;
-struct boot_image;
+struct images;
 
 struct machine {
     struct machine_config config;
@@ -96,7 +96,12 @@ struct machine {
     enum machine_end end;
     uint32_t end_code;                  /* END_DEBUG_EXIT: the value */
     bool running, paused;
+    bool reset_wanted;
     unsigned vcpus_stopped;
+    unsigned threads;                   /* vCPU threads that run */
+    pthread_mutex_t pause_lock;         /* one pause or resume at a time */
+    unsigned pause_depth;
+    struct images *images;              /* machine/image.h */
 };
 
 void machine_config_defaults(struct machine_config *config);
@@ -105,14 +110,16 @@ void machine_config_defaults(struct machine_config *config);
 struct machine *machine_create(const struct machine_config *config, struct error *err);
 void machine_destroy(struct machine *machine);
 
-/* Starts the loop and vCPU threads. */
-void machine_start(struct machine *machine);
+/* Starts the loop and vCPU threads. False: all has been stopped again. */
+bool machine_start(struct machine *machine, struct error *err);
 /* Waits for the end; then all threads have stopped. */
 enum machine_end machine_wait(struct machine *machine);
 
-/* Any thread but a vCPU's, board lock not held. Pause waits until every vCPU stands at a block border. */
+/* Any thread but a vCPU's, board lock not held; pauses nest. Pause waits until every vCPU stands at a block border. */
 void machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
+/* While paused: runs `count` instructions on one vCPU, events included. */
+void machine_step(struct machine *machine, unsigned index, uint64_t count);
 /* Any thread, returns at once: asks everything to stop; the first reason given wins. */
 void machine_end(struct machine *machine, enum machine_end end, uint32_t code);
 /* Any thread, returns at once: full reset (or the end, with no_reboot). */

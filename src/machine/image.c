@@ -1,0 +1,123 @@
+#include "machine/image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "machine/boot.h"
+#include "machine/layout.h"
+#include "vcpu/vcpu.h"
+
+struct images {
+    struct blob kernel;
+    struct blob initrd[MACHINE_INITRDS_MAX];
+    unsigned initrd_count;
+};
+
+enum { IMAGE_SIZE_MAX = 2047 * MiB };
+
+static bool read_all(int fd, uint8_t *data, size_t size)
+{
+    for (size_t done = 0; done < size;) {
+        ssize_t got = read(fd, data + done, size - done);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return false;
+        done += (size_t)got;
+    }
+    return true;
+}
+
+/* Reads a whole regular file. `path` may carry arguments after a space (Multiboot modules): only the file's part is opened. */
+static bool read_blob(const char *what, const char *path, struct blob *blob, struct error *err)
+{
+    char name[4096];
+    size_t length = strcspn(path, " ");
+    if (access(path, F_OK) == 0)
+        length = strlen(path);
+    if (length >= sizeof(name))
+        return error_set(err, "the path of the %s is too long", what);
+    memcpy(name, path, length);
+    name[length] = 0;
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot open the %s '%s'", what, name);
+    struct stat st;
+    bool ok = false;
+    uint8_t *data = NULL;
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        error_set(err, "the %s '%s' is not a regular file", what, name);
+    else if (st.st_size == 0)
+        error_set(err, "the %s '%s' is empty", what, name);
+    else if ((uint64_t)st.st_size > IMAGE_SIZE_MAX)
+        error_set(err, "the %s '%s' is larger than 2 GiB", what, name);
+    else if (!(data = malloc((size_t)st.st_size)))
+        error_set(err, "no memory to read the %s '%s'", what, name);
+    else if (!read_all(fd, data, (size_t)st.st_size))
+        error_set(err, "cannot read the %s '%s'", what, name);
+    else
+        ok = true;
+    close(fd);
+    if (!ok) {
+        free(data);
+        return false;
+    }
+    *blob = (struct blob){ data, (size_t)st.st_size, path };
+    return true;
+}
+
+struct images *images_open(const struct machine_config *config, struct error *err)
+{
+    struct images *images = calloc(1, sizeof(*images));
+    if (!images) {
+        error_set(err, "no memory for a machine");
+        return NULL;
+    }
+    bool ok = !config->kernel || read_blob("kernel", config->kernel, &images->kernel, err);
+    for (unsigned i = 0; ok && i < config->initrd_count; i++) {
+        ok = read_blob("initrd", config->initrd[i], &images->initrd[i], err);
+        images->initrd_count += ok;
+    }
+    if (ok)
+        return images;
+    images_close(images);
+    return NULL;
+}
+
+void images_close(struct images *images)
+{
+    if (!images)
+        return;
+    free((void *)images->kernel.data);
+    for (unsigned i = 0; i < images->initrd_count; i++)
+        free((void *)images->initrd[i].data);
+    free(images);
+}
+
+bool images_load(struct machine *machine, struct error *err)
+{
+    struct acpi_config acpi = { .cpus = machine->config.cpus, .ecam_base = ECAM_BASE, .hpet = true };
+    for (unsigned i = 0; i < acpi.cpus; i++)
+        acpi.apic_id[i] = machine->vcpu[i]->apic_id;
+    uint64_t low = min_u64(machine->config.memory, LOW_RAM_MAX_BASE);
+    struct boot_target target = {
+        .ram = machine->ram,
+        .low_ram_end = low,
+        .high_ram_end = HIGH_RAM_BASE + machine->config.memory - low,
+        .rsdp = low >= ACPI_TABLES_BASE + ACPI_TABLES_SIZE
+                    ? acpi_build(&acpi, machine->ram, ACPI_TABLES_BASE, ACPI_TABLES_SIZE) : 0,
+        .log = &machine->log,
+    };
+    if (!machine->config.kernel)
+        return true;
+    struct boot_entry entry = { 0 };
+    if (!boot_load(&machine->config, &machine->images->kernel, machine->images->initrd, &target, &entry, err))
+        return false;
+    boot_apply(&entry, machine->vcpu[0]);
+    return true;
+}

@@ -1,0 +1,16 @@
+/* The files that a machine boots from, read once and kept, so that a reset boots the same bytes again. */
+#ifndef DOPPEL_MACHINE_IMAGE_H
+#define DOPPEL_MACHINE_IMAGE_H
+
+#include "machine/machine.h"
+
+struct images;
+
+/* Reads the kernel and initrds that the configuration names; none is fine. NULL: err names the file and the reason. */
+struct images *images_open(const struct machine_config *config, struct error *err);
+void images_close(struct images *images);
+
+/* Writes ACPI tables and the images into RAM and puts the boot processor at the entry. Every vCPU stands still. */
+bool images_load(struct machine *machine, struct error *err);
+
+#endif

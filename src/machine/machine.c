@@ -1,0 +1,246 @@
+/*
+ * Building and taking apart a machine. The order matters in both directions: what is made first is borrowed by what comes
+ * later, so all is undone backwards. Threads exist only between machine_start and the end of machine_wait.
+ */
+#include "machine/machine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/loop.h"
+#include "bus/bus.h"
+#include "dev/device.h"
+#include "engine/engine.h"
+#include "machine/image.h"
+#include "machine/layout.h"
+#include "machine/lifecycle.h"
+#include "machine/pc.h"
+#include "mem/ram.h"
+#include "mmu/mmu.h"
+#include "vcpu/loop.h"
+#include "vcpu/thread.h"
+#include "vcpu/work.h"
+#include "x86/x86.h"
+
+enum { MEMORY_MIN = 1 * MiB };
+
+void machine_config_defaults(struct machine_config *config)
+{
+    config->memory = 512 * MiB;
+    config->cpus = 1;
+    config->console = "none";
+    config->rng = true;
+}
+
+static bool check_config(const struct machine_config *config, struct error *err)
+{
+    if (config->cpus < 1 || config->cpus > MACHINE_CPUS_MAX)
+        return error_set(err, "a machine has 1 to %d processors, not %u", MACHINE_CPUS_MAX, config->cpus);
+    if (config->memory < MEMORY_MIN)
+        return error_set(err, "%llu bytes of memory are too few: a machine has at least 1M",
+                         (unsigned long long)config->memory);
+    if (config->memory % PAGE_SIZE)
+        return error_set(err, "the memory size must be a multiple of 4K");
+    if (!engine_find(config->engine ? config->engine : "interp"))
+        return error_set(err, "there is no engine '%s'", config->engine);
+    return true;
+}
+
+/* RAM fills the space below LOW_RAM_MAX; what is left goes above 4 GiB, past the hole for devices. */
+static bool add_memory(struct machine *machine, struct error *err)
+{
+    uint64_t low = min_u64(machine->config.memory, LOW_RAM_MAX_BASE);
+    if (!ram_add(machine->ram, "low RAM", 0, low, false, err))
+        return false;
+    uint64_t high = machine->config.memory - low;
+    return high == 0 || ram_add(machine->ram, "high RAM", HIGH_RAM_BASE, high, false, err);
+}
+
+/* A device or another vCPU wrote bytes that some vCPU has decoded: each drops them at its next block border. */
+struct code_drop {
+    uint64_t gpa, size;
+};
+
+static void drop_code(struct vcpu *vcpu, void *argument)
+{
+    struct code_drop *drop = argument;
+    vcpu->engine->code_written(vcpu, drop->gpa, drop->size);
+    free(drop);
+}
+
+static void code_written(void *owner, uint64_t gpa, uint64_t size)
+{
+    struct machine *machine = owner;
+    for (unsigned i = 0; i < machine->config.cpus; i++) {
+        struct code_drop *drop = malloc(sizeof(*drop));
+        if (!drop)
+            abort();    /* out of host memory: there is no way to keep the guest's view right */
+        *drop = (struct code_drop){ gpa, size };
+        vcpu_post(machine->vcpu[i], drop_code, drop);
+    }
+}
+
+static void system_event(void *owner, struct vcpu *vcpu, unsigned event)
+{
+    struct machine *machine = owner;
+    switch ((enum system_event)event) {
+    case SYSTEM_TRIPLE_FAULT:
+        trace(&machine->log, cpu_state, "vcpu%u triple fault at %#lx", vcpu->index, vcpu->rip);
+        machine_triple_fault(machine);
+        break;
+    case SYSTEM_RESET:
+        machine_reset(machine);
+        break;
+    case SYSTEM_POWER_OFF:
+        machine_end(machine, END_POWER_OFF, 0);
+        break;
+    }
+}
+
+static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct error *err)
+{
+    struct vcpu *vcpu = aligned_alloc(64, align_up(sizeof(*vcpu), 64));
+    if (!vcpu) {
+        error_set(err, "no memory for vCPU %u", index);
+        return NULL;
+    }
+    memset(vcpu, 0, sizeof(*vcpu));
+    vcpu_thread_init(vcpu);
+    vcpu->index = index;
+    vcpu->apic_id = index;
+    vcpu->model = machine->model;
+    vcpu->ram = machine->ram;
+    vcpu->mmio = machine->mmio;
+    vcpu->ports = machine->ports;
+    vcpu->clock = machine->clock;
+    vcpu->log = &machine->log;
+    vcpu->all = machine->vcpu;
+    vcpu->all_count = machine->config.cpus;
+    vcpu->system_event = system_event;
+    vcpu->stop_ops = &machine_stop_ops;
+    vcpu->system_owner = machine;
+    vcpu->mmu = mmu_create();
+    if (!vcpu->mmu) {
+        error_set(err, "no memory for the TLB of vCPU %u", index);
+        goto fail;
+    }
+    x86_reset(vcpu, false);
+    if (!vcpu_set_engine(vcpu, engine_find(machine->config.engine ? machine->config.engine : "interp"))) {
+        error_set(err, "no memory for the engine of vCPU %u", index);
+        goto fail;
+    }
+    vcpu->activity = index == 0 ? ACTIVITY_ACTIVE : ACTIVITY_WAIT_SIPI;
+    return vcpu;
+fail:
+    if (vcpu->mmu)
+        mmu_destroy(vcpu->mmu);
+    vcpu_thread_fini(vcpu);
+    free(vcpu);
+    return NULL;
+}
+
+static void destroy_vcpu(struct vcpu *vcpu)
+{
+    if (!vcpu)
+        return;
+    vcpu->engine->detach(vcpu);
+    mmu_destroy(vcpu->mmu);
+    vcpu_thread_fini(vcpu);
+    free(vcpu);
+}
+
+static bool create_vcpus(struct machine *machine, struct error *err)
+{
+    machine->vcpu = calloc(machine->config.cpus, sizeof(*machine->vcpu));
+    if (!machine->vcpu)
+        return error_set(err, "no memory for %u vCPUs", machine->config.cpus);
+    for (unsigned i = 0; i < machine->config.cpus; i++) {
+        machine->vcpu[i] = create_vcpu(machine, i, err);
+        if (!machine->vcpu[i])
+            return false;
+    }
+    machine->ram->watcher = (struct ram_watcher){ code_written, machine };
+    return true;
+}
+
+static bool build(struct machine *machine, struct error *err)
+{
+    const struct machine_config *config = &machine->config;
+    if (!check_config(config, err))
+        return false;
+    /* Images first: a missing kernel is told before anything else is made. */
+    machine->images = images_open(config, err);
+    if (!machine->images)
+        return false;
+    machine->loop = loop_create(err);
+    if (!machine->loop)
+        return false;
+    machine->clock = clock_create(machine->loop, &machine->lock);
+    machine->ram = ram_create();
+    machine->mmio = bus_create("mmio", 0, &machine->log);
+    machine->ports = bus_create("port", 0x10000, &machine->log);
+    if (!machine->clock || !machine->ram || !machine->mmio || !machine->ports)
+        return error_set(err, "no memory for a machine");
+    machine->model = x86_model_create(config->cpu_model, config->cpus, clock_tsc_hz(machine->clock), err);
+    if (!machine->model)
+        return false;
+    return add_memory(machine, err) && create_vcpus(machine, err) && pc_build(machine, err) && images_load(machine, err);
+}
+
+struct machine *machine_create(const struct machine_config *config, struct error *err)
+{
+    struct machine *machine = calloc(1, sizeof(*machine));
+    if (!machine) {
+        error_set(err, "no memory for a machine");
+        return NULL;
+    }
+    machine->config = *config;
+    log_init(&machine->log, config->log);
+    pthread_mutexattr_t recursive;
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&machine->lock, &recursive);
+    pthread_mutexattr_destroy(&recursive);
+    pthread_mutex_init(&machine->state_lock, NULL);
+    pthread_mutex_init(&machine->pause_lock, NULL);
+    pthread_cond_init(&machine->state_changed, NULL);
+    if (build(machine, err))
+        return machine;
+    machine_destroy(machine);
+    return NULL;
+}
+
+void machine_destroy(struct machine *machine)
+{
+    pc_destroy(machine);
+    for (unsigned i = 0; machine->vcpu && i < machine->config.cpus; i++)
+        destroy_vcpu(machine->vcpu[i]);
+    free(machine->vcpu);
+    if (machine->model)
+        x86_model_destroy(machine->model);
+    if (machine->ports)
+        bus_destroy(machine->ports);
+    if (machine->mmio)
+        bus_destroy(machine->mmio);
+    if (machine->ram)
+        ram_destroy(machine->ram);
+    if (machine->clock)
+        clock_destroy(machine->clock);
+    if (machine->loop)
+        loop_destroy(machine->loop);
+    images_close(machine->images);
+    pthread_cond_destroy(&machine->state_changed);
+    pthread_mutex_destroy(&machine->pause_lock);
+    pthread_mutex_destroy(&machine->state_lock);
+    pthread_mutex_destroy(&machine->lock);
+    free(machine);
+}
+
+uint64_t machine_counter(const struct machine *machine, enum counter counter)
+{
+    uint64_t sum = counter_get(&machine->counters, counter);
+    for (unsigned i = 0; i < machine->config.cpus; i++)
+        sum += counter_get(&machine->vcpu[i]->counters, counter);
+    return sum;
+}

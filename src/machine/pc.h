@@ -1,0 +1,13 @@
+/* The board: a Q35-like PC. pc.c is its parts list. */
+#ifndef DOPPEL_MACHINE_PC_H
+#define DOPPEL_MACHINE_PC_H
+
+#include "machine/machine.h"
+
+/* Makes every device and backend of the configuration. On false, pc_destroy undoes what was made. */
+bool pc_build(struct machine *machine, struct error *err);
+void pc_destroy(struct machine *machine);
+/* Board lock held. */
+void pc_power_button(struct machine *machine);
+
+#endif
