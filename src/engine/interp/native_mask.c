@@ -1,0 +1,241 @@
+/*
+ * Memory accesses under a mask. Where the whole operand lies in one page that the TLB knows, the stub runs in place and the
+ * host does the masking. Else only the enabled elements are touched, in order, through a buffer: a disabled element
+ * never faults (SDM2 §2.6.4 "Masking", "fault suppression"). Gathers and scatters are done element by element
+ * always; a fault leaves the finished elements finished (SDM2 VPGATHERDD, VPSCATTERDD).
+ */
+#include "engine/interp/native_impl.h"
+
+enum { MAX_ELEMENTS = 64 };
+
+/* Enabled elements of a masked operand: bit i for element i of memory. */
+static bool load_elements(struct vcpu *vcpu, uint64_t gla, uint8_t *buffer, unsigned element, uint64_t enabled)
+{
+    for (; enabled; enabled &= enabled - 1) {
+        unsigned at = (unsigned)__builtin_ctzll(enabled) * element;
+        if (!mmu_copy_in(vcpu, gla + at, buffer + at, element))
+            return false;
+    }
+    return true;
+}
+
+static bool probe_elements(struct vcpu *vcpu, uint64_t gla, unsigned element, uint64_t enabled)
+{
+    for (; enabled; enabled &= enabled - 1) {
+        unsigned at = (unsigned)__builtin_ctzll(enabled) * element;
+        if (!mmu_probe(vcpu, gla + at, element, true, vcpu->mmu->data_class))
+            return false;
+    }
+    return true;
+}
+
+static bool store_elements(struct vcpu *vcpu, uint64_t gla, const uint8_t *buffer, unsigned element, uint64_t enabled)
+{
+    for (; enabled; enabled &= enabled - 1) {
+        unsigned at = (unsigned)__builtin_ctzll(enabled) * element;
+        if (!mmu_copy_out(vcpu, gla + at, buffer + at, element))
+            return false;
+    }
+    return true;
+}
+
+/* Runs the stub with just these elements of memory behind it. */
+static bool run_elements(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, unsigned element, uint64_t enabled)
+{
+    _Alignas(64) uint8_t buffer[192] = { 0 };
+    uint8_t *at = buffer + (gla & 63);
+    if (stub->writes && !probe_elements(vcpu, gla, element, enabled))
+        return false;
+    if (!stub->writes && !load_elements(vcpu, gla, at, element, enabled))
+        return false;
+    if (!native_call(vcpu, stub, at))
+        return native_reflect(vcpu, stub);
+    return !stub->writes || store_elements(vcpu, gla, at, element, enabled);
+}
+
+static uint64_t low_bits(unsigned count)
+{
+    return count >= 64 ? ~0ull : BIT(count) - 1;
+}
+
+/*
+ * Which memory elements the mask enables. A broadcast reads its few elements for many of the destination's: one is
+ * enabled if any that it feeds is. A scalar looks at bit 0 alone.
+ */
+static uint64_t enabled_elements(const struct vcpu *vcpu, const struct stub *stub, unsigned count)
+{
+    uint64_t mask = vcpu->fpu.k[stub->detail.mask] & low_bits(stub->detail.mask_count), enabled = 0;
+    if (count >= stub->detail.mask_count)
+        return mask;
+    for (; mask; mask &= mask - 1)
+        enabled |= BIT((unsigned)__builtin_ctzll(mask) % count);
+    return enabled;
+}
+
+/* The operand's address, and whether it can be used in place. */
+static bool locate(struct vcpu *vcpu, const struct stub *stub, uint64_t *gla, void **host)
+{
+    if (!native_address(vcpu, stub, gla))
+        return false;
+    *host = mmu_direct(vcpu, *gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
+    return true;
+}
+
+bool native_run_masked(struct vcpu *vcpu, const struct stub *stub)
+{
+    uint64_t gla;
+    void *host;
+    if (!locate(vcpu, stub, &gla, &host))
+        return false;
+    if (likely(host))
+        return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
+    unsigned element = stub->detail.element ? stub->detail.element : stub->size;
+    return run_elements(vcpu, stub, gla, element, enabled_elements(vcpu, stub, stub->size / element));
+}
+
+/* VPCOMPRESS to and VPEXPAND from memory: as many elements as mask bits, packed from the start. */
+bool native_run_compress(struct vcpu *vcpu, const struct stub *stub)
+{
+    uint64_t gla;
+    void *host;
+    if (!locate(vcpu, stub, &gla, &host))
+        return false;
+    if (likely(host))
+        return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
+    unsigned element = stub->detail.element;
+    uint64_t mask = vcpu->fpu.k[stub->detail.mask] & low_bits(stub->size / element);
+    return run_elements(vcpu, stub, gla, element, low_bits((unsigned)__builtin_popcountll(mask)));
+}
+
+static uint64_t get_element(const uint8_t *vector, unsigned i, unsigned element)
+{
+    uint64_t v = 0;
+    memcpy(&v, vector + i * element, element);
+    return v;
+}
+
+/* The sign bit of each element of a register. */
+static uint64_t sign_mask(const uint8_t *vector, unsigned element, unsigned count)
+{
+    uint64_t mask = 0;
+    for (unsigned i = 0; i < count; i++)
+        mask |= (uint64_t)(vector[i * element + element - 1] >> 7) << i;
+    return mask;
+}
+
+/* VMASKMOVPS and its kin: the mask is the register named by VEX.vvvv. */
+bool native_run_maskmov(struct vcpu *vcpu, const struct stub *stub)
+{
+    uint64_t gla;
+    void *host;
+    if (!locate(vcpu, stub, &gla, &host))
+        return false;
+    if (likely(host))
+        return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
+    unsigned element = stub->detail.element;
+    uint64_t mask = sign_mask(vcpu->fpu.zmm[stub->detail.vvvv], element, stub->size / element);
+    return run_elements(vcpu, stub, gla, element, mask);
+}
+
+/* MASKMOVDQU, MASKMOVQ: bytes of ModRM.reg whose mask byte in ModRM.rm has its sign set, to [DS:rDI]. */
+bool native_run_maskmovdqu(struct vcpu *vcpu, const struct stub *stub)
+{
+    uint8_t source[16], mask[16];
+    const struct stub_detail *d = &stub->detail;
+    bool mmx = d->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+    struct fpu *fpu = &vcpu->fpu;
+    unsigned count = mmx ? 8 : 16;
+    uint64_t gla;
+    if (mmx && (fpu->fxsave[2] & 0x80))
+        return x86_raise(vcpu, VEC_MF);
+    memcpy(source, mmx ? fpu->fxsave + 32 + (d->reg & 7) * 16 : fpu->zmm[d->reg], count);
+    memcpy(mask, mmx ? fpu->fxsave + 32 + (d->rm & 7) * 16 : fpu->zmm[d->rm], count);
+    if (!native_linear(vcpu, stub, native_effective(vcpu, stub), count, true, &gla))
+        return false;
+    uint64_t enabled = sign_mask(mask, 1, count);
+    if (!probe_elements(vcpu, gla, 1, enabled) || !store_elements(vcpu, gla, source, 1, enabled))
+        return false;
+    if (mmx) {                  /* an MMX instruction: all tags valid, top of stack 0 (SDM1 §9.5.1) */
+        fpu->fxsave[3] &= (uint8_t)~0x38;
+        fpu->fxsave[4] = 0xFF;
+    }
+    return true;
+}
+
+/* --- gather and scatter --- */
+
+/* AVX-512 keeps the mask in a k register, AVX2 in the sign bits of a vector register. */
+static bool element_enabled(const struct vcpu *vcpu, const struct stub_detail *d, unsigned i)
+{
+    if (d->evex)
+        return vcpu->fpu.k[d->mask] >> i & 1;
+    return vcpu->fpu.zmm[d->vvvv][i * d->element + d->element - 1] >> 7;
+}
+
+static void element_done(struct vcpu *vcpu, const struct stub_detail *d, unsigned i)
+{
+    if (d->evex)
+        vcpu->fpu.k[d->mask] &= ~BIT(i);
+    else
+        memset(vcpu->fpu.zmm[d->vvvv] + i * d->element, 0, d->element);
+}
+
+/* Linear address of one element. */
+static bool element_address(struct vcpu *vcpu, const struct stub *stub, uint64_t base, unsigned i, uint64_t *gla)
+{
+    const struct stub_detail *d = &stub->detail;
+    uint64_t index = get_element(vcpu->fpu.zmm[d->index], i, d->index_element);
+    uint64_t offset = base + sign_extend(index, d->index_element * 8) * stub->address.scale;
+    return native_linear(vcpu, stub, offset & stub->address.mask, d->element, stub->writes, gla);
+}
+
+/* #UD where registers that must differ do not, or the mask is k0 (SDM2 §2.3.11 and the instructions' own pages). */
+static bool registers_clash(const struct stub_detail *d, bool gather)
+{
+    if (d->evex)
+        return d->mask == 0 || (gather && d->reg == d->index);
+    return d->reg == d->index || d->reg == d->vvvv || d->index == d->vvvv;
+}
+
+bool native_run_gather(struct vcpu *vcpu, const struct stub *stub)
+{
+    const struct stub_detail *d = &stub->detail;
+    struct fpu *fpu = &vcpu->fpu;
+    if (registers_clash(d, true))
+        return x86_raise(vcpu, VEC_UD);
+    uint64_t base = native_effective(vcpu, stub), gla, value;
+    for (unsigned i = 0; i < d->mask_count; i++) {
+        if (!element_enabled(vcpu, d, i))
+            continue;
+        if (!element_address(vcpu, stub, base, i, &gla) || !mmu_copy_in(vcpu, gla, &value, d->element))
+            return false;
+        memcpy(fpu->zmm[d->reg] + i * d->element, &value, d->element);
+        element_done(vcpu, d, i);
+    }
+    unsigned bytes = d->mask_count * d->element;
+    memset(fpu->zmm[d->reg] + bytes, 0, 64 - bytes);
+    if (d->evex)
+        fpu->k[d->mask] = 0;
+    else
+        memset(fpu->zmm[d->vvvv], 0, 64);
+    return true;
+}
+
+bool native_run_scatter(struct vcpu *vcpu, const struct stub *stub)
+{
+    const struct stub_detail *d = &stub->detail;
+    struct fpu *fpu = &vcpu->fpu;
+    if (registers_clash(d, false))
+        return x86_raise(vcpu, VEC_UD);
+    uint64_t base = native_effective(vcpu, stub), gla;
+    for (unsigned i = 0; i < d->mask_count; i++) {
+        if (!element_enabled(vcpu, d, i))
+            continue;
+        if (!element_address(vcpu, stub, base, i, &gla) ||
+            !mmu_copy_out(vcpu, gla, fpu->zmm[d->reg] + i * d->element, d->element))
+            return false;
+        element_done(vcpu, d, i);
+    }
+    fpu->k[d->mask] = 0;
+    return true;
+}
