@@ -111,6 +111,7 @@ static bool is_mine(const ZydisDecodedInstruction *insn)
 static bool touches_vectors(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
     if (insn->mnemonic == ZYDIS_MNEMONIC_VZEROALL || insn->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
+        insn->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || insn->mnemonic == ZYDIS_MNEMONIC_STMXCSR ||
         insn->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR || insn->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR)
         return true;
     for (unsigned i = 0; i < insn->operand_count; i++) {
@@ -443,6 +444,13 @@ static native_handler *memory_handler(struct stub *stub, const ZydisDecodedInstr
     return stub->x87 ? native_run_x87 : native_run_memory;
 }
 
+/* Handlers that need no code. */
+static bool is_pure_c(native_handler *handler)
+{
+    return handler == native_run_undefined || handler == native_run_gather || handler == native_run_scatter ||
+           handler == native_run_maskmovdqu;
+}
+
 /* --- preparing --- */
 
 static bool make_stub(struct native_cache *cache, const struct vcpu *vcpu, const ZydisDecodedInstruction *insn,
@@ -466,9 +474,12 @@ static bool make_stub(struct native_cache *cache, const struct vcpu *vcpu, const
     stub->waiting = stub->x87 && is_waiting(insn);
     stub->mxcsr = uses_mxcsr(insn) && vectors;
     stub->handler = native_special(insn->mnemonic);
-    if (stub->handler)
+    if (stub->handler && !stub->x87)
         return true;
-    stub->handler = memory_handler(stub, insn, operands);
+    if (!stub->handler)
+        stub->handler = memory_handler(stub, insn, operands);
+    if (is_pure_c(stub->handler))
+        return true;
     struct encoding encoding;
     struct stub_plan plan = { 0 };
     if (!native_encode(&plain, operands, bytes, &encoding)) {

@@ -6,6 +6,8 @@
  */
 #include "engine/interp/native_impl.h"
 
+#include "x86/xstate.h"
+
 enum { MAX_ELEMENTS = 64 };
 
 /* Enabled elements of a masked operand: bit i for element i of memory. */
@@ -146,18 +148,18 @@ bool native_run_maskmovdqu(struct vcpu *vcpu, const struct stub *stub)
     struct fpu *fpu = &vcpu->fpu;
     unsigned count = mmx ? 8 : 16;
     uint64_t gla;
-    if (mmx && (fpu->fxsave[2] & 0x80))
+    if (mmx && fpu_exception_pending(fpu))
         return x86_raise(vcpu, VEC_MF);
-    memcpy(source, mmx ? fpu->fxsave + 32 + (d->reg & 7) * 16 : fpu->zmm[d->reg], count);
-    memcpy(mask, mmx ? fpu->fxsave + 32 + (d->rm & 7) * 16 : fpu->zmm[d->rm], count);
+    memcpy(source, mmx ? fpu->fxsave + IMAGE_ST + (d->reg & 7) * 16 : fpu->zmm[d->reg], count);
+    memcpy(mask, mmx ? fpu->fxsave + IMAGE_ST + (d->rm & 7) * 16 : fpu->zmm[d->rm], count);
     if (!native_linear(vcpu, stub, native_effective(vcpu, stub), count, true, &gla))
         return false;
     uint64_t enabled = sign_mask(mask, 1, count);
     if (!probe_elements(vcpu, gla, 1, enabled) || !store_elements(vcpu, gla, source, 1, enabled))
         return false;
     if (mmx) {                  /* an MMX instruction: all tags valid, top of stack 0 (SDM1 §9.5.1) */
-        fpu->fxsave[3] &= (uint8_t)~0x38;
-        fpu->fxsave[4] = 0xFF;
+        fpu->fxsave[IMAGE_FSW + 1] &= (uint8_t)~0x38;
+        fpu->fxsave[IMAGE_FTW] = 0xFF;
     }
     return true;
 }

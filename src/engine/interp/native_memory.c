@@ -5,6 +5,8 @@
  */
 #include "engine/interp/native_impl.h"
 
+#include "x86/xstate.h"
+
 uint64_t native_effective(const struct vcpu *vcpu, const struct stub *stub)
 {
     const struct stub_address *a = &stub->address;
@@ -86,7 +88,7 @@ static bool x87_checks(struct vcpu *vcpu, const struct stub *stub)
 {
     if (stub->detail.mnemonic == ZYDIS_MNEMONIC_FWAIT && (vcpu->cr0 & CR0_MP) && (vcpu->cr0 & CR0_TS))
         return x86_raise(vcpu, VEC_NM);
-    if (stub->waiting && (vcpu->fpu.fxsave[2] & 0x80))
+    if (stub->waiting && fpu_exception_pending(&vcpu->fpu))
         return x86_raise(vcpu, VEC_MF);
     return true;
 }

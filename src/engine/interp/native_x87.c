@@ -6,8 +6,7 @@
  */
 #include "engine/interp/native_impl.h"
 
-/* The FXSAVE64 image (SDM1 table 10-2). */
-enum { IMAGE_FCW = 0, IMAGE_FSW = 2, IMAGE_FTW = 4, IMAGE_FOP = 6, IMAGE_FIP = 8, IMAGE_FDP = 16 };
+#include "x86/xstate.h"
 
 static uint64_t get(const uint8_t *p, unsigned size)
 {
@@ -163,7 +162,7 @@ bool native_run_environment(struct vcpu *vcpu, const struct stub *stub)
     bool load = stub->detail.mnemonic == ZYDIS_MNEMONIC_FLDENV || stub->detail.mnemonic == ZYDIS_MNEMONIC_FRSTOR;
     bool whole = stub->detail.mnemonic == ZYDIS_MNEMONIC_FNSAVE || stub->detail.mnemonic == ZYDIS_MNEMONIC_FRSTOR;
     uint64_t gla;
-    if (load && (vcpu->fpu.fxsave[IMAGE_FSW] & 0x80))
+    if (load && fpu_exception_pending(&vcpu->fpu))
         return x86_raise(vcpu, VEC_MF);
     if (!native_address(vcpu, stub, &gla))
         return false;
