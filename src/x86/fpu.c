@@ -1,5 +1,5 @@
 /* x87 and SSE state: reset, FXSAVE and FXRSTOR (SDM1 §10.5 "FXSAVE and FXRSTOR Instructions"). */
-#include "mmu/copy.h"
+#include "mmu/block.h"
 #include "x86/x86.h"
 #include "x86/xstate.h"
 

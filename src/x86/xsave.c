@@ -3,7 +3,7 @@
  * components: at fixed offsets in the standard format, one after the other in the compacted one. `struct fpu` keeps each vector register in
  * one piece, so a component is assembled in a buffer and copied.
  */
-#include "mmu/copy.h"
+#include "mmu/block.h"
 #include "x86/x86.h"
 #include "x86/xstate.h"
 

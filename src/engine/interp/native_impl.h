@@ -5,7 +5,7 @@
 #include <signal.h>
 
 #include "engine/interp/native.h"
-#include "mmu/copy.h"
+#include "mmu/block.h"
 #include "x86/x86.h"
 
 struct stub;
