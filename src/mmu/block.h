@@ -7,9 +7,8 @@
 /* Host address if the TLB lets this access go straight to memory: one page, no alignment checks. NULL otherwise. */
 static inline void *mmu_direct(struct vcpu *vcpu, uint64_t gla, unsigned size, enum mmu_use use)
 {
-    const struct mmu *mmu = vcpu->mmu;
-    const struct tlb_entry *entry = &mmu->data->entry[tlb_index(gla)];
-    if (unlikely(entry->tag[use] != (gla & ~PAGE_MASK) || (gla & PAGE_MASK) + size > PAGE_SIZE || mmu->alignment_check))
+    const struct tlb_entry *entry = &vcpu->tlb_data->entry[tlb_index(gla)];
+    if (unlikely(entry->tag[use] != (gla & ~PAGE_MASK) || (gla & PAGE_MASK) + size > PAGE_SIZE || vcpu->mmu->alignment_check))
         return NULL;
     return (void *)(gla + entry->addend);
 }
