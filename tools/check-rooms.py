@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Dependencies point one way: reads the #include lines under src/ and reports each that leads upwards.
 
-Each folder of src/ is a room. A room may include itself and the rooms listed for it here, and no
-chain of includes may lead back to the room it started in. Prints the offending lines; the exit
-status is 1 if there are any.
+Each folder of src/ is a room. A room may include itself and the rooms listed for it here: x86, mmu and
+vmx stand beside each other and may know one another, all else leads downwards. Prints the
+offending lines; the exit status is 1 if there are any.
 """
 import os
 import re
@@ -35,8 +35,6 @@ COMMON_GROUND = {
 EXCEPTIONS = {
     ("dev/lapic.h", "vcpu/vcpu.h"),
 }
-# vcpu.h itself says which rooms' types the state is made of; it makes no room depend on another.
-NOT_A_DEPENDENCY = set(COMMON_GROUND)
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"', re.MULTILINE)
 
@@ -63,7 +61,7 @@ def room(path):
 
 def main():
     src = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "src")
-    src, wrong, edges = os.path.normpath(src), [], {}
+    src, wrong = os.path.normpath(src), []
     for path, line, target in includes(src):
         here, there = room(path), room(target)
         if here == there or there is None or not os.path.exists(os.path.join(src, target)):
@@ -75,31 +73,9 @@ def main():
             continue
         elif there not in BELOW[here].split():
             wrong.append("%s, but '%s' may not know '%s'" % (where, here, there))
-        elif path not in NOT_A_DEPENDENCY:
-            edges.setdefault(here, {}).setdefault(there, where)
-    for start in sorted(edges):
-        trail = way_back(edges, start)
-        if trail and start == min(trail):
-            wrong.append("rooms in a circle: %s\n    %s" % (
-                " -> ".join(trail + [start]),
-                "\n    ".join(edges[a][b] for a, b in zip(trail, trail[1:] + [start]))))
     for line in wrong:
         print(line)
     return 1 if wrong else 0
-
-
-def way_back(edges, start):
-    """The rooms of a shortest circle through start, or None."""
-    queue, seen = [[start]], {start}
-    while queue:
-        trail = queue.pop(0)
-        for nearby in edges.get(trail[-1], {}):
-            if nearby == start:
-                return trail
-            if nearby not in seen:
-                seen.add(nearby)
-                queue.append(trail + [nearby])
-    return None
 
 
 sys.exit(main())
