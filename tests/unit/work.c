@@ -1,0 +1,212 @@
+/* Posted work between vCPU threads, and code that appears in a page that another vCPU writes. */
+#include "mmu_fixture.h"
+#include "vcpu/work.h"
+
+enum { THREADS = 3, POSTS = 3000, EXCHANGES = 1500 };
+
+struct crowd {
+    struct vcpu vcpu[THREADS];
+    struct vcpu *all[THREADS];
+    pthread_t thread[THREADS];
+    atomic_bool stop;
+    _Atomic unsigned ran, disorder, finished;
+    unsigned last[THREADS];
+};
+
+static void crowd_start(struct crowd *crowd, void *(*body)(void *))
+{
+    for (unsigned i = 0; i < THREADS; i++) {
+        crowd->all[i] = &crowd->vcpu[i];
+        crowd->vcpu[i].index = i;
+        crowd->vcpu[i].all = crowd->all;
+        crowd->vcpu[i].all_count = THREADS;
+        crowd->vcpu[i].system_owner = crowd;
+        pthread_mutex_init(&crowd->vcpu[i].mutex, NULL);
+        pthread_cond_init(&crowd->vcpu[i].wake, NULL);
+    }
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_create(&crowd->thread[i], NULL, body, &crowd->vcpu[i]);
+}
+
+static void crowd_join(struct crowd *crowd)
+{
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_join(crowd->thread[i], NULL);
+}
+
+/* A vCPU that runs nothing but its posted work. */
+static void *idle_loop(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    struct crowd *crowd = vcpu->system_owner;
+    while (!atomic_load(&crowd->stop)) {
+        if (atomic_load(&vcpu->request) & REQUEST_WORK)
+            vcpu_serve_work(vcpu);
+        else
+            sched_yield();
+    }
+    return NULL;
+}
+
+static void check_order(struct vcpu *vcpu, void *argument)
+{
+    struct crowd *crowd = vcpu->system_owner;
+    unsigned n = (uintptr_t)argument;
+    if (crowd->last[vcpu->index] + 1 != n)
+        atomic_fetch_add(&crowd->disorder, 1);
+    crowd->last[vcpu->index] = n;
+    atomic_fetch_add(&crowd->ran, 1);
+}
+
+static void posts_run_once_and_in_order(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    crowd_start(crowd, idle_loop);
+    for (unsigned n = 1; n <= POSTS; n++)
+        for (unsigned i = 0; i < THREADS; i++)
+            vcpu_post(&crowd->vcpu[i], check_order, (void *)(uintptr_t)n);
+    for (unsigned i = 0; i < THREADS; i++)      /* waits, from outside, for all before it */
+        vcpu_run_on(NULL, &crowd->vcpu[i], check_order, (void *)(uintptr_t)(POSTS + 1));
+    assert_int_equal(atomic_load(&crowd->ran), THREADS * (POSTS + 1));
+    assert_int_equal(atomic_load(&crowd->disorder), 0);
+    atomic_store(&crowd->stop, true);
+    crowd_join(crowd);
+    free(crowd);
+}
+
+static void count_run(struct vcpu *vcpu, void *argument)
+{
+    atomic_fetch_add((_Atomic unsigned *)argument, 1);
+}
+
+static void *ask_everybody(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    struct crowd *crowd = vcpu->system_owner;
+    for (unsigned n = 0; n < EXCHANGES; n++)
+        for (unsigned i = 0; i < THREADS; i++)
+            vcpu_run_on(vcpu, &crowd->vcpu[i], count_run, &crowd->ran);
+    atomic_fetch_add(&crowd->finished, 1);
+    while (atomic_load(&crowd->finished) < THREADS) {
+        vcpu_serve_work(vcpu);
+        sched_yield();
+    }
+    return NULL;
+}
+
+static void vcpus_that_wait_for_each_other_go_on(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    crowd_start(crowd, ask_everybody);
+    crowd_join(crowd);
+    assert_int_equal(atomic_load(&crowd->ran), THREADS * THREADS * EXCHANGES);
+    free(crowd);
+}
+
+/* The target never serves; the caller is told to exit and takes its work back. */
+static void *ask_the_dead(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    struct crowd *crowd = vcpu->system_owner;
+    if (vcpu->index == 0)
+        vcpu_run_on(vcpu, &crowd->vcpu[1], count_run, &crowd->ran);
+    else if (vcpu->index == 2)
+        vcpu_kick(&crowd->vcpu[0], REQUEST_EXIT);
+    return NULL;
+}
+
+static void an_exiting_vcpu_does_not_wait_for_ever(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    crowd_start(crowd, ask_the_dead);
+    crowd_join(crowd);
+    assert_int_equal(atomic_load(&crowd->ran), 0);
+    assert_null(crowd->vcpu[1].work);
+    free(crowd);
+}
+
+/*
+ * Writers store rising numbers into a page; a decoder marks code there, takes a copy of the bytes, and
+ * checks at its next border: if the bytes changed since, it must have been told.
+ */
+enum { ROUNDS = 3000 };
+static const uint64_t page_gpa = 0x8000;
+
+struct race {
+    struct crowd crowd;
+    struct ram *ram;
+    _Atomic unsigned told, missed;
+};
+
+static void told(void *owner, uint64_t gpa, uint64_t size)
+{
+    atomic_fetch_add(&((struct race *)owner)->told, 1);
+}
+
+static void *writer_loop(struct race *race, struct vcpu *vcpu)
+{
+    for (uint64_t n = vcpu->index; !atomic_load(&race->crowd.stop); n += 2) {
+        mmu_store64(vcpu, page_gpa + 64, n);
+        if (atomic_load(&vcpu->request) & REQUEST_WORK)
+            vcpu_serve_work(vcpu);
+    }
+    return NULL;
+}
+
+static void *racer(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    struct race *race = (struct race *)vcpu->system_owner;
+    if (vcpu->index)
+        return writer_loop(race, vcpu);
+    volatile uint64_t *bytes = (volatile uint64_t *)ram_host(race->ram, page_gpa + 64);
+    for (unsigned n = 0; n < ROUNDS; n++) {
+        unsigned before = atomic_load(&race->told);
+        if (code_map_add(race->ram, page_gpa + 64, 8))
+            mmu_unshare_writes(vcpu, page_gpa);
+        uint64_t decoded = *bytes;
+        for (unsigned spin = 0; spin < 50; spin++)
+            atomic_thread_fence(memory_order_seq_cst);
+        /* A writer stores first and tells afterwards: give it the time in between. */
+        uint64_t now = *bytes;
+        for (unsigned wait = 0; now != decoded && atomic_load(&race->told) == before && wait < 100000; wait++)
+            sched_yield();
+        if (now != decoded && atomic_load(&race->told) == before)
+            atomic_fetch_add(&race->missed, 1);
+        code_map_remove(race->ram, page_gpa + 64, 8);
+        if (n % 16 == 0)
+            sched_yield();
+    }
+    atomic_store(&race->crowd.stop, true);
+    return NULL;
+}
+
+static void no_write_to_decoded_code_goes_unseen(void **state)
+{
+    struct race *race = calloc(1, sizeof(*race));
+    race->ram = ram_create();
+    assert_true(ram_add(race->ram, "ram", 0, 0x10000, false, NULL));
+    race->ram->watcher = (struct ram_watcher){ .code_written = told, .owner = race };
+    for (unsigned i = 0; i < THREADS; i++)
+        fixture_vcpu_init(&race->crowd.vcpu[i], race->ram, NULL);
+    crowd_start(&race->crowd, racer);
+    crowd_join(&race->crowd);
+    assert_int_equal(atomic_load(&race->missed), 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        vcpu_serve_work(&race->crowd.vcpu[i]);
+        mmu_destroy(race->crowd.vcpu[i].mmu);
+    }
+    ram_destroy(race->ram);
+    free(race);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(posts_run_once_and_in_order),
+        cmocka_unit_test(vcpus_that_wait_for_each_other_go_on),
+        cmocka_unit_test(an_exiting_vcpu_does_not_wait_for_ever),
+        cmocka_unit_test(no_write_to_decoded_code_goes_unseen),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
