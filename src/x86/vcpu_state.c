@@ -1,0 +1,46 @@
+/* The state list of a vCPU: everything architectural, for snapshot, migration, dump and comparison. */
+#include "state/state.h"
+#include "x86/x86.h"
+
+static const struct state_field segment_fields[] = {
+    STATE_SCALAR(struct segment, base), STATE_SCALAR(struct segment, limit), STATE_SCALAR(struct segment, attr),
+    STATE_SCALAR(struct segment, selector),
+};
+static const struct state_list segment_list = STATE_LIST("segment", 1, segment_fields);
+
+static const struct state_field table_fields[] = {
+    STATE_SCALAR(struct table_register, base), STATE_SCALAR(struct table_register, limit),
+};
+static const struct state_list table_list = STATE_LIST("table", 1, table_fields);
+
+static const struct state_field fpu_fields[] = {
+    STATE_BLOB(struct fpu, fxsave), STATE_BLOB(struct fpu, zmm), STATE_ARRAY(struct fpu, k), STATE_SCALAR(struct fpu, pkru),
+};
+static const struct state_list fpu_list = STATE_LIST("fpu", 1, fpu_fields);
+
+static const struct state_field event_fields[] = {
+    STATE_SCALAR(struct event, kind), STATE_SCALAR(struct event, vector), STATE_SCALAR(struct event, has_error),
+    STATE_SCALAR(struct event, error), STATE_SCALAR(struct event, payload),
+};
+static const struct state_list event_list = STATE_LIST("event", 1, event_fields);
+
+#define SCALAR(member) STATE_SCALAR(struct vcpu, member)
+
+static const struct state_field vcpu_fields[] = {
+    STATE_ARRAY(struct vcpu, gpr), SCALAR(rip), SCALAR(rflags), SCALAR(cpl), SCALAR(mode), SCALAR(shadow), SCALAR(activity),
+    STATE_NESTED_ARRAY(struct vcpu, seg, segment_list), STATE_NESTED(struct vcpu, ldtr, segment_list),
+    STATE_NESTED(struct vcpu, tr, segment_list), STATE_NESTED(struct vcpu, gdtr, table_list),
+    STATE_NESTED(struct vcpu, idtr, table_list),
+    SCALAR(cr0), SCALAR(cr2), SCALAR(cr3), SCALAR(cr4), SCALAR(xcr0), SCALAR(efer),
+    STATE_ARRAY(struct vcpu, dr), SCALAR(dr6), SCALAR(dr7),
+    STATE_NESTED(struct vcpu, pending, event_list), SCALAR(interrupt_held), SCALAR(nmi_held), SCALAR(pending_debug),
+    SCALAR(star), SCALAR(lstar), SCALAR(cstar), SCALAR(sfmask), SCALAR(kernel_gs_base), SCALAR(tsc_aux),
+    SCALAR(sysenter_cs), SCALAR(sysenter_esp), SCALAR(sysenter_eip), SCALAR(tsc_offset), SCALAR(tsc_adjust),
+    SCALAR(pat), SCALAR(misc_enable), SCALAR(xss), SCALAR(mperf_offset), SCALAR(mtrr_def_type),
+    STATE_ARRAY(struct vcpu, mtrr_fixed), STATE_ARRAY(struct vcpu, mtrr_var_base), STATE_ARRAY(struct vcpu, mtrr_var_mask),
+    SCALAR(mcg_status), STATE_BLOB(struct vcpu, mce_bank), SCALAR(spec_ctrl), SCALAR(umwait_control), SCALAR(debugctl),
+    SCALAR(kvm_system_time), SCALAR(kvm_wall_clock), SCALAR(kvm_eoi), SCALAR(kvm_async_pf), SCALAR(kvm_steal_time),
+    SCALAR(kvm_poll_control), SCALAR(monitor_gpa), SCALAR(sipi_vector), STATE_NESTED(struct vcpu, fpu, fpu_list),
+};
+
+const struct state_list vcpu_state_list = STATE_LIST("vcpu", 1, vcpu_fields);
