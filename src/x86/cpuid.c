@@ -214,12 +214,9 @@ static void leaf_extended_max(const struct vcpu *vcpu, uint32_t subleaf, uint32_
     out[EAX] = MAX_EXTENDED;
 }
 
-/* SYSCALL shows only in 64-bit mode on Intel processors (SDM2 CPUID, leaf 80000001H). */
 static void leaf_extended_features(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])
 {
     feature_words(vcpu, 0x80000001, 0, out);
-    if (vcpu->mode != MODE_LONG64)
-        out[EDX] &= ~(1u << 11);
 }
 
 static void brand_part(const struct vcpu *vcpu, unsigned part, uint32_t out[4])

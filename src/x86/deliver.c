@@ -223,7 +223,7 @@ static bool attempt_protected(struct vcpu *vcpu, const struct delivery *d)
     struct descriptor gate, code;
     struct segment cs, ss;
     struct stack stack;
-    unsigned cpl;
+    unsigned cpl = vcpu->cpl;
 
     if (!read_gate(vcpu, d, &gate))
         return false;
