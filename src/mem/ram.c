@@ -174,6 +174,16 @@ bool ram_load(struct ram *ram, uint64_t gpa, const void *buffer, size_t size)
 
 /* --- after a write --- */
 
+/* The granules lose their marks here, once, before any vCPU is told: see code_map_remove. */
+static void drop_code(struct ram *ram, uint64_t gpa, uint64_t size)
+{
+    uint64_t first = align_down(gpa, CODE_GRANULE), end = align_up(gpa + size, CODE_GRANULE);
+    if (!ram->watcher.code_written)
+        return;
+    code_map_remove(ram, first, end - first);
+    ram->watcher.code_written(ram->watcher.owner, first, end - first);
+}
+
 static void page_written(struct ram *ram, struct ram_slot *slot, uint64_t gpa, uint64_t size)
 {
     _Atomic uint32_t *page = ram_page(slot, gpa);
@@ -181,8 +191,8 @@ static void page_written(struct ram *ram, struct ram_slot *slot, uint64_t gpa, u
     uint32_t missing = atomic_load_explicit(&ram->dirty_clients, memory_order_relaxed) & ~word;
     if (unlikely(missing))
         atomic_fetch_or(page, missing);
-    if (unlikely(word & PAGE_CODE) && ram->watcher.code_written && code_map_hit(ram, gpa, size))
-        ram->watcher.code_written(ram->watcher.owner, gpa, size);
+    if (unlikely(word & PAGE_CODE) && code_map_hit(ram, gpa, size))
+        drop_code(ram, gpa, size);
 }
 
 void ram_written(struct ram *ram, uint64_t gpa, size_t size)

@@ -41,7 +41,10 @@ struct ram_slot {
     int fd;                         /* the memfd, for vhost-user and snapshots */
 };
 
-/* Called after a watched page was written (by DMA or another vCPU): translated code of [gpa, gpa+size) must go. */
+/*
+ * Called on the writer's thread after decoded code was written, by a vCPU or by DMA: every vCPU must drop all code that
+ * touches [gpa, gpa+size), which are whole granules of code_map.h, at its next block border.
+ */
 struct ram_watcher {
     void (*code_written)(void *owner, uint64_t gpa, uint64_t size);
     void *owner;
