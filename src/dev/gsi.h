@@ -14,15 +14,21 @@
 
 enum { GSI_COUNT = 24, GSI_ISA_COUNT = 16, GSI_PIT = 0, GSI_CASCADE = 2, GSI_RTC = 8, IOAPIC_PIN_PIT = 2 };
 
+/* Who drives a line; those of one line are ORed. */
+enum gsi_source { GSI_BOARD, GSI_HPET, GSI_TESTDEV, GSI_SOURCES };
+
 struct gsi {
     struct irq_line pic, ioapic;    /* `n` of these is not used: each line gets its own number */
     struct counters *counters;      /* may be NULL */
+    uint8_t drivers[GSI_COUNT];     /* a bit for each source that asserts the line */
     bool hpet_legacy;
     bool legacy_level[GSI_ISA_COUNT];   /* what the PIT and RTC drive while they are cut off */
 };
 
-/* A line for a device. */
+/* A line for a device of the board. */
 struct irq_line gsi_line(struct gsi *gsi, unsigned n);
+/* The lines of the HPET and of testdev, which may be those of other devices. */
+struct irq_line gsi_shared_line(struct gsi *gsi, enum gsi_source source, unsigned n);
 /* The line of the PIT or RTC, which HPET's legacy replacement cuts off. */
 struct irq_line gsi_replaceable_line(struct gsi *gsi, unsigned n);
 /* Driven by the HPET with the level of LEG_RT_CNF. */

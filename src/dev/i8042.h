@@ -1,0 +1,24 @@
+/* The keyboard controller, with nothing plugged in. */
+#ifndef DOPPEL_DEV_I8042_H
+#define DOPPEL_DEV_I8042_H
+
+#include "dev/device.h"
+#include "dev/system_signal.h"
+
+struct i8042 {
+    struct device device;
+    /* --- configuration --- */
+    struct irq_line irq;            /* IRQ 1 */
+    struct system_signal signal;
+    /* --- state --- */
+    uint8_t output_port;
+    uint8_t output;                 /* output buffer */
+    bool output_full, output_timeout;
+    uint8_t argument_of;            /* command whose argument is awaited at 0x60; 0 for none */
+    bool last_was_command;          /* status bit A2: the last write went to 0x64 */
+    uint8_t ram[32];                /* commands 0x20-0x3F and 0x60-0x7F; byte 0 is the command byte */
+    /* --- not state --- */
+    struct region data, control;
+};
+
+#endif
