@@ -1,4 +1,4 @@
-"""The boot tests. Each is named after what it proves; `long` ones run with --long only."""
+"""Boots of real kernels. Each test is named after what it proves; `long` ones run with --long only."""
 import collections
 import contextlib
 import functools
@@ -11,13 +11,10 @@ import threading
 import time
 import urllib.request
 
-from machine import BOOT_SECONDS, ROOT, Failure, Machine, Skip
+from machine import BOOT_SECONDS, ROOT, Failure, Machine, Skip, exit_status
 
 Case = collections.namedtuple("Case", "name proves long cpus body")
 ALL = []
-
-# Exit statuses of `doppel run`.
-POWER_OFF = 0
 
 
 def case(proves, long=False, cpus=1):
@@ -80,7 +77,7 @@ def to_a_shell(test, kernel, machine_type, cpus=1, optional=False, options=()):
         machine.command_line("echo $((6 * 7))-$(uname -m)", "^42-%s$" % machine_type)
         machine.command_line("grep -c ^processor /proc/cpuinfo", "^%d$" % cpus)
         machine.send("poweroff -f\n")
-        machine.end(POWER_OFF)
+        machine.end(exit_status("DONE"))
 
 
 @case("the cloud kernel boots on one processor to a shell that takes commands; poweroff ends with status 0")
@@ -131,7 +128,7 @@ def installer_shell(test):
         machine.expect(r"^.*# ")
         machine.command_line("echo $((6 * 7))-$(uname -m)", "^42-i686$")
         machine.send("mount -t proc proc /proc; mount -t sysfs sys /sys; poweroff -f\n")
-        machine.end(POWER_OFF)
+        machine.end(exit_status("DONE"))
 
 
 @case("the cloud kernel's own ELF image starts through its PVH entry")
@@ -147,7 +144,7 @@ def devices(test):
                     % (",".join(names), time.time())) as machine:
         for name in names:
             machine.result(name)
-        machine.end(POWER_OFF)
+        machine.end(exit_status("DONE"))
 
 
 @contextlib.contextmanager
@@ -180,7 +177,7 @@ def network(test):
             append="doppel.test=net doppel.url=http://10.0.2.2:%d/file doppel.hash=%s"
             % (port, hashlib.sha256(contents).hexdigest())) as machine:
         machine.result("net")
-        machine.end(POWER_OFF)
+        machine.end(exit_status("DONE"))
 
 
 @case("a connection to a forwarded port of the host reaches a server in the guest", long=True)
@@ -194,7 +191,7 @@ def network_forward(test):
                 if answer.read().decode() != want:
                     raise Failure("the guest's answer for %s is wrong" % path)
         machine.result("serve")
-        machine.end(POWER_OFF)
+        machine.end(exit_status("DONE"))
 
 
 @case("what the guest writes to its disk is there after its reboot, and in the image after its end")
@@ -205,7 +202,7 @@ def disk_reboot(test):
         machine.result("disk_reboot")
         machine.expect("^DOPPEL-DONE reboot")
         machine.result("disk_reboot")
-        machine.end(POWER_OFF)
+        machine.end(exit_status("DONE"))
     pattern = "".join("%d\n" % n for n in range(1, 200001)).encode()[:1_000_000]
     with open(disk, "rb") as file:
         image = file.read()
@@ -220,7 +217,7 @@ def disk_readonly(test):
         before = file.read()
     with test.linux("cloud", "--disk", disk + ",ro", append="doppel.test=disk_readonly") as machine:
         machine.result("disk_readonly")
-        machine.end(POWER_OFF)
+        machine.end(exit_status("DONE"))
     with open(disk, "rb") as file:
         if file.read() != before:
             raise Failure("the image has changed")
@@ -230,7 +227,7 @@ def disk_readonly(test):
 def memory_6g(test):
     with test.linux("cloud", memory="6G", append="doppel.test=memory doppel.mem=5800") as machine:
         machine.result("memory")
-        machine.end(POWER_OFF)
+        machine.end(exit_status("DONE"))
 
 
 @case("two machines at once do not disturb each other, nor each other's disks", cpus=2)
@@ -244,7 +241,7 @@ def two_machines(test):
             machine.result("disk_write")
             machine.result("disk_read")
         for machine in machines:
-            machine.end(POWER_OFF)
+            machine.end(exit_status("DONE"))
 
 
 @case("Debian 12 with systemd boots from a virtio disk to a login, and shuts down in order")
@@ -262,4 +259,4 @@ def debian_login(test):
                              r"^(running|degraded)\n(.*\n)*?end-42$", BOOT_SECONDS)
         machine.command_line("ip -4 -o address show scope global", r" 10\.0\.2\.15/24 ")
         machine.send("poweroff\n")
-        machine.end(POWER_OFF, BOOT_SECONDS)
+        machine.end(exit_status("DONE"), BOOT_SECONDS)

@@ -26,6 +26,12 @@ class Skip(Exception):
     """The test cannot be run here; the text says why."""
 
 
+def exit_status(name):
+    """An exit status of doppel, from the one list of them."""
+    with open(os.path.join(ROOT, "src", "cli", "exit_status.def"), encoding="utf-8") as file:
+        return int(re.search(r"^EXIT_STATUS\(%s, (\d+)," % name, file.read(), re.MULTILINE)[1])
+
+
 class Machine:
     """One `doppel run`. With terminal=True its console is a pseudoterminal, else a pair of pipes."""
 

@@ -18,6 +18,7 @@ import time
 import traceback
 
 import cases
+import cases_cli     # noqa: F401 (adds its tests to cases.ALL)
 from machine import DOPPEL, ROOT, Failure, Skip
 
 LOGS = os.path.join(ROOT, "build", "boot-logs")

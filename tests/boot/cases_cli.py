@@ -1,0 +1,134 @@
+"""The program around the guest: ways to end, the terminal, consoles, bad input."""
+import os
+import select
+import signal
+import subprocess
+import time
+
+from cases import asset, case
+from machine import BOOT_SECONDS, DOPPEL, Failure, exit_status
+
+
+def to_the_end(test, words, status):
+    """Boots with these words for the guest, and --no-reboot; the run must end with the status."""
+    with test.linux("cloud", append=words) as machine:
+        machine.expect("^DOPPEL-READY")
+        machine.end(exit_status(status), BOOT_SECONDS)
+
+
+@case("a guest that reboots ends the run with the status for it, under --no-reboot")
+def end_reboot(test):
+    to_the_end(test, "doppel.test=cpu doppel.end=reboot", "REBOOT")
+
+
+@case("a guest that reboots by a triple fault ends the run with the status for it, under --no-reboot", long=True)
+def end_triple_fault(test):
+    to_the_end(test, "reboot=triple doppel.test=cpu doppel.end=reboot", "TRIPLE_FAULT")
+
+
+@case("a guest whose kernel panics reboots, and does not hang the run", long=True)
+def end_panic(test):
+    to_the_end(test, "panic=-1 sysrq_always_enabled doppel.test=cpu doppel.end=panic", "REBOOT")
+
+
+@case("on a terminal the console is raw while the guest runs; Ctrl-A x ends it and the terminal is as before")
+def terminal_escape(test):
+    with test.linux("cloud", terminal=True) as machine:
+        machine.expect("^DOPPEL-READY")
+        machine.expect(r"^doppel:/# ")
+        if not machine.raw_mode():
+            raise Failure("the terminal is not in raw mode")
+        machine.command_line("echo $((6 * 7))-fine", "^42-fine$")
+        machine.send("\x03")                    # Ctrl-C is the guest's
+        machine.command_line("echo $((7 * 7))-fine", "^49-fine$")
+        machine.send("\x01x")
+        machine.end(exit_status("SIGNAL") + signal.SIGINT)
+        if machine.raw_mode():
+            raise Failure("the terminal was left in raw mode")
+
+
+@case("a signal ends the run with 128 and its number and leaves the terminal as it was")
+def terminal_signal(test):
+    with test.linux("cloud", terminal=True) as machine:
+        machine.expect("Linux version")
+        machine.process.send_signal(signal.SIGTERM)
+        machine.end(exit_status("SIGNAL") + signal.SIGTERM)
+        if machine.raw_mode():
+            raise Failure("the terminal was left in raw mode")
+
+
+@case("a virtio console is the guest's console as well as the serial line is", long=True)
+def virtio_console(test):
+    output = test.path("console")
+    with test.linux("cloud", "--console", "file:" + output, "--virtio-console", "stdio",
+                    append="doppel.test=virtio_console") as machine:
+        machine.expect("^DOPPEL-HVC hello", BOOT_SECONDS)
+        machine.end(exit_status("DONE"))
+    with open(output, encoding="utf-8", errors="replace") as file:
+        if "DOPPEL-TEST virtio_console ok" not in file.read():
+            raise Failure("the guest could not write to hvc0; its words are in %s" % output)
+
+
+@case("a console on a pseudoterminal takes commands", long=True)
+def console_pty(test):
+    with test.linux("cloud", "--console", "pty") as machine:
+        name = machine.expect(r"the console is (\S+)", 30)[1]
+        line = os.open(name, os.O_RDWR | os.O_NOCTTY)
+        try:
+            text, limit, asked = "", time.monotonic() + BOOT_SECONDS, False
+            while "42-fine" not in text:
+                if time.monotonic() > limit:
+                    raise Failure("no answer on the pseudoterminal; the last is %r" % text[-80:])
+                if select.select([line], [], [], 1)[0]:
+                    text += os.read(line, 65536).decode(errors="replace")
+                if not asked and "doppel:/# " in text:
+                    os.write(line, b"echo $((6 * 7))-fine\n")
+                    asked = True
+            os.write(line, b"poweroff -f\n")
+            machine.end(exit_status("DONE"))
+        finally:
+            os.close(line)
+
+
+def refused(test, words, *options):
+    """The run is refused with status USAGE and one sentence that has the words in it; nothing was started."""
+    done = subprocess.run([DOPPEL, "run", *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
+    with open(test.log, "a", encoding="utf-8") as log:
+        log.write("$ doppel run %s\n%s" % (" ".join(options), done.stdout))
+    if done.returncode != exit_status("USAGE"):
+        raise Failure("'%s' ends with status %d, not %d" % (" ".join(options), done.returncode, exit_status("USAGE")))
+    lines = done.stdout.strip().splitlines()
+    if len(lines) != 1 or not all(word in lines[0] for word in words):
+        raise Failure("'%s' is answered by %r; it should name %s" % (" ".join(options), lines, words))
+
+
+@case("bad input is refused with one sentence that names it")
+def bad_input(test):
+    kernel = asset("kernel", "cloud")
+    short, empty = test.path("short-kernel"), test.path("empty-kernel")
+    with open(kernel, "rb") as whole, open(short, "wb") as part:
+        part.write(whole.read(1_000_000))
+    with open(empty, "wb"):
+        pass
+    refused(test, ["no-such-kernel"], "--kernel", "no-such-kernel")
+    refused(test, ["short-kernel"], "--kernel", short)
+    refused(test, ["empty-kernel"], "--kernel", empty)
+    refused(test, ["no-such-initrd"], "--kernel", kernel, "--initrd", "no-such-initrd")
+    refused(test, ["no-such-disk"], "--kernel", kernel, "--disk", "no-such-disk")
+    refused(test, ["--memroy", "--memory"], "--memroy", "1G")
+    refused(test, ["memory"], "--kernel", kernel, "--memory", "900T")
+    refused(test, ["cpus"], "--kernel", kernel, "--cpus", "0")
+    refused(test, ["nonsense"], "--kernel", kernel, "--engine", "nonsense")
+    refused(test, ["nonsense"], "--kernel", kernel, "--net", "nonsense")
+
+
+@case("a disk image that another run has open for writing is refused")
+def locked_disk(test):
+    disk = test.disk()
+    with test.linux("cloud", "--disk", disk, append="quiet") as machine:
+        machine.expect("^DOPPEL-READY")
+        refused(test, ["disk.img"], "--kernel", asset("kernel", "cloud"), "--disk", disk)
+        machine.expect(r"^doppel:/# ")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
