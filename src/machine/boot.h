@@ -57,13 +57,6 @@ bool boot_multiboot(const struct machine_config *config, const struct blob *kern
 bool boot_flat(const struct machine_config *config, const struct blob *kernel, const struct blob *initrd,
                const struct boot_target *target, struct boot_entry *entry, struct error *err);
 
-/* Reads config->kernel and the initrds, then boot_load. What machine_create and every reset call. */
-bool boot_from_files(const struct machine_config *config, const struct boot_target *target, struct boot_entry *entry,
-                     struct error *err);
-/* A whole file; blob->name is `path`, borrowed. */
-bool boot_read_file(const char *path, struct blob *blob, struct error *err);
-void boot_free_file(struct blob *blob);
-
 /* Which loader knows the image? For BOOT_AUTO. */
 bool boot_linux_probe(const struct blob *kernel);
 bool boot_pvh_probe(const struct blob *kernel);

@@ -120,6 +120,8 @@ static enum outcome descend(struct vcpu *vcpu, struct walk *walk, struct path *p
         uint64_t index = (walk->gla >> level->shift) & (BIT(level->index_bits) - 1);
         step->gpa = table + index * format->entry_bytes;
         uint64_t entry = step->entry = read_entry(vcpu->ram, step, format->entry_bytes);
+        if (unlikely(walk->report))
+            walk->report(walk->report_owner, n, step->gpa, entry);
         if (!(entry & PTE_P))
             return fault(mmu, walk, 0);
         bool leaf = maps_page(level, entry);

@@ -10,6 +10,9 @@ struct walk {
     enum mmu_use use;
     enum mmu_class class;
     bool peek;              /* translate only: no permission checks, no A and D bits */
+    /* Told each entry on the way, from the root (level counts down to 0); for the monitor. NULL: nobody. */
+    void (*report)(void *owner, unsigned level, uint64_t entry_gpa, uint64_t entry);
+    void *report_owner;
     /* answered */
     uint64_t gpa;           /* of gla itself */
     uint8_t page_shift;     /* log2 of the size of the page that maps it */

@@ -1,0 +1,35 @@
+#include "cli/commands.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/suggest.h"
+
+static const struct command commands[COMMAND_COUNT] = {
+#define COMMAND(name, text) [COMMAND_##name] = { #name, text, command_##name },
+#include "cli/commands.def"
+#undef COMMAND
+};
+
+static const char *name_at(unsigned i)
+{
+    return i < COMMAND_COUNT ? commands[i].name : NULL;
+}
+
+const struct command *command_at(enum command_id id)
+{
+    return &commands[id];
+}
+
+const struct command *command_find(const char *name)
+{
+    for (unsigned i = 0; i < COMMAND_COUNT; i++)
+        if (!strcmp(commands[i].name, name))
+            return &commands[i];
+    const char *near = suggest(name, name_at);
+    if (near)
+        fprintf(stderr, "doppel: there is no command '%s'; did you mean '%s'?\n", name, near);
+    else
+        fprintf(stderr, "doppel: there is no command '%s'; 'doppel help' lists them\n", name);
+    return NULL;
+}

@@ -1,0 +1,23 @@
+#include "cli/exit_status.h"
+
+#include <signal.h>
+
+int exit_status_of(enum machine_end end, uint32_t code)
+{
+    switch (end) {
+    case END_POWER_OFF:
+        return EXIT_DONE;
+    case END_REBOOT:
+        return EXIT_REBOOT;
+    case END_TRIPLE_FAULT:
+        return EXIT_TRIPLE_FAULT;
+    case END_DEBUG_EXIT:
+        return (int)((code << 1 | 1) & 0xFF);
+    case END_QUIT:
+        return EXIT_SIGNAL + (int)(code ? code : SIGINT);
+    case END_NONE:
+    case END_HOST_ERROR:
+        break;
+    }
+    return EXIT_HOST_ERROR;
+}

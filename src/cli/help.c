@@ -1,0 +1,80 @@
+/* `doppel help [COMMAND]`; --man and --completion bash are for the build, which installs what they print. */
+#include "cli/help.h"
+
+#include <string.h>
+
+#include "cli/commands.h"
+#include "cli/exit_status.h"
+#include "cli/options.h"
+
+void help_overview(FILE *out)
+{
+    fputs("usage: doppel COMMAND [OPTION]...\n\n", out);
+    for (unsigned i = 0; i < COMMAND_COUNT; i++)
+        fprintf(out, "  %-9s %s\n", command_at(i)->name, command_at(i)->text);
+    fputs("\n'doppel help run' lists the options of run. A first try:\n"
+          "  doppel run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n", out);
+}
+
+/* Prints the text with line breaks after at most `width` columns, each further line indented. */
+static void print_wrapped(FILE *out, const char *text, unsigned indent, unsigned width)
+{
+    unsigned column = indent;
+    while (*text) {
+        unsigned word = (unsigned)strcspn(text, " ");
+        if (column > indent && column + 1 + word > width) {
+            fprintf(out, "\n%*s", indent, "");
+            column = indent;
+        } else if (column > indent) {
+            fputc(' ', out);
+            column++;
+        }
+        fwrite(text, 1, word, out);
+        column += word;
+        text += word;
+        text += strspn(text, " ");
+    }
+    fputc('\n', out);
+}
+
+void help_run(FILE *out)
+{
+    enum { INDENT = 6, WIDTH = 100 };
+    const char *group = "";
+    const struct option_row *row;
+    fputs("usage: doppel run --kernel FILE [OPTION]...\n", out);
+    for (unsigned i = 0; (row = option_row(i)); i++) {
+        if (strcmp(group, row->group))
+            fprintf(out, "\n%s\n", row->group);
+        group = row->group;
+        fprintf(out, "  --%s%s%s\n%*s", row->name, row->argument ? " " : "", row->argument ? row->argument : "", INDENT, "");
+        print_wrapped(out, row->text, INDENT, WIDTH);
+    }
+    fputs("\nKeys on the terminal\n  Ctrl-A x quits, Ctrl-A c opens and closes the monitor, Ctrl-A a sends a Ctrl-A\n"
+          "\nExit status\n", out);
+#define EXIT_STATUS(name, value, when) fprintf(out, "  %4d  ", value), print_wrapped(out, when, 8, WIDTH);
+#include "cli/exit_status.def"
+#undef EXIT_STATUS
+    fputs("   odd  ", out);
+    print_wrapped(out, "the guest wrote V to the debug-exit port: (V << 1) | 1", 8, WIDTH);
+}
+
+int command_help(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "--man"))
+        help_man(stdout);
+    else if (argc > 2 && !strcmp(argv[1], "--completion") && !strcmp(argv[2], "bash"))
+        help_bash_completion(stdout);
+    else if (argc > 1) {
+        const struct command *command = command_find(argv[1]);
+        if (!command)
+            return EXIT_USAGE;
+        if (command == command_at(COMMAND_run))
+            help_run(stdout);
+        else
+            printf("usage: doppel %s%s\n\n%s\n", command->name, command == command_at(COMMAND_help) ? " [COMMAND]" : "", command->text);
+    } else {
+        help_overview(stdout);
+    }
+    return EXIT_DONE;
+}

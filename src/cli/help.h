@@ -1,0 +1,12 @@
+/* Texts made from the tables: usage, the man page, shell completion. */
+#ifndef DOPPEL_CLI_HELP_H
+#define DOPPEL_CLI_HELP_H
+
+#include <stdio.h>
+
+void help_overview(FILE *out);
+void help_run(FILE *out);
+void help_man(FILE *out);
+void help_bash_completion(FILE *out);
+
+#endif

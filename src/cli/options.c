@@ -1,0 +1,364 @@
+#include "cli/options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/block.h"
+#include "cli/size.h"
+#include "cli/suggest.h"
+#include "machine/layout.h"
+
+/* --- helpers --- */
+
+static bool own(struct options *options, char *text, struct error *err)
+{
+    if (!text || options->owned_count == OPTIONS_STRINGS_MAX) {
+        free(text);
+        return error_set(err, "there are too many options");
+    }
+    options->owned[options->owned_count++] = text;
+    return true;
+}
+
+/*
+ * Cuts the text at single commas, in place, and makes one comma of two. Returns the rest after the first part, or NULL. To
+ * be called again with that.
+ */
+static char *cut_at_comma(char *text)
+{
+    char *to = text;
+    for (char *from = text; *from; from++) {
+        if (*from == ',' && from[1] != ',') {
+            *to = 0;
+            return from + 1;
+        }
+        from += *from == ',';
+        *to++ = *from;
+    }
+    *to = 0;
+    return NULL;
+}
+
+/* The text after "key=", or NULL if part is something else. */
+static char *value_of(char *part, const char *key)
+{
+    size_t length = strlen(key);
+    return !strncmp(part, key, length) && part[length] == '=' ? part + length + 1 : NULL;
+}
+
+/* The beginning of every text for a character backend. */
+static bool check_chardev(const char *value, bool stdio, struct error *err)
+{
+    if ((stdio && !strcmp(value, "stdio")) || !strcmp(value, "pty") || !strcmp(value, "none") ||
+        (!strncmp(value, "file:", 5) && value[5]) || (!strncmp(value, "socket:", 7) && value[7]))
+        return true;
+    return error_set(err, "'%s' is not something to connect to; there are %spty, file:FILE, socket:FILE and none", value,
+                     stdio ? "stdio, " : "");
+}
+
+/* --- one handler for each row of options.def --- */
+
+static bool option_memory(struct options *options, const char *value, struct error *err)
+{
+    const uint64_t most = LOW_RAM_MAX_BASE + (PCI_MMIO64_BASE - HIGH_RAM_BASE);
+    if (!size_parse(value, &options->config.memory))
+        return error_set(err, "'%s' is not a memory size; write a number with K, M, G or T, such as 512M", value);
+    if (options->config.memory < MiB)
+        return error_set(err, "a machine has at least 1M of memory, not %s", value);
+    if (options->config.memory > most)
+        return error_set(err, "a machine has at most %lluG of memory, not %s", (unsigned long long)(most / GiB), value);
+    if (options->config.memory & PAGE_MASK)
+        return error_set(err, "the memory size must be a multiple of 4K");
+    return true;
+}
+
+static bool option_cpus(struct options *options, const char *value, struct error *err)
+{
+    uint64_t count;
+    if (!number_parse(value, MACHINE_CPUS_MAX, &count) || !count)
+        return error_set(err, "a machine has 1 to %d processors, not '%s'", MACHINE_CPUS_MAX, value);
+    options->config.cpus = (unsigned)count;
+    return true;
+}
+
+static bool option_cpu(struct options *options, const char *value, struct error *err)
+{
+    options->cpu_help = !strcmp(value, "help");
+    options->config.cpu_model = value;
+    return true;
+}
+
+static bool option_engine(struct options *options, const char *value, struct error *err)
+{
+    options->config.engine = value;
+    return true;
+}
+
+static bool option_boot(struct options *options, const char *value, struct error *err)
+{
+    static const char *const methods[] = { [BOOT_AUTO] = "auto", [BOOT_LINUX] = "linux", [BOOT_PVH] = "pvh",
+                                           [BOOT_MULTIBOOT] = "multiboot" };
+    for (unsigned i = 0; i < ARRAY_SIZE(methods); i++)
+        if (!strcmp(value, methods[i])) {
+            options->config.boot = (enum boot_method)i;
+            return true;
+        }
+    options->config.boot = BOOT_FLAT;
+    if (!strncmp(value, "flat=", 5) && number_parse(value + 5, UINT32_MAX, &options->config.flat_address))
+        return true;
+    return error_set(err, "'%s' is not a way to boot; there are auto, linux, pvh, multiboot and flat=ADDRESS", value);
+}
+
+static bool option_kernel(struct options *options, const char *value, struct error *err)
+{
+    options->config.kernel = value;
+    return true;
+}
+
+static bool option_initrd(struct options *options, const char *value, struct error *err)
+{
+    if (options->config.initrd_count == MACHINE_INITRDS_MAX)
+        return error_set(err, "a machine takes at most %d initrds", MACHINE_INITRDS_MAX);
+    options->config.initrd[options->config.initrd_count++] = value;
+    return true;
+}
+
+static bool option_append(struct options *options, const char *value, struct error *err)
+{
+    options->config.append = value;
+    return true;
+}
+
+static bool disk_part(struct disk_config *disk, char *part, struct error *err)
+{
+    const char *value;
+    if (!strcmp(part, "ro"))
+        disk->read_only = true;
+    else if (!strcmp(part, "direct"))
+        disk->direct = true;
+    else if ((value = value_of(part, "serial")))
+        disk->serial = value;
+    else if ((value = value_of(part, "engine")) && !strcmp(value, "uring"))
+        disk->engine = BLOCK_ENGINE_URING;
+    else if (value && !strcmp(value, "threads"))
+        disk->engine = BLOCK_ENGINE_THREADS;
+    else
+        return error_set(err, "'%s' is not a setting of a disk; there are ro, serial=TEXT, direct and engine=uring|threads "
+                              "(a comma in a file name is written twice)", part);
+    return true;
+}
+
+static bool option_disk(struct options *options, const char *value, struct error *err)
+{
+    if (options->config.disk_count == MACHINE_DISKS_MAX)
+        return error_set(err, "a machine has at most %d disks", MACHINE_DISKS_MAX);
+    char *text = strdup(value);
+    if (!own(options, text, err))
+        return false;
+    struct disk_config *disk = &options->config.disk[options->config.disk_count++];
+    char *part = cut_at_comma(text);
+    disk->path = text;
+    while (part) {
+        char *next = cut_at_comma(part);
+        if (!disk_part(disk, part, err))
+            return false;
+        part = next;
+    }
+    return *disk->path || error_set(err, "--disk needs the name of an image");
+}
+
+static bool parse_mac(const char *text, uint8_t mac[6])
+{
+    int used = 0;
+    return sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4], &mac[5],
+                  &used) == 6 && !text[used] && !(mac[0] & 1);
+}
+
+/* Takes ",mac=ADDRESS" out; the rest is the backend's. */
+static bool option_net(struct options *options, const char *value, struct error *err)
+{
+    if (!strcmp(value, "none")) {
+        options->config.net_count = 0;
+        return true;
+    }
+    if (strncmp(value, "user", 4) && strncmp(value, "tap", 3))
+        return error_set(err, "'%s' is not a network; there are user, tap and none", value);
+    if (options->config.net_count == MACHINE_NETS_MAX)
+        return error_set(err, "a machine has at most %d network cards", MACHINE_NETS_MAX);
+    char *text = strdup(value);
+    if (!own(options, text, err))
+        return false;
+    struct net_config *net = &options->config.net[options->config.net_count++];
+    *net = (struct net_config){ .backend = text };
+    char *mac = strstr(text, ",mac=");
+    if (!mac)
+        return true;
+    char *end = mac + 5 + strcspn(mac + 5, ","), address[32];
+    snprintf(address, sizeof(address), "%.*s", (int)(end - mac - 5), mac + 5);
+    if (!parse_mac(address, net->mac))
+        return error_set(err, "'%s' is not a network card's address; write it like 52:54:00:12:34:56", address);
+    memmove(mac, end, strlen(end) + 1);
+    return true;
+}
+
+static bool option_console(struct options *options, const char *value, struct error *err)
+{
+    options->config.console = value;
+    return check_chardev(value, true, err);
+}
+
+static bool option_virtio_console(struct options *options, const char *value, struct error *err)
+{
+    options->config.virtio_console = value;
+    return check_chardev(value, true, err);
+}
+
+static bool option_debug_console(struct options *options, const char *value, struct error *err)
+{
+    options->config.debug_console = value;
+    return check_chardev(value, true, err);
+}
+
+static bool option_debug_exit(struct options *options, const char *value, struct error *err)
+{
+    options->config.debug_exit = true;
+    return true;
+}
+
+static bool option_rng(struct options *options, const char *value, struct error *err)
+{
+    options->config.rng = true;
+    return true;
+}
+
+static bool option_no_rng(struct options *options, const char *value, struct error *err)
+{
+    options->config.rng = false;
+    return true;
+}
+
+static bool option_device(struct options *options, const char *value, struct error *err)
+{
+    if (options->config.extra_count == MACHINE_EXTRA_MAX)
+        return error_set(err, "a machine takes at most %d further devices", MACHINE_EXTRA_MAX);
+    options->config.extra[options->config.extra_count++] = value;
+    return true;
+}
+
+static bool option_no_reboot(struct options *options, const char *value, struct error *err)
+{
+    options->config.no_reboot = true;
+    return true;
+}
+
+static bool option_monitor(struct options *options, const char *value, struct error *err)
+{
+    options->monitor = strcmp(value, "none") ? value : NULL;
+    return check_chardev(value, false, err);
+}
+
+static bool option_trace(struct options *options, const char *value, struct error *err)
+{
+    struct log probe;
+    log_init(&probe, NULL);
+    if (!strcmp(value, "help")) {
+        options->trace_help = true;
+        return true;
+    }
+    if (!trace_switch(&probe, value, true))
+        return error_set(err, "no trace point matches '%s'; --trace help lists them", value);
+    if (options->trace_count == OPTIONS_TRACES_MAX)
+        return error_set(err, "--trace can be given at most %d times; a pattern such as 'cpu_*' covers many", OPTIONS_TRACES_MAX);
+    options->trace[options->trace_count++] = value;
+    return true;
+}
+
+static bool option_log(struct options *options, const char *value, struct error *err)
+{
+    options->log = value;
+    return true;
+}
+
+static bool option_help(struct options *options, const char *value, struct error *err)
+{
+    options->help = true;
+    return true;
+}
+
+/* --- the table, and the parser over it --- */
+
+static const struct option_row rows[] = {
+#define OPTION(id, name, argument, group, text) { name, argument, group, text, option_##id },
+#include "cli/options.def"
+#undef OPTION
+};
+
+const struct option_row *option_row(unsigned i)
+{
+    return i < ARRAY_SIZE(rows) ? &rows[i] : NULL;
+}
+
+static const char *name_at(unsigned i)
+{
+    return i < ARRAY_SIZE(rows) ? rows[i].name : NULL;
+}
+
+/* By the name in `text`, which ends at '=' or at the end. */
+static const struct option_row *find(const char *text, struct error *err)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "%.*s", (int)strcspn(text, "="), text);
+    for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
+        if (!strcmp(rows[i].name, name))
+            return &rows[i];
+    const char *near = suggest(name, name_at);
+    if (near)
+        error_set(err, "there is no option '--%s'; did you mean '--%s'?", name, near);
+    else
+        error_set(err, "there is no option '--%s'; 'doppel help run' lists them", name);
+    return NULL;
+}
+
+/* One option and its argument, from argv[*at] on. */
+static bool parse_one(struct options *options, int argc, char **argv, int *at, struct error *err)
+{
+    const char *text = argv[*at];
+    if (!strcmp(text, "-h"))
+        text = "--help";
+    if (strncmp(text, "--", 2) || !text[2])
+        return error_set(err, "'%s' is not an option; they begin with two dashes, see 'doppel help run'", text);
+    const struct option_row *row = find(text + 2, err);
+    if (!row)
+        return false;
+    const char *value = strchr(text, '=');
+    if (!row->argument)
+        return value ? error_set(err, "--%s takes no argument", row->name) : row->set(options, NULL, err);
+    if (value)
+        value++;
+    else if (*at + 1 < argc)
+        value = argv[++*at];
+    else
+        return error_set(err, "--%s needs an argument: %s", row->name, row->argument);
+    return row->set(options, value, err);
+}
+
+bool options_parse(struct options *options, int argc, char **argv, struct error *err)
+{
+    *options = (struct options){ 0 };
+    machine_config_defaults(&options->config);
+    options->config.console = "stdio";
+    for (int i = 1; i < argc; i++)
+        if (!parse_one(options, argc, argv, &i, err))
+            return false;
+    if (!options->config.kernel && !options->help && !options->cpu_help && !options->trace_help)
+        return error_set(err, "there is nothing to run: give a kernel with --kernel FILE");
+    return true;
+}
+
+void options_free(struct options *options)
+{
+    for (unsigned i = 0; i < options->owned_count; i++)
+        free(options->owned[i]);
+    options->owned_count = 0;
+}

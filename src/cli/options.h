@@ -1,0 +1,35 @@
+/* The command line of `doppel run`, by the table options.def. */
+#ifndef DOPPEL_CLI_OPTIONS_H
+#define DOPPEL_CLI_OPTIONS_H
+
+#include "base/error.h"
+#include "machine/machine.h"
+
+enum { OPTIONS_TRACES_MAX = 16, OPTIONS_STRINGS_MAX = 64 };
+
+/* What the command line asked for. Strings in `config` are argv's own or in `owned`, until options_free. */
+struct options {
+    struct machine_config config;
+    const char *monitor;                        /* chardev text; NULL: none */
+    const char *log;                            /* path; NULL: standard error */
+    const char *trace[OPTIONS_TRACES_MAX];
+    unsigned trace_count;
+    bool help;                                  /* --help: nothing is to be run */
+    bool cpu_help, trace_help;                  /* --cpu help, --trace help */
+    char *owned[OPTIONS_STRINGS_MAX];
+    unsigned owned_count;
+};
+
+struct option_row {
+    const char *name, *argument, *group, *text; /* argument NULL: takes none */
+    bool (*set)(struct options *options, const char *value, struct error *err);
+};
+
+/* The table's rows in order; NULL past the end. */
+const struct option_row *option_row(unsigned i);
+
+/* argv[0] is the command's name. False: one sentence in err; options_free is due all the same. */
+bool options_parse(struct options *options, int argc, char **argv, struct error *err);
+void options_free(struct options *options);
+
+#endif
