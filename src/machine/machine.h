@@ -71,6 +71,7 @@ struct ram;
 struct bus;
 struct cpu_model;
 struct images;
+struct pc;
 
 struct machine {
     struct machine_config config;
@@ -102,6 +103,7 @@ struct machine {
     pthread_mutex_t pause_lock;         /* one pause or resume at a time */
     unsigned pause_depth;
     struct images *images;              /* machine/image.h */
+    struct pc *pc;                      /* pc.c: what connects the parts of the board */
 };
 
 void machine_config_defaults(struct machine_config *config);

@@ -1,85 +1,6 @@
 #include "guest.h"
 
-#include <stdarg.h>
-
-enum { PORT_TEXT = 0xE9, PORT_END = 0xF4, AP_PAGE = 0x8 };
-
-static unsigned failures;
-
-/* --- output --- */
-
-static void put(char c) { outb(PORT_TEXT, (uint8_t)c); }
-
-static void put_string(const char *s)
-{
-    while (*s)
-        put(*s++);
-}
-
-static void put_number(uint64_t v, unsigned base)
-{
-    char text[24];
-    unsigned n = 0;
-    do
-        text[n++] = "0123456789abcdef"[v % base];
-    while (v /= base);
-    while (n)
-        put(text[--n]);
-}
-
-void print(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    for (; *format; format++) {
-        if (*format != '%') {
-            put(*format);
-            continue;
-        }
-        bool is_long = *++format == 'l';
-        if (is_long)
-            format++;
-        switch (*format) {
-        case 's': put_string(va_arg(args, const char *)); break;
-        case 'c': put((char)va_arg(args, int)); break;
-        case 'p': put_number((uint64_t)va_arg(args, void *), 16); break;
-        case 'x': put_number(is_long ? va_arg(args, uint64_t) : va_arg(args, uint32_t), 16); break;
-        case 'u': put_number(is_long ? va_arg(args, uint64_t) : va_arg(args, uint32_t), 10); break;
-        case 'd': {
-            int64_t v = is_long ? va_arg(args, int64_t) : va_arg(args, int32_t);
-            if (v < 0)
-                put('-');
-            put_number(v < 0 ? -(uint64_t)v : (uint64_t)v, 10);
-            break;
-        }
-        default: put(*format);
-        }
-    }
-    va_end(args);
-}
-
-void check(bool ok, const char *name)
-{
-    print(ok ? "PASS %s\n" : "FAIL %s\n", name);
-    failures += !ok;
-}
-
-void check_equal(uint64_t got, uint64_t want, const char *name)
-{
-    if (got == want) {
-        print("PASS %s\n", name);
-        return;
-    }
-    print("FAIL %s: got %lx, want %lx\n", name, got, want);
-    failures++;
-}
-
-void guest_exit(void)
-{
-    outl(PORT_END, failures > 127 ? 127 : failures);
-    for (;;)
-        __asm__ volatile("cli\n hlt");
-}
+enum { AP_PAGE = 0x8 };
 
 /* --- exceptions --- */
 
@@ -127,8 +48,7 @@ void trap_c(struct trap_frame *frame)
         restore_context(guard_context);
     }
     print("FAIL unexpected exception %u, error %lx, rip %lx, cr2 %lx\n", vector, frame->error, frame->rip, read_cr2());
-    failures++;
-    guest_exit();
+    fail_and_exit();
 }
 
 static void load_tables(void)

@@ -8,9 +8,7 @@
 #ifndef DOPPEL_TESTS_GUEST_GUEST_H
 #define DOPPEL_TESTS_GUEST_GUEST_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "lib/output.h"
 
 /* As pushed by the stubs; ends with the processor's own frame. */
 struct trap_frame {
@@ -32,13 +30,6 @@ enum { SEL_CODE64 = 0x08, SEL_DATA = 0x10, SEL_CODE32 = 0x18, SEL_USER_CODE32 = 
 
 /* The test's own. */
 void test_main(void);
-
-/* Output. print knows %s %d %u %x %lx %lu %c %p and %%. */
-void print(const char *format, ...);
-void check(bool ok, const char *name);
-/* Passes if got == want; else prints both. */
-void check_equal(uint64_t got, uint64_t want, const char *name);
-__attribute__((noreturn)) void guest_exit(void);
 
 /* Calls fn(argument); an exception inside ends it. Nests not; one processor (the boot one) only. */
 struct trap guarded(void (*fn)(void *argument), void *argument);
@@ -104,12 +95,6 @@ static inline void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(leaf), "c"(subleaf));
 }
-static inline void outb(uint16_t port, uint8_t v) { __asm__ volatile("outb %0, %1" :: "a"(v), "Nd"(port)); }
-static inline void outw(uint16_t port, uint16_t v) { __asm__ volatile("outw %0, %1" :: "a"(v), "Nd"(port)); }
-static inline void outl(uint16_t port, uint32_t v) { __asm__ volatile("outl %0, %1" :: "a"(v), "Nd"(port)); }
-static inline uint8_t inb(uint16_t port) { uint8_t v; __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
-static inline uint16_t inw(uint16_t port) { uint16_t v; __asm__ volatile("inw %1, %0" : "=a"(v) : "Nd"(port)); return v; }
-static inline uint32_t inl(uint16_t port) { uint32_t v; __asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 static inline void invlpg(uint64_t gla) { __asm__ volatile("invlpg (%0)" :: "r"(gla) : "memory"); }
 static inline void sti(void) { __asm__ volatile("sti" ::: "memory"); }
 static inline void cli(void) { __asm__ volatile("cli" ::: "memory"); }

@@ -1,0 +1,419 @@
+/*
+ * The board: a Q35-like PC, as a parts list. Each part is a device type, a name, and a function that connects it. What a part
+ * does is its own file's affair (dev/); where it sits is in layout.def.
+ *
+ *   8259 pair ---- INTR ----> LINT0 of the boot processor's local APIC
+ *   gsi lines ---> 8259 inputs 0-15 and I/O APIC inputs 0-23 (IRQ 0 on input 2)
+ *   I/O APIC, MSIs, IPIs ---> apic_bus ---> local APICs ---> vCPUs
+ *   PCI INTA..D ---> gsi lines 16-23
+ */
+#include "machine/pc.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/block.h"
+#include "backend/chardev.h"
+#include "backend/net.h"
+#include "dev/acpi_pm.h"
+#include "dev/apic_bus.h"
+#include "dev/debug_exit.h"
+#include "dev/debugcon.h"
+#include "dev/gsi.h"
+#include "dev/hpet.h"
+#include "dev/i8042.h"
+#include "dev/ioapic.h"
+#include "dev/lapic.h"
+#include "dev/pci/host_bridge.h"
+#include "dev/pic.h"
+#include "dev/pit.h"
+#include "dev/rtc.h"
+#include "dev/testdev.h"
+#include "dev/uart.h"
+#include "dev/virtio/blk.h"
+#include "dev/virtio/console.h"
+#include "dev/virtio/net.h"
+#include "machine/dma.h"
+#include "machine/layout.h"
+#include "vcpu/thread.h"
+#include "x86/x86.h"
+
+/* What connects the parts; not devices themselves. */
+struct pc {
+    struct apic_bus *apic_bus;
+    struct gsi gsi;
+    struct dma_space dma_space;
+    struct system_signal signal;
+    uint8_t next_devfn;
+};
+
+/* --- what the board tells the machine --- */
+
+static void on_system_request(void *owner, enum system_request request, uint32_t code)
+{
+    struct machine *machine = owner;
+    switch (request) {
+    case SYSTEM_REQUEST_POWER_OFF:
+        machine_end(machine, END_POWER_OFF, 0);
+        break;
+    case SYSTEM_REQUEST_RESET:
+        machine_reset(machine);
+        break;
+    case SYSTEM_REQUEST_DEBUG_EXIT:
+        machine_end(machine, END_DEBUG_EXIT, code);
+        break;
+    }
+}
+
+static void on_reset_line(void *sink, unsigned n, bool level)
+{
+    if (level)
+        machine_reset(sink);
+}
+
+static void on_msi(void *sink, uint64_t address, uint32_t data, uint16_t requester)
+{
+    struct machine *machine = sink;
+    trace(&machine->log, irq_msi, "%#lx = %#x from %#x", address, data, requester);
+    counter_add_shared(&machine->counters, COUNTER_msis, 1);
+    apic_bus_msi(machine->pc->apic_bus, address, data);
+}
+
+/* --- making a part --- */
+
+/* What a configure callback gets. */
+struct wiring {
+    struct machine *machine;
+    const void *argument;
+};
+
+static struct device *add(struct machine *machine, const struct device_type *type, const char *name,
+                          void (*configure)(struct device *device, void *opaque), const void *argument, struct error *err)
+{
+    struct device_world world = {
+        .mmio = machine->mmio, .ports = machine->ports, .clock = machine->clock, .loop = machine->loop,
+        .lock = &machine->lock, .log = &machine->log, .counters = &machine->counters,
+    };
+    struct wiring wiring = { machine, argument };
+    struct device *device = device_create(type, name, &world, &machine->dma, configure, &wiring, err);
+    if (!device)
+        return NULL;
+    struct device **last = &machine->devices;
+    while (*last)
+        last = &(*last)->next;
+    *last = device;
+    return device;
+}
+
+static struct gsi *gsi_of(struct wiring *wiring) { return &wiring->machine->pc->gsi; }
+
+static void wire_lapic(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct lapic *lapic = (struct lapic *)device;
+    struct vcpu *vcpu = (struct vcpu *)wiring->argument;
+    lapic->apic_id = vcpu->apic_id;
+    lapic->bsp = vcpu->index == 0;
+    lapic->physical_bits = (uint8_t)x86_physical_bits(vcpu);
+    lapic->no_x2apic = !x86_has(vcpu, FEATURE_X2APIC);
+    lapic->no_tsc_deadline = !x86_has(vcpu, FEATURE_TSC_DEADLINE);
+    lapic->bus = wiring->machine->pc->apic_bus;
+    lapic->signal = vcpu_signal(vcpu);
+    if (lapic->bsp)
+        lapic->extint = (struct extint_source){ pic_acknowledge, wiring->machine->pic };
+}
+
+static void wire_ioapic(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    ((struct ioapic *)device)->bus = wiring->machine->pc->apic_bus;
+}
+
+static void wire_pit(struct device *device, void *opaque)
+{
+    ((struct pit *)device)->irq = gsi_replaceable_line(gsi_of(opaque), GSI_PIT);
+}
+
+static void wire_rtc(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct rtc *rtc = (struct rtc *)device;
+    uint64_t low = min_u64(wiring->machine->config.memory, LOW_RAM_MAX_BASE);
+    rtc->irq = gsi_replaceable_line(gsi_of(wiring), GSI_RTC);
+    rtc->low_memory = low;
+    rtc->high_memory = wiring->machine->config.memory - low;
+}
+
+static void wire_hpet(struct device *device, void *opaque)
+{
+    struct hpet *hpet = (struct hpet *)device;
+    for (unsigned i = 0; i < GSI_COUNT; i++)
+        hpet->irq[i] = gsi_line(gsi_of(opaque), i);
+    hpet->legacy = gsi_hpet_legacy_line(gsi_of(opaque));
+}
+
+static void wire_acpi_pm(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct acpi_pm *pm = (struct acpi_pm *)device;
+    pm->sci = gsi_line(gsi_of(wiring), IRQ_SCI);
+    pm->signal = wiring->machine->pc->signal;
+}
+
+static void wire_i8042(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct i8042 *i8042 = (struct i8042 *)device;
+    i8042->irq[0] = gsi_line(gsi_of(wiring), IRQ_KEYBOARD);
+    i8042->signal = wiring->machine->pc->signal;
+}
+
+static void wire_uart(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct uart *uart = (struct uart *)device;
+    uart->irq = gsi_line(gsi_of(wiring), IRQ_UART0);
+    uart->chardev = wiring->machine->console;
+}
+
+static void wire_debugcon(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    ((struct debugcon *)device)->chardev = wiring->machine->debug_console;
+}
+
+static void wire_debug_exit(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    ((struct debug_exit *)device)->signal = wiring->machine->pc->signal;
+}
+
+static void wire_testdev(struct device *device, void *opaque)
+{
+    for (unsigned i = 0; i < GSI_COUNT; i++)
+        ((struct testdev *)device)->irq[i] = gsi_line(gsi_of(opaque), i);
+}
+
+static void wire_host_bridge(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct host_bridge *bridge = (struct host_bridge *)device;
+    bridge->ecam_base = ECAM_BASE;
+    bridge->ecam_size = ECAM_SIZE;
+    bridge->config_port = PORT_PCI_CONFIG_BASE;
+    bridge->reset = (struct irq_line){ on_reset_line, wiring->machine, 0 };
+    for (unsigned i = 0; i < IRQ_PCI_COUNT; i++)
+        bridge->bus.intx[i] = gsi_line(gsi_of(wiring), IRQ_PCI_FIRST + i);
+}
+
+/* Functions sit at device numbers 1, 2, 3 ... in the order of their making. */
+static void wire_pci(struct wiring *wiring, struct device *device)
+{
+    struct pci_function *function = (struct pci_function *)device;
+    function->bus = wiring->machine->pci;
+    function->devfn = wiring->machine->pc->next_devfn;
+    wiring->machine->pc->next_devfn += 8;
+}
+
+static void wire_plain_pci(struct device *device, void *opaque) { wire_pci(opaque, device); }
+
+static void wire_virtio_blk(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct virtio_blk *blk = (struct virtio_blk *)device;
+    unsigned i = (unsigned)(uintptr_t)wiring->argument;
+    wire_pci(wiring, device);
+    blk->block = wiring->machine->block[i];
+    blk->serial = wiring->machine->config.disk[i].serial;
+}
+
+static void wire_virtio_net(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct virtio_net *net = (struct virtio_net *)device;
+    unsigned i = (unsigned)(uintptr_t)wiring->argument;
+    static const uint8_t none[6];
+    const uint8_t derived[6] = { 0x52, 0x54, 0x00, 0xD0, 0x77, (uint8_t)(0x10 + i) };
+    const uint8_t *mac = wiring->machine->config.net[i].mac;
+    wire_pci(wiring, device);
+    net->net = wiring->machine->net[i];
+    memcpy(net->mac, memcmp(mac, none, 6) ? mac : derived, 6);
+}
+
+static void wire_virtio_console(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    wire_pci(wiring, device);
+    ((struct virtio_console *)device)->chardev = wiring->machine->virtio_console;
+}
+
+/* --- backends --- */
+
+static bool open_chardev(struct machine *machine, const char *text, struct chardev **chardev, struct error *err)
+{
+    if (!text || !strcmp(text, "none"))
+        return true;
+    *chardev = chardev_open(text, machine->loop, &machine->lock, &machine->log, err);
+    return *chardev;
+}
+
+static bool open_backends(struct machine *machine, struct error *err)
+{
+    const struct machine_config *config = &machine->config;
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        struct block_options options = { .path = config->disk[i].path, .read_only = config->disk[i].read_only,
+                                         .direct = config->disk[i].direct, .engine = config->disk[i].engine };
+        machine->block[i] = block_open(&options, machine->loop, &machine->lock, &machine->log, err);
+        if (!machine->block[i])
+            return false;
+    }
+    for (unsigned i = 0; i < config->net_count; i++) {
+        machine->net[i] = net_open(config->net[i].backend, machine->loop, machine->clock, &machine->lock, &machine->log, err);
+        if (!machine->net[i])
+            return false;
+    }
+    /* The terminal last: nothing that fails after it was made raw. */
+    return open_chardev(machine, config->debug_console, &machine->debug_console, err) &&
+           open_chardev(machine, config->virtio_console, &machine->virtio_console, err) &&
+           open_chardev(machine, config->console, &machine->console, err);
+}
+
+/* --- the parts --- */
+
+static bool add_interrupt_controllers(struct machine *machine, struct error *err)
+{
+    struct pc *pc = machine->pc;
+    machine->pic = add(machine, &device_pic, "pic", NULL, NULL, err);
+    machine->ioapic = add(machine, &device_ioapic, "ioapic", wire_ioapic, NULL, err);
+    if (!machine->pic || !machine->ioapic)
+        return false;
+    for (unsigned i = 0; i < machine->config.cpus; i++) {
+        struct vcpu *vcpu = machine->vcpu[i];
+        char name[16];
+        snprintf(name, sizeof(name), "lapic%u", i);
+        machine->lapic[i] = add(machine, &device_lapic, name, wire_lapic, vcpu, err);
+        if (!machine->lapic[i])
+            return false;
+        vcpu->intc_ops = &lapic_intc_ops;
+        vcpu->intc = machine->lapic[i];
+    }
+    /* The local APIC asks the 8259 for vectors and is asked by its line: the one made first is connected last. */
+    ((struct pic *)machine->pic)->intr = (struct irq_line){ lapic_lint_line, machine->lapic[0], 0 };
+    pc->gsi.pic = (struct irq_line){ pic_set_irq, machine->pic, 0 };
+    pc->gsi.ioapic = (struct irq_line){ ioapic_set_irq, machine->ioapic, 0 };
+    pc->gsi.counters = &machine->counters;
+    return true;
+}
+
+static bool add_chips(struct machine *machine, struct error *err)
+{
+    const struct machine_config *config = &machine->config;
+    machine->acpi_pm = add(machine, &device_acpi_pm, "acpi-pm", wire_acpi_pm, NULL, err);
+    machine->uart = machine->acpi_pm ? add(machine, &device_uart, "uart0", wire_uart, NULL, err) : NULL;
+    return machine->uart && add(machine, &device_pit, "pit", wire_pit, NULL, err) &&
+           add(machine, &device_rtc, "rtc", wire_rtc, NULL, err) &&
+           add(machine, &device_hpet, "hpet", wire_hpet, NULL, err) &&
+           add(machine, &device_i8042, "i8042", wire_i8042, NULL, err) &&
+           (!config->debug_console || add(machine, &device_debugcon, "debugcon", wire_debugcon, NULL, err)) &&
+           (!config->debug_exit || add(machine, &device_debug_exit, "debug-exit", wire_debug_exit, NULL, err));
+}
+
+static bool add_numbered(struct machine *machine, const struct device_type *type, const char *prefix, unsigned count,
+                         void (*wire)(struct device *device, void *opaque), struct error *err)
+{
+    for (unsigned i = 0; i < count; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "%s%u", prefix, i);
+        if (!add(machine, type, name, wire, (const void *)(uintptr_t)i, err))
+            return false;
+    }
+    return true;
+}
+
+static bool add_pci(struct machine *machine, struct error *err)
+{
+    const struct machine_config *config = &machine->config;
+    machine->host_bridge = add(machine, &device_host_bridge, "host-bridge", wire_host_bridge, NULL, err);
+    if (!machine->host_bridge)
+        return false;
+    machine->pci = pci_bus_of(machine->host_bridge);
+    machine->pc->next_devfn = 8;
+    return add_numbered(machine, &device_virtio_blk, "virtio-blk", config->disk_count, wire_virtio_blk, err) &&
+           add_numbered(machine, &device_virtio_net, "virtio-net", config->net_count, wire_virtio_net, err) &&
+           add_numbered(machine, &device_virtio_console, "virtio-console", machine->virtio_console != NULL,
+                        wire_virtio_console, err) &&
+           add_numbered(machine, &device_virtio_rng, "virtio-rng", config->rng, wire_plain_pci, err);
+}
+
+/* --device: what people who test kernels and hypervisors ask for. */
+static bool add_extra(struct machine *machine, struct error *err)
+{
+    for (unsigned i = 0; i < machine->config.extra_count; i++) {
+        const char *name = machine->config.extra[i];
+        bool ok;
+        if (!strcmp(name, "testdev") || !strcmp(name, "pc-testdev"))
+            ok = add(machine, &device_testdev, "testdev", wire_testdev, NULL, err);
+        else if (!strcmp(name, "edu"))
+            ok = add(machine, &device_edu, "edu", wire_plain_pci, NULL, err);
+        else
+            return error_set(err, "there is no device '%s' to add: it can be testdev or edu", name);
+        if (!ok)
+            return false;
+    }
+    return true;
+}
+
+bool pc_build(struct machine *machine, struct error *err)
+{
+    struct pc *pc = machine->pc = calloc(1, sizeof(*pc));
+    if (!pc || !(pc->apic_bus = apic_bus_create(&machine->log, &machine->counters)))
+        return error_set(err, "no memory for a machine");
+    pc->signal = (struct system_signal){ on_system_request, machine };
+    pc->dma_space = (struct dma_space){ .ram = machine->ram, .mmio = machine->mmio, .msi = on_msi, .msi_sink = machine,
+                                        .counters = &machine->counters, .lock = &machine->lock };
+    machine->dma = dma_direct(&pc->dma_space, REQUESTER_CPU);
+    return open_backends(machine, err) && add_interrupt_controllers(machine, err) && add_chips(machine, err) &&
+           add_pci(machine, err) && add_extra(machine, err);
+}
+
+static void destroy_devices(struct machine *machine)
+{
+    /* Last made, first gone. */
+    while (machine->devices) {
+        struct device **last = &machine->devices;
+        while ((*last)->next)
+            last = &(*last)->next;
+        struct device *device = *last;
+        *last = NULL;
+        device_destroy(device);
+    }
+}
+
+static void close_backends(struct machine *machine)
+{
+    struct chardev *const chardevs[] = { machine->console, machine->virtio_console, machine->debug_console };
+    for (unsigned i = 0; i < ARRAY_SIZE(chardevs); i++)
+        if (chardevs[i])
+            chardev_close(chardevs[i]);
+    for (unsigned i = 0; i < machine->config.net_count; i++)
+        if (machine->net[i])
+            net_close(machine->net[i]);
+    for (unsigned i = 0; i < machine->config.disk_count; i++)
+        if (machine->block[i])
+            block_close(machine->block[i]);
+}
+
+void pc_destroy(struct machine *machine)
+{
+    destroy_devices(machine);
+    close_backends(machine);
+    if (machine->pc && machine->pc->apic_bus)
+        apic_bus_destroy(machine->pc->apic_bus);
+    free(machine->pc);
+}
+
+void pc_power_button(struct machine *machine)
+{
+    acpi_pm_power_button((struct acpi_pm *)machine->acpi_pm);
+}
