@@ -1,7 +1,8 @@
 /*
  * Runs one bare-metal guest in a machine of its own in this process and counts its PASS and FAIL lines.
- *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... ELF
- * The guest must end itself by the debug-exit port; anything else is a failure.
+ *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... [--machines N] ELF
+ * With --machines, that many run at the same time, each on its own threads. The guest must end itself by the debug-exit
+ * port; anything else is a failure.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -12,9 +13,16 @@
 #include "base/base.h"
 #include "machine/machine.h"
 
-enum { TIMEOUT_SECONDS = 240 };
+enum { TIMEOUT_SECONDS = 240, RUNS_MAX = 8 };
 
-static bool parse(int argc, char **argv, struct machine_config *config)
+/* One machine and where its debug console goes. */
+struct run {
+    struct machine_config config;
+    char path[40], console[64];
+    struct machine *machine;
+};
+
+static bool parse(int argc, char **argv, struct machine_config *config, unsigned *machines)
 {
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -32,13 +40,15 @@ static bool parse(int argc, char **argv, struct machine_config *config)
             config->cpu_model = value;
         else if (!strcmp(argv[i], "--engine"))
             config->engine = value;
+        else if (!strcmp(argv[i], "--machines"))
+            *machines = (unsigned)atoi(value);
         else if (!strcmp(argv[i], "--device") && config->extra_count < MACHINE_EXTRA_MAX)
             config->extra[config->extra_count++] = value;
         else
             return false;
         i++;
     }
-    return config->kernel;
+    return config->kernel && *machines >= 1 && *machines <= RUNS_MAX;
 }
 
 /* Prints the guest's lines and counts them. */
@@ -63,45 +73,64 @@ static void on_alarm(int number)
     _exit(1);
 }
 
+static bool start(struct run *run, const struct machine_config *config)
+{
+    struct error err;
+    run->config = *config;
+    strcpy(run->path, "/tmp/doppel-guest-XXXXXX");
+    int fd = mkstemp(run->path);
+    if (fd < 0) {
+        perror("mkstemp");
+        return false;
+    }
+    close(fd);
+    snprintf(run->console, sizeof(run->console), "file:%s", run->path);
+    run->config.debug_console = run->console;
+    run->machine = machine_create(&run->config, &err);
+    if (run->machine && machine_start(run->machine, &err))
+        return true;
+    fprintf(stderr, "%s\n", err.text);
+    if (run->machine)
+        machine_destroy(run->machine);
+    unlink(run->path);
+    return false;
+}
+
+static void finish(struct run *run, unsigned *passed, unsigned *failed)
+{
+    enum machine_end end = machine_wait(run->machine);
+    unsigned code = run->machine->end_code, failed_before = *failed;
+    machine_destroy(run->machine);
+    count_lines(run->path, passed, failed);
+    unlink(run->path);
+    if (end != END_DEBUG_EXIT || code != *failed - failed_before) {
+        printf("FAIL the guest ended by %d, code %u\n", end, code);
+        ++*failed;
+    }
+}
+
 int main(int argc, char **argv)
 {
+    static struct run runs[RUNS_MAX];
     struct machine_config config = { 0 };
-    struct error err;
+    unsigned machines = 1, passed = 0, failed = 0, started = 0;
     machine_config_defaults(&config);
     config.memory = 64 * MiB;
     config.no_reboot = true;
     config.debug_exit = true;
     config.rng = false;
-    if (!parse(argc, argv, &config)) {
-        fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... ELF\n");
+    if (!parse(argc, argv, &config, &machines)) {
+        fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... "
+                        "[--machines N] ELF\n");
         return 2;
     }
-    char path[] = "/tmp/doppel-guest-XXXXXX", console[64];
-    int fd = mkstemp(path);
-    if (fd < 0) {
-        perror("mkstemp");
-        return 1;
-    }
-    close(fd);
-    snprintf(console, sizeof(console), "file:%s", path);
-    config.debug_console = console;
     signal(SIGALRM, on_alarm);
     alarm(TIMEOUT_SECONDS);
-    struct machine *machine = machine_create(&config, &err);
-    if (!machine || !machine_start(machine, &err)) {
-        fprintf(stderr, "%s\n", err.text);
-        unlink(path);
-        return 1;
-    }
-    enum machine_end end = machine_wait(machine);
-    unsigned passed = 0, failed = 0, code = machine->end_code;
-    machine_destroy(machine);
-    count_lines(path, &passed, &failed);
-    unlink(path);
-    if (end != END_DEBUG_EXIT || code != failed) {
-        printf("FAIL the guest ended by %d, code %u\n", end, code);
-        failed++;
-    }
+    while (started < machines && start(&runs[started], &config))
+        started++;
+    failed += started < machines;
+    for (unsigned i = 0; i < started; i++)
+        finish(&runs[i], &passed, &failed);
     printf("%u passed, %u failed, 0 skipped\n", passed, failed);
     return failed || passed == 0;
 }
