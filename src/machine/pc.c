@@ -31,9 +31,7 @@
 #include "dev/rtc.h"
 #include "dev/testdev.h"
 #include "dev/uart.h"
-#include "dev/virtio/blk.h"
-#include "dev/virtio/console.h"
-#include "dev/virtio/net.h"
+#include "dev/virtio/devices.h"
 #include "machine/dma.h"
 #include "machine/layout.h"
 #include "vcpu/thread.h"
@@ -137,18 +135,13 @@ static void wire_pit(struct device *device, void *opaque)
 
 static void wire_rtc(struct device *device, void *opaque)
 {
-    struct wiring *wiring = opaque;
-    struct rtc *rtc = (struct rtc *)device;
-    uint64_t low = min_u64(wiring->machine->config.memory, LOW_RAM_MAX_BASE);
-    rtc->irq = gsi_replaceable_line(gsi_of(wiring), GSI_RTC);
-    rtc->low_memory = low;
-    rtc->high_memory = wiring->machine->config.memory - low;
+    ((struct rtc *)device)->irq = gsi_replaceable_line(gsi_of(opaque), GSI_RTC);
 }
 
 static void wire_hpet(struct device *device, void *opaque)
 {
     struct hpet *hpet = (struct hpet *)device;
-    for (unsigned i = 0; i < GSI_COUNT; i++)
+    for (unsigned i = 0; i < HPET_LINES; i++)
         hpet->irq[i] = gsi_line(gsi_of(opaque), i);
     hpet->legacy = gsi_hpet_legacy_line(gsi_of(opaque));
 }
@@ -165,7 +158,7 @@ static void wire_i8042(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
     struct i8042 *i8042 = (struct i8042 *)device;
-    i8042->irq[0] = gsi_line(gsi_of(wiring), IRQ_KEYBOARD);
+    i8042->irq = gsi_line(gsi_of(wiring), IRQ_KEYBOARD);
     i8042->signal = wiring->machine->pc->signal;
 }
 
