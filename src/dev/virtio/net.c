@@ -1,0 +1,221 @@
+/*
+ * virtio network device (VIRTIO 1.2 §5.1 "Network Device"): one receive and one transmit queue, mergeable receive
+ * buffers, MAC address and link status. Not modelled: offloads, the control queue, several queue pairs.
+ */
+#include "dev/virtio/devices.h"
+
+#include <linux/virtio_net.h>
+#include <string.h>
+
+#include "backend/net.h"
+
+/* --- registers --- */
+
+enum { RECEIVE = 0, TRANSMIT = 1, HEADER_SIZE = 12, BUFFERS_MAX = 64 };
+
+/* --- helpers --- */
+
+static void count(struct virtio_net *net, enum counter counter)
+{
+    if (net->virtio.pci.device.world.counters)
+        counter_add_shared(net->virtio.pci.device.world.counters, counter, 1);
+}
+
+/* --- receive --- */
+
+/* The buffers that a frame goes into, taken but not yet given back. */
+struct landing {
+    uint16_t id[BUFFERS_MAX], slots[BUFFERS_MAX];
+    uint32_t written[BUFFERS_MAX];
+    unsigned count;
+};
+
+static const struct virtio_net_hdr_v1 plain_header = { .gso_type = VIRTIO_NET_HDR_GSO_NONE, .num_buffers = 1 };
+
+/* Copies header and frame into as many buffers as they need; false: the driver has not provided enough. */
+static bool land(struct virtio_queue *queue, struct landing *landing, struct virtio_chain *first, const uint8_t *frame,
+                 uint32_t size)
+{
+    uint32_t done = 0;
+    bool mergeable = virtio_has(queue->virtio, VIRTIO_NET_F_MRG_RXBUF);
+    landing->count = 0;
+    do {
+        struct virtio_chain next, *chain = landing->count ? &next : first;
+        uint32_t header = landing->count ? 0 : HEADER_SIZE;
+        if (landing->count == (mergeable ? BUFFERS_MAX : 1) || !virtio_queue_pop(queue, chain))
+            return false;
+        if (chain->in_size <= header) {
+            virtio_break(queue->virtio, "a receive buffer is smaller than its header");
+            return false;
+        }
+        uint32_t piece = (uint32_t)min_u64(size - done, chain->in_size - header);
+        if (!virtio_chain_write(queue, chain, header, frame + done, piece)) {
+            virtio_break(queue->virtio, "a receive buffer lies where there is no memory");
+            return false;
+        }
+        done += piece;
+        landing->id[landing->count] = chain->id;
+        landing->slots[landing->count] = chain->slots;
+        landing->written[landing->count++] = header + piece;
+    } while (done < size);
+    return true;
+}
+
+static bool deliver(struct virtio_net *net, struct virtio_queue *queue, const uint8_t *frame, uint32_t size)
+{
+    struct virtio_queue_mark mark = virtio_queue_mark(queue);
+    struct virtio_net_hdr_v1 header = plain_header;
+    struct landing landing;
+    struct virtio_chain first;
+    if (!land(queue, &landing, &first, frame, size)) {
+        virtio_queue_rewind(queue, mark);
+        return false;
+    }
+    header.num_buffers = (uint16_t)landing.count;
+    virtio_chain_write(queue, &first, 0, &header, HEADER_SIZE);
+    for (unsigned i = 0; i < landing.count; i++)
+        virtio_queue_fill(queue, landing.id[i], landing.slots[i], landing.written[i]);
+    virtio_queue_publish(queue);
+    virtio_queue_signal(queue);
+    count(net, COUNTER_net_rx_frames);
+    return true;
+}
+_Static_assert(sizeof(struct virtio_net_hdr_v1) == HEADER_SIZE, "VIRTIO §5.1.6");
+
+/* A frame that will never fit is dropped: the backend must not keep offering it. */
+static bool net_receive(void *owner, const void *frame, uint32_t size)
+{
+    struct virtio_net *net = owner;
+    struct virtio_queue *queue = &net->virtio.queue[RECEIVE];
+    if (!virtio_queue_live(queue)) {
+        count(net, COUNTER_net_rx_dropped);
+        return true;
+    }
+    virtio_queue_want_notify(queue, false);
+    if (deliver(net, queue, frame, size))
+        return true;
+    virtio_queue_want_notify(queue, true);
+    if (virtio_queue_empty(queue))
+        return false;
+    if (deliver(net, queue, frame, size))       /* buffers came in between */
+        return true;
+    if (virtio_has(&net->virtio, VIRTIO_NET_F_MRG_RXBUF))
+        return false;
+    count(net, COUNTER_net_rx_dropped);
+    return true;
+}
+
+/* --- transmit --- */
+
+static enum virtio_progress transmit(struct virtio_net *net, struct virtio_queue *queue)
+{
+    struct virtio_chain chain;
+    if (!virtio_queue_pop(queue, &chain))
+        return VIRTIO_EMPTY;
+    if (chain.out_size < HEADER_SIZE) {
+        virtio_break(&net->virtio, "a frame to send is smaller than its header");
+        return VIRTIO_EMPTY;
+    }
+    uint64_t size = chain.out_size - HEADER_SIZE;
+    if (size <= sizeof(net->frame) && virtio_chain_read(queue, &chain, HEADER_SIZE, net->frame, size) && net->net) {
+        struct iovec iov = { net->frame, size };
+        net_send(net->net, &iov, 1);
+        count(net, COUNTER_net_tx_frames);
+    }
+    virtio_queue_push(queue, &chain, 0);
+    return VIRTIO_TOOK;
+}
+
+static enum virtio_progress net_handle(struct virtio *virtio, struct virtio_queue *queue)
+{
+    struct virtio_net *net = (struct virtio_net *)virtio;
+    if (queue->index == TRANSMIT)
+        return transmit(net, queue);
+    if (net->net)
+        net_receive_ready(net->net);
+    return VIRTIO_STALLED;
+}
+
+/* --- reset, init --- */
+
+static void fill_config(struct virtio_net *net)
+{
+    struct virtio_net_config config = { .status = net->link_up ? VIRTIO_NET_S_LINK_UP : 0, .max_virtqueue_pairs = 1 };
+    memcpy(config.mac, net->mac, sizeof(net->mac));
+    memcpy(net->virtio.config, &config, sizeof(config));
+}
+_Static_assert(sizeof(struct virtio_net_config) <= VIRTIO_CONFIG_MAX, "the configuration fits");
+
+static void net_link(void *owner, bool up)
+{
+    struct virtio_net *net = owner;
+    net->link_up = up;
+    fill_config(net);
+    virtio_config_changed(&net->virtio);
+}
+
+/* Frames that waited while the driver was away are of no use to it. */
+static void net_start(struct virtio *virtio)
+{
+    struct virtio_net *net = (struct virtio_net *)virtio;
+    virtio_queue_want_notify(&virtio->queue[RECEIVE], true);
+    if (net->net)
+        net_receive_ready(net->net);
+}
+
+static const struct virtio_ops net_ops = {
+    .id = 1,
+    .class_code = 0x020000,
+    .queues = 2,
+    .features = BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_STATUS) | BIT(VIRTIO_NET_F_MRG_RXBUF),
+    .config_size = sizeof(struct virtio_net_config),
+    .handle = net_handle,
+    .start = net_start,
+};
+
+static void net_reset(struct device *device)
+{
+    struct virtio_net *net = (struct virtio_net *)device;
+    virtio_reset(&net->virtio);
+    net->link_up = net->net != NULL;
+    fill_config(net);
+}
+
+static bool net_init(struct device *device, struct error *err)
+{
+    struct virtio_net *net = (struct virtio_net *)device;
+    if (!virtio_init(&net->virtio, &net_ops, err))
+        return false;
+    if (net->net)
+        net_connect(net->net, &(struct net_client){ net_receive, net_link, net });
+    return true;
+}
+
+static void net_resume(struct device *device) { virtio_resume((struct virtio *)device); }
+
+static void net_fini(struct device *device)
+{
+    struct virtio_net *net = (struct virtio_net *)device;
+    if (net->net)
+        net_connect(net->net, NULL);
+    virtio_fini(&net->virtio);
+}
+
+/* --- state, type --- */
+
+static const struct state_field fields[] = {
+    STATE_NESTED(struct virtio_net, virtio, virtio_state),
+    STATE_SCALAR(struct virtio_net, link_up),
+};
+static const struct state_list state = STATE_LIST("virtio_net", 1, fields);
+
+const struct device_type device_virtio_net = {
+    .name = "virtio-net",
+    .text = "virtio network card",
+    .size = sizeof(struct virtio_net),
+    .state = &state,
+    .init = net_init,
+    .reset = net_reset,
+    .resume = net_resume,
+    .fini = net_fini,
+};
