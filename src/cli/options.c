@@ -77,7 +77,7 @@ static bool option_cpus(struct options *options, const char *value, struct error
 {
     uint64_t count;
     if (!number_parse(value, MACHINE_CPUS_MAX, &count) || !count)
-        return error_set(err, "a machine has 1 to %d processors, not '%s'", MACHINE_CPUS_MAX, value);
+        return error_set(err, "--cpus %s: a machine has 1 to %d processors", value, MACHINE_CPUS_MAX);
     options->config.cpus = (unsigned)count;
     return true;
 }
