@@ -85,6 +85,9 @@ bool x86_lmsw(struct vcpu *vcpu, uint16_t value);
 bool x86_xsetbv(struct vcpu *vcpu, uint32_t index, uint64_t value);
 bool x86_rdmsr(struct vcpu *vcpu, uint32_t msr, uint64_t *value);
 bool x86_wrmsr(struct vcpu *vcpu, uint32_t msr, uint64_t value);
+/* For the monitor: the manual's name of an MSR, or NULL. Rows of the table in order, for tests; false past the last. */
+const char *x86_msr_name(uint32_t number);
+bool x86_msr_row(unsigned index, uint32_t *first, uint32_t *count);
 bool x86_rdtsc(struct vcpu *vcpu, uint64_t *value);                     /* CR4.TSD is checked */
 uint64_t x86_tsc(struct vcpu *vcpu);
 bool x86_rdpmc(struct vcpu *vcpu, uint32_t index, uint64_t *value);

@@ -1,0 +1,206 @@
+/* CPU models and CPUID: what is offered, what is hidden, and that the leaves agree with each other. */
+#include "x86_fixture.h"
+
+#include "x86/model.h"
+
+static void cpuid(struct x86_fixture *f, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    x86_cpuid(&f->vcpu, leaf, subleaf, out);
+}
+
+static void test_vendor_and_brand(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create("i7-7500U");
+    uint32_t out[4];
+    char brand[49] = "";
+
+    cpuid(f, 0, 0, out);
+    assert_memory_equal(&out[1], "Genu", 4);
+    assert_memory_equal(&out[3], "ineI", 4);
+    assert_memory_equal(&out[2], "ntel", 4);
+    cpuid(f, 1, 0, out);
+    assert_int_equal(out[0], 0x806E9);
+    for (unsigned i = 0; i < 3; i++) {
+        cpuid(f, 0x80000002 + i, 0, out);
+        memcpy(brand + i * 16, out, 16);
+    }
+    assert_string_equal(brand, "Intel(R) Core(TM) i7-7500U CPU @ 2.70GHz");
+    x86_fixture_destroy(f);
+}
+
+static void test_hypervisor_leaves(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create(NULL);
+    uint32_t out[4], timing[4], crystal[4];
+
+    cpuid(f, 0x40000000, 0, out);
+    assert_memory_equal(&out[1], "KVMKVMKVM\0\0\0", 12);
+    assert_int_equal(out[0], 0x40000010);
+    cpuid(f, 0x40000001, 0, out);
+    assert_true(out[0] & BIT(3));
+    assert_true(out[0] & BIT(24));
+    cpuid(f, 0x40000010, 0, timing);
+    assert_int_equal(timing[0], clock_tsc_hz(f->vcpu.clock) / 1000);
+    cpuid(f, 0x15, 0, crystal);
+    uint64_t hz = (uint64_t)crystal[2] * crystal[1] / crystal[0];
+    assert_true(hz <= clock_tsc_hz(f->vcpu.clock) && clock_tsc_hz(f->vcpu.clock) - hz < 1000);
+    assert_int_equal(crystal[2] / 1000, timing[1]);
+    x86_fixture_destroy(f);
+}
+
+/* Never: VMX, SMX, SGX, CET, AMX, PT, perfmon. */
+static void test_hidden_features(void **state)
+{
+    static const struct { uint32_t leaf, reg, mask; } hidden[] = {
+        { 1, 2, 1u << 5 | 1u << 6 | 1u << 15 }, { 7, 1, 1u << 2 | 1u << 25 }, { 7, 2, 1u << 7 | 1u << 30 },
+        { 7, 3, 1u << 20 | 1u << 22 | 1u << 24 | 1u << 25 }, { 0xA, 0, 0xFFFFFFFF }, { 0x12, 0, 0xFFFFFFFF },
+    };
+    static const char *const models[] = { "x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4", "i7-7500U", "host" };
+    uint32_t out[4];
+
+    for (unsigned m = 0; m < ARRAY_SIZE(models); m++) {
+        struct x86_fixture *f = x86_fixture_create(models[m]);
+        for (unsigned i = 0; i < ARRAY_SIZE(hidden); i++) {
+            cpuid(f, hidden[i].leaf, 0, out);
+            assert_int_equal(out[hidden[i].reg] & hidden[i].mask, 0);
+        }
+        x86_fixture_destroy(f);
+    }
+}
+
+/* No model offers a user-level instruction that this host lacks. */
+static void test_models_are_masked_by_the_host(void **state)
+{
+    static const char *const models[] = { "x86-64-v3", "x86-64-v4", "i7-7500U", "host" };
+
+    for (unsigned m = 0; m < ARRAY_SIZE(models); m++) {
+        struct x86_fixture *f = x86_fixture_create(models[m]);
+        for (unsigned feature = 0; feature < FEATURE_COUNT; feature++)
+            assert_true(!x86_has(&f->vcpu, feature) || host_has(feature));
+        x86_fixture_destroy(f);
+    }
+}
+
+static void test_each_level_has_the_one_below(void **state)
+{
+    static const char *const levels[] = { "x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4" };
+
+    for (unsigned i = 1; i < ARRAY_SIZE(levels); i++) {
+        struct x86_fixture *below = x86_fixture_create(levels[i - 1]), *above = x86_fixture_create(levels[i]);
+        for (unsigned feature = 0; feature < FEATURE_COUNT; feature++)
+            assert_true(!x86_has(&below->vcpu, feature) || x86_has(&above->vcpu, feature));
+        x86_fixture_destroy(below);
+        x86_fixture_destroy(above);
+    }
+}
+
+static void test_switches(void **state)
+{
+    struct error err;
+    struct x86_fixture *f = x86_fixture_create("x86-64-v3,-avx,+pku,-x2apic");
+
+    assert_false(x86_has(&f->vcpu, FEATURE_AVX));
+    assert_false(x86_has(&f->vcpu, FEATURE_AVX2));      /* needs AVX */
+    assert_false(x86_has(&f->vcpu, FEATURE_FMA));
+    assert_true(x86_has(&f->vcpu, FEATURE_PKU));
+    assert_false(x86_has(&f->vcpu, FEATURE_X2APIC));
+    assert_int_equal(x86_xcr0_supported(&f->vcpu) & XCR0_AVX, 0);
+    x86_fixture_destroy(f);
+    assert_null(x86_model_create("x86-64-v9", 1, 1000000000, &err));
+    assert_null(x86_model_create("x86-64-v3,+warp-drive", 1, 1000000000, &err));
+    assert_null(x86_model_create("x86-64-v3,avx", 1, 1000000000, &err));
+    assert_null(x86_model_create("x86-64-v3,", 1, 1000000000, &err));
+}
+
+static void test_dynamic_bits_follow_cr4(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create("x86-64-v4,+pku");
+    uint32_t out[4];
+
+    if (!x86_has(&f->vcpu, FEATURE_XSAVE))
+        skip();
+    cpuid(f, 1, 0, out);
+    assert_false(out[2] & BIT(27));
+    accept(x86_write_cr(&f->vcpu, 4, CR4_OSXSAVE | CR4_PKE));
+    cpuid(f, 1, 0, out);
+    assert_true(out[2] & BIT(27));
+    cpuid(f, 7, 0, out);
+    assert_true(out[2] & BIT(4));
+    x86_fixture_destroy(f);
+}
+
+static void test_xsave_leaf_follows_xcr0(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create("x86-64-v4");
+    uint32_t out[4];
+
+    if (!x86_has(&f->vcpu, FEATURE_AVX512F))
+        skip();
+    accept(x86_write_cr(&f->vcpu, 4, CR4_OSXSAVE));
+    cpuid(f, 0xD, 0, out);
+    assert_int_equal(out[1], 576);
+    accept(x86_xsetbv(&f->vcpu, 0, XCR0_X87 | XCR0_SSE | XCR0_AVX));
+    cpuid(f, 0xD, 0, out);
+    assert_int_equal(out[1], 832);
+    assert_int_equal(out[2], 2696);
+    cpuid(f, 0xD, 1, out);
+    assert_int_equal(out[1], 832);
+    refuse(x86_xsetbv(&f->vcpu, 0, XCR0_X87 | XCR0_AVX), VEC_GP, 0);
+    refuse(x86_xsetbv(&f->vcpu, 0, XCR0_SSE), VEC_GP, 0);
+    refuse(x86_xsetbv(&f->vcpu, 0, XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_OPMASK), VEC_GP, 0);
+    refuse(x86_xsetbv(&f->vcpu, 1, XCR0_X87), VEC_GP, 0);
+    accept(x86_xsetbv(&f->vcpu, 0, XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512));
+    cpuid(f, 0xD, 1, out);
+    assert_int_equal(out[1], 2432);
+    x86_fixture_destroy(f);
+}
+
+static void test_topology(void **state)
+{
+    struct error err;
+    struct x86_fixture *f = x86_fixture_create(NULL);
+    uint32_t out[4];
+
+    x86_model_destroy((struct cpu_model *)f->vcpu.model);
+    f->vcpu.model = x86_model_create(NULL, 6, 2000000000, &err);
+    f->vcpu.apic_id = 5;
+    cpuid(f, 0xB, 1, out);
+    assert_int_equal(out[0], 3);
+    assert_int_equal(out[1], 6);
+    assert_int_equal(out[2], 0x201);
+    assert_int_equal(out[3], 5);
+    cpuid(f, 1, 0, out);
+    assert_int_equal(out[1] >> 24, 5);
+    assert_int_equal(out[1] >> 16 & 0xFF, 8);
+    assert_true(out[3] & BIT(28));
+    cpuid(f, 4, 3, out);
+    assert_int_equal(out[0] >> 14 & 0xFFF, 7);
+    cpuid(f, 4, 4, out);
+    assert_int_equal(out[0], 0);
+    x86_fixture_destroy(f);
+}
+
+static void test_leaves_beyond_the_last_answer_as_the_last(void **state)
+{
+    struct x86_fixture *f = x86_fixture_create(NULL);
+    uint32_t last[4], beyond[4];
+
+    cpuid(f, 0x16, 0, last);
+    cpuid(f, 0x1000, 0, beyond);
+    assert_memory_equal(last, beyond, sizeof(last));
+    cpuid(f, 0x80001000, 0, beyond);
+    assert_memory_equal(last, beyond, sizeof(last));
+    x86_fixture_destroy(f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_vendor_and_brand), cmocka_unit_test(test_hypervisor_leaves),
+        cmocka_unit_test(test_hidden_features), cmocka_unit_test(test_models_are_masked_by_the_host),
+        cmocka_unit_test(test_each_level_has_the_one_below), cmocka_unit_test(test_switches),
+        cmocka_unit_test(test_dynamic_bits_follow_cr4), cmocka_unit_test(test_xsave_leaf_follows_xcr0),
+        cmocka_unit_test(test_topology), cmocka_unit_test(test_leaves_beyond_the_last_answer_as_the_last),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
