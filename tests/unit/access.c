@@ -202,7 +202,7 @@ static void writes_to_code_are_told_and_writes_beside_it_are_not(void **state)
     mmu_phys_write(v, frame + 0x100, &fault, 1);
     assert_int_equal(drops.count, 4);
     code_map_add(v->ram, frame + 0x100, 0x80);
-    assert_true(ram_write(v->ram, frame, &drops, 0x100));
+    assert_true(ram_write(v->ram, frame, (uint8_t[0x100]){ 0 }, 0x100));
     assert_int_equal(drops.count, 4);
     assert_true(ram_write(v->ram, frame, ram_host(v->ram, frame), 0x101));
     assert_int_equal(drops.count, 5);
