@@ -28,19 +28,32 @@ void vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argu
     enqueue(vcpu, work);
 }
 
-/* The list is kept newest first; it runs oldest first. */
-static struct vcpu_work *take_list(struct vcpu *vcpu)
+/* The list is kept newest first; it runs oldest first. `inside`: takes only what may run inside an instruction. */
+static struct vcpu_work *take_list(struct vcpu *vcpu, bool inside)
 {
+    struct vcpu_work *ordered = NULL;
     pthread_mutex_lock(&vcpu->mutex);
-    struct vcpu_work *newest = vcpu->work, *ordered = NULL;
-    vcpu->work = NULL;
-    for (struct vcpu_work *work = newest; work; work = newest) {
-        newest = work->next;
+    for (struct vcpu_work **link = &vcpu->work; *link;) {
+        struct vcpu_work *work = *link;
+        if (inside && !work->inside) {
+            link = &work->next;
+            continue;
+        }
+        *link = work->next;
         work->next = ordered;
         ordered = work;
     }
     pthread_mutex_unlock(&vcpu->mutex);
     return ordered;
+}
+
+/* With the mutex held. */
+static bool has_inside(const struct vcpu *vcpu)
+{
+    for (const struct vcpu_work *work = vcpu->work; work; work = work->next)
+        if (work->inside)
+            return true;
+    return false;
 }
 
 /* The waiter's work lives on its stack: it may be gone as soon as the waiter's mutex is released. */
@@ -57,15 +70,20 @@ static void finish(struct vcpu_work *work)
     pthread_mutex_unlock(mutex);
 }
 
-void vcpu_serve_work(struct vcpu *vcpu)
+static void run_list(struct vcpu *vcpu, struct vcpu_work *work)
 {
-    /* Cleared before the list is taken: a post that comes later sets it again. */
-    atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_WORK);
-    for (struct vcpu_work *work = take_list(vcpu), *next; work; work = next) {
+    for (struct vcpu_work *next; work; work = next) {
         next = work->next;
         work->run(vcpu, work->argument);
         finish(work);
     }
+}
+
+void vcpu_serve_work(struct vcpu *vcpu)
+{
+    /* Cleared before the list is taken: a post that comes later sets it again. */
+    atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_WORK);
+    run_list(vcpu, take_list(vcpu, false));
 }
 
 /* Takes the work back if nobody has begun it. */
@@ -84,20 +102,20 @@ static bool withdraw(struct vcpu *target, struct vcpu_work *work)
     return found;
 }
 
-/* Waits for `work` on the caller's own thread, serving what others ask of the caller meanwhile. */
+/* Waits for `work` on the caller's own thread, serving what other vCPUs ask of the caller meanwhile. */
 static void wait_serving(struct vcpu *caller, struct vcpu *target, struct vcpu_work *work)
 {
     pthread_mutex_lock(&caller->mutex);
     while (!work->done) {
         bool exiting = atomic_load(&caller->request) & REQUEST_EXIT;
-        bool to_serve = caller->work;
+        bool to_serve = has_inside(caller);
         if (!to_serve && !exiting) {
             pthread_cond_wait(&caller->wake, &caller->mutex);
             continue;
         }
         pthread_mutex_unlock(&caller->mutex);
         if (to_serve)
-            vcpu_serve_work(caller);
+            run_list(caller, take_list(caller, true));
         else if (withdraw(target, work))
             return;
         else
@@ -124,7 +142,7 @@ void vcpu_run_on(struct vcpu *caller, struct vcpu *target, void (*run)(struct vc
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
     struct vcpu_work work = {
-        .run = run, .argument = argument,
+        .run = run, .argument = argument, .inside = caller,
         .waiter_mutex = caller ? &caller->mutex : &mutex, .waiter_wake = caller ? &caller->wake : &wake,
     };
     enqueue(target, &work);

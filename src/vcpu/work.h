@@ -12,6 +12,7 @@ struct vcpu_work {
     void *argument;
     struct vcpu_work *next;
     bool owned;         /* allocated by vcpu_post: freed after it ran */
+    bool inside;        /* asked by a vCPU that waits: also runs while the target itself waits for another vCPU */
     bool done;          /* under *waiter_mutex */
     pthread_mutex_t *waiter_mutex;      /* not owned: who waits for it */
     pthread_cond_t *waiter_wake;
@@ -20,9 +21,11 @@ struct vcpu_work {
 /* Any thread; does not wait. The order of posts to one vCPU is kept. */
 void vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argument);
 /*
- * Runs it on the target and waits. The caller may be another vCPU's thread: while it waits it serves its own list, so that
- * two that wait for each other both go on; if it is told to exit meanwhile it takes the work back. caller NULL: a
- * thread of the machine; then the target's loop must be running (or paused, or served by the caller's side).
+ * Runs it on the target and waits. caller NULL: a thread of the machine waits, and the target runs it at a block border.
+ * Otherwise the caller is another vCPU's thread, perhaps in the midst of an instruction: while it waits it serves what other
+ * vCPUs ask of it in this way (and nothing else), so that two that wait for each other both go on. So a function that is
+ * run with a caller may find its target in the midst of an instruction, too, and must not care: it may drop TLB
+ * entries, but not decoded code or registers. A caller that is told to exit takes its work back.
  * Every place where a vCPU stands still (HLT, pause, wait for SIPI, shutdown) must serve its list.
  * Never call it with a device's lock held.
  */

@@ -103,6 +103,34 @@ static void vcpus_that_wait_for_each_other_go_on(void **state)
     free(crowd);
 }
 
+/* While a vCPU waits inside an instruction, what was posted for its next border must not run. */
+static void *ask_with_posts_pending(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    struct crowd *crowd = vcpu->system_owner;
+    if (vcpu->index)
+        return idle_loop(opaque);
+    for (unsigned n = 0; n < EXCHANGES; n++) {
+        vcpu_post(vcpu, count_run, &crowd->ran);
+        vcpu_run_on(vcpu, &crowd->vcpu[1], count_run, &crowd->last[1]);
+        if (atomic_load(&crowd->ran) != n)
+            atomic_fetch_add(&crowd->disorder, 1);
+        vcpu_serve_work(vcpu);
+    }
+    atomic_store(&crowd->stop, true);
+    return NULL;
+}
+
+static void posts_wait_for_the_border(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    crowd_start(crowd, ask_with_posts_pending);
+    crowd_join(crowd);
+    assert_int_equal(atomic_load(&crowd->disorder), 0);
+    assert_int_equal(crowd->last[1], EXCHANGES);
+    free(crowd);
+}
+
 /* The target never serves; the caller is told to exit and takes its work back. */
 static void *ask_the_dead(void *opaque)
 {
@@ -205,6 +233,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(posts_run_once_and_in_order),
         cmocka_unit_test(vcpus_that_wait_for_each_other_go_on),
+        cmocka_unit_test(posts_wait_for_the_border),
         cmocka_unit_test(an_exiting_vcpu_does_not_wait_for_ever),
         cmocka_unit_test(no_write_to_decoded_code_goes_unseen),
     };
