@@ -63,6 +63,15 @@ static void load_piece(struct vcpu *vcpu, const struct piece *piece, void *out, 
         copy_operand(out, piece->host, size);
 }
 
+/* Others drop overwritten code at their next block border; the writer itself must not run on in it. */
+static void watched_written(struct vcpu *vcpu, uint64_t gpa, unsigned size)
+{
+    counter_add(&vcpu->counters, COUNTER_code_writes, 1);
+    if (vcpu->code_overwritten && code_map_hit(vcpu->ram, gpa, size))
+        vcpu->code_overwritten(vcpu, gpa, size);
+    ram_written(vcpu->ram, gpa, size);
+}
+
 static void store_piece(struct vcpu *vcpu, const struct piece *piece, const void *in, unsigned size)
 {
     if (unlikely(piece->slow & TLB_MMIO)) {
@@ -72,10 +81,8 @@ static void store_piece(struct vcpu *vcpu, const struct piece *piece, const void
     if (piece->slow & TLB_ROM)
         return;
     copy_operand(piece->host, in, size);
-    if (piece->slow & TLB_WATCHED) {
-        counter_add(&vcpu->counters, COUNTER_code_writes, 1);
-        ram_written(vcpu->ram, piece->gpa, size);
-    }
+    if (piece->slow & TLB_WATCHED)
+        watched_written(vcpu, piece->gpa, size);
 }
 
 bool mmu_load_slow(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size, enum mmu_class class)
@@ -139,8 +146,7 @@ static void recheck_written(struct vcpu *vcpu, void *argument)
  */
 static void watched_modify(struct vcpu *vcpu, const struct piece *piece, unsigned size)
 {
-    counter_add(&vcpu->counters, COUNTER_code_writes, 1);
-    ram_written(vcpu->ram, piece->gpa, size);
+    watched_written(vcpu, piece->gpa, size);
     if (vcpu->all_count < 2)
         return;
     vcpu_post(vcpu, recheck_written, (void *)piece->gpa);

@@ -126,6 +126,7 @@ struct vcpu {
     uint64_t gpr[16];
     uint64_t rip;
     uint64_t rflags;                    /* always whole; bit 1 set */
+    uint64_t zero;                      /* always 0: where an engine's operand forms point that have no register (not state) */
     uint8_t cpl;
     uint8_t mode;                       /* enum x86_mode, derived from CR0, EFER, CS, RFLAGS by x86_update_mode */
     uint8_t shadow;                     /* SHADOW_* */
@@ -173,6 +174,8 @@ struct vcpu {
     /* --- owned by other rooms --- */
     struct mmu *mmu;                    /* mmu/mmu.h */
     const struct engine *engine;
+    /* Set by the engine: this vCPU itself has just overwritten code; it must not run on past the present instruction. */
+    void (*code_overwritten)(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
     void *engine_state;
 
     /* --- thread (vcpu/thread.h) --- */

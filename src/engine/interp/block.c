@@ -1,0 +1,389 @@
+#include "engine/interp/block.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "engine/interp/bind.h"
+#include "engine/interp/native.h"
+#include "mem/code_map.h"
+
+/* --- the cache --- */
+
+struct block_cache *block_cache_create(struct vcpu *vcpu)
+{
+    struct block_cache *cache = calloc(1, sizeof(*cache));
+    if (!cache)
+        return NULL;
+    cache->arena = mmap(NULL, BLOCK_ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cache->arena == MAP_FAILED) {
+        free(cache);
+        return NULL;
+    }
+    for (unsigned mode = MODE_REAL; mode <= MODE_LONG64; mode++)
+        decoder_init(&cache->decoder[mode], vcpu, mode);
+    return cache;
+}
+
+void block_cache_destroy(struct block_cache *cache)
+{
+    if (!cache)
+        return;
+    munmap(cache->arena, BLOCK_ARENA_SIZE);
+    free(cache);
+}
+
+void block_flush(struct vcpu *vcpu)
+{
+    struct interp *interp = interp_of(vcpu);
+    memset(interp->cache->hash, 0, sizeof(interp->cache->hash));
+    memset(interp->cache->page, 0, sizeof(interp->cache->page));
+    interp->cache->used = 0;
+    interp->link_from = NULL;
+    interp->drops++;
+    if (interp->native)
+        native_cache_reset(interp->native);
+}
+
+static unsigned page_hash(uint64_t gpa)
+{
+    return (gpa >> PAGE_SHIFT) & ((1u << BLOCK_PAGE_BITS) - 1);
+}
+
+static void unhook_hash(struct block_cache *cache, struct block *block)
+{
+    struct block **at = &cache->hash[block_hash(block->gpa, block->key)];
+    while (*at && *at != block)
+        at = &(*at)->hash_next;
+    if (*at)
+        *at = block->hash_next;
+}
+
+static void make_stale(struct vcpu *vcpu, struct block *block)
+{
+    unhook_hash(interp_of(vcpu)->cache, block);
+    for (unsigned i = 0; i < block->op_count; i++)
+        block->op[i].run = op_stale;
+    block->gpa = BLOCK_DROPPED;
+    interp_of(vcpu)->drops++;
+    counter_add(&vcpu->counters, COUNTER_blocks_dropped, 1);
+}
+
+static bool overlaps(const struct block *block, uint64_t gpa, uint64_t size)
+{
+    uint64_t page_end = (block->gpa | PAGE_MASK) + 1, end = min_u64(block->gpa + block->bytes, page_end);
+    if (block->gpa < gpa + size && gpa < end)
+        return true;
+    if (block->gpa2 == BLOCK_DROPPED)
+        return false;
+    uint64_t rest = block->gpa + block->bytes - page_end;
+    return block->gpa2 < gpa + size && gpa < block->gpa2 + rest;
+}
+
+static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+{
+    struct block **at = &interp_of(vcpu)->cache->page[page_hash(gpa)];
+    while (*at) {
+        struct block *block = *at;
+        if (overlaps(block, gpa, size))
+            make_stale(vcpu, block);
+        if (block->gpa == BLOCK_DROPPED)
+            *at = block->page_next;
+        else
+            at = &block->page_next;
+    }
+}
+
+/* Whole granules go: the code map forgets them as a whole, too. */
+void block_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+{
+    uint64_t granule = 1u << CODE_GRANULE_SHIFT;
+    uint64_t end = align_up(gpa + size, granule);
+    gpa = align_down(gpa, granule);
+    while (gpa < end) {
+        uint64_t part = min_u64(end - gpa, PAGE_SIZE - (gpa & PAGE_MASK));
+        drop_in_page(vcpu, gpa, part);
+        gpa += part;
+    }
+}
+
+/* --- the key --- */
+
+static bool flat_data(const struct segment *s)
+{
+    uint32_t want = SEG_S | SEG_P | SEG_WRITABLE;
+    uint32_t unwanted = SEG_CODE | SEG_EXPAND_DOWN | SEG_UNUSABLE;
+    return s->base == 0 && s->limit == 0xFFFFFFFF && (s->attr & (want | unwanted)) == want;
+}
+
+uint32_t block_mode_key(const struct vcpu *vcpu)
+{
+    uint32_t key = vcpu->mode | (vcpu->mmu->alignment_check ? KEY_ALIGNMENT : 0);
+    if (vcpu->mode == MODE_LONG64)
+        return key;
+    if (flat_data(&vcpu->seg[ES]) && flat_data(&vcpu->seg[SS]) && flat_data(&vcpu->seg[DS]))
+        key |= KEY_FLAT_DATA;
+    if (vcpu->seg[SS].attr & SEG_DB)
+        key |= KEY_STACK32;
+    if (vcpu->seg[CS].base == 0 && vcpu->seg[CS].limit == 0xFFFFFFFF)
+        key |= KEY_FLAT_CODE;
+    return key;
+}
+
+/* --- decoding --- */
+
+/* Where the bytes of a block come from. */
+struct source {
+    uint64_t gla, gpa;
+    const uint8_t *host;        /* NULL: not RAM, fetch byte-wise */
+    uint64_t limit;             /* bytes from gla that the code segment still holds */
+    uint64_t watched;           /* bytes from gla that the code map knows */
+};
+
+/* Makes the code map watch the granules of the next instruction before its bytes are read (mem/code_map.h). */
+static void watch(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+{
+    if (code_map_add(vcpu->ram, gpa, size))
+        mmu_unshare_writes(vcpu, gpa);
+}
+
+static void watch_ahead(struct vcpu *vcpu, struct source *source, unsigned where)
+{
+    unsigned granule = 1u << CODE_GRANULE_SHIFT;
+    uint64_t in_page = PAGE_SIZE - (source->gpa & PAGE_MASK), want = min_u64(where + INSN_LENGTH_MAX, in_page);
+    while (source->watched < want) {
+        uint64_t gpa = source->gpa + source->watched, part = granule - (gpa & (granule - 1));
+        watch(vcpu, gpa, part);
+        source->watched += part;
+    }
+}
+
+/*
+ * Copies the bytes of the instruction at `where` that can be had without leaving its page and segment. For the first
+ * instruction of a block `cross` fetches beyond the page; a fault there is pending when it returns -1.
+ */
+static int fetch(struct vcpu *vcpu, struct source *source, unsigned where, uint8_t *bytes, bool cross)
+{
+    uint64_t in_page = PAGE_SIZE - (source->gla & PAGE_MASK);
+    if (where >= source->limit || (where >= in_page && where))
+        return 0;
+    unsigned size = (unsigned)min_u64(min_u64(in_page, source->limit) - where, INSN_LENGTH_MAX);
+    if (source->host) {
+        watch_ahead(vcpu, source, where);
+        memcpy(bytes, source->host + where, size);
+    } else if (!mmu_fetch_bytes(vcpu, source->gla + where, bytes, size)) {
+        return -1;
+    }
+    if (!cross || size == INSN_LENGTH_MAX || source->limit <= in_page)
+        return (int)size;
+    unsigned more = (unsigned)min_u64(INSN_LENGTH_MAX - size, source->limit - in_page);
+    return mmu_fetch_bytes(vcpu, source->gla + in_page, bytes + size, more) ? (int)(size + more) : -1;
+}
+
+static struct block *arena_reserve(struct vcpu *vcpu)
+{
+    struct block_cache *cache = interp_of(vcpu)->cache;
+    size_t most = sizeof(struct block) + (BLOCK_OPS_MAX + 1) * sizeof(struct op);
+    if (cache->used + most > BLOCK_ARENA_SIZE)
+        block_flush(vcpu);
+    return (struct block *)(cache->arena + cache->used);
+}
+
+static void close_block(struct block *block, bool open_ended, unsigned where)
+{
+    if (open_ended) {
+        struct op *op = &block->op[block->op_count++];
+        memset(op, 0, sizeof(*op));
+        op->run = op_fallthrough;
+        op->where = (uint16_t)where;
+    }
+    for (unsigned i = 0; i < block->op_count; i++)
+        block->op[i].back = (uint16_t)((char *)&block->op[i] - (char *)block);
+}
+
+static void raise_op(struct block *block, op_fn *run)
+{
+    block->op[0] = (struct op){ .run = run };
+    block->op_count = block->count = 1;
+    block->bytes = 1;
+}
+
+enum step { STEP_MORE, STEP_END, STEP_CLOSED, STEP_FULL, STEP_FAULT };
+
+/* Decodes the instruction at `where` into the block's next op. */
+static enum step decode_one(struct vcpu *vcpu, struct source *source, struct block *block, unsigned where)
+{
+    uint8_t bytes[INSN_LENGTH_MAX];
+    struct insn insn;
+    bool first = block->count == 0;
+    const struct decoder *decoder = &interp_of(vcpu)->cache->decoder[block->key & KEY_MODE];
+    int size = fetch(vcpu, source, where, bytes, false);
+    if (size <= 0)
+        return first ? STEP_FAULT : STEP_END;
+    enum decode_result result = decode(decoder, bytes, (size_t)size, &insn);
+    if (result == DECODE_MORE && first) {
+        size = fetch(vcpu, source, where, bytes, true);
+        if (size < 0)
+            return STEP_FAULT;
+        result = decode(decoder, bytes, (size_t)size, &insn);
+        if (result == DECODE_MORE)
+            result = size == INSN_LENGTH_MAX ? DECODE_TOO_LONG : DECODE_MORE;
+    }
+    if (result == DECODE_MORE && first) {
+        x86_raise_error(vcpu, VEC_GP, 0);      /* the instruction runs over the code segment's limit */
+        return STEP_FAULT;
+    }
+    if (result != DECODE_OK) {
+        if (first)
+            raise_op(block, result == DECODE_TOO_LONG ? op_too_long : op_undefined);
+        return first ? STEP_CLOSED : STEP_END;
+    }
+    enum bind_result bound = bind(vcpu, &insn, &block->op[block->op_count], where, block->key, decoder);
+    if (bound == BIND_FULL)
+        return STEP_FULL;
+    block->op_count++;
+    block->count++;
+    block->bytes = (uint16_t)(where + insn.length);
+    return bound == BIND_FLOWS ? STEP_MORE : STEP_CLOSED;
+}
+
+/* Decodes at most `most` instructions; false: fault pending, or (flushed) start again. */
+static bool decode_block(struct vcpu *vcpu, struct source *source, struct block *block, unsigned most, bool *flushed)
+{
+    unsigned where = 0;
+    enum step step = STEP_MORE;
+    *flushed = false;
+    while (step == STEP_MORE && block->count < most) {
+        step = decode_one(vcpu, source, block, where);
+        if (step == STEP_FAULT)
+            return false;
+        if (step == STEP_FULL) {
+            block_flush(vcpu);
+            *flushed = true;
+            return false;
+        }
+        where = block->bytes;
+    }
+    close_block(block, step != STEP_CLOSED, where);
+    return true;
+}
+
+static void start_block(struct block *block, const struct source *source, uint32_t key)
+{
+    memset(block, 0, sizeof(*block));
+    block->gpa = source->gpa;
+    block->gpa2 = BLOCK_DROPPED;
+    block->key = key;
+    block->linkable = (key & KEY_MODE) == MODE_LONG64 || (key & KEY_FLAT_CODE);
+}
+
+static void hook(struct block_cache *cache, struct block *block)
+{
+    struct block **bucket = &cache->hash[block_hash(block->gpa, block->key)];
+    block->hash_next = *bucket;
+    *bucket = block;
+    struct block **page = &cache->page[page_hash(block->gpa)];
+    block->page_next = *page;
+    *page = block;
+    cache->used += align_up(sizeof(*block) + block->op_count * sizeof(struct op), 16);
+}
+
+static bool crosses_page(const struct block *block)
+{
+    return (block->gpa & PAGE_MASK) + block->bytes > PAGE_SIZE;
+}
+
+/*
+ * A crossing instruction, code outside RAM and a single step run from the scratch block, decoded each time: their second
+ * page may change its translation, or their bytes may, without anybody telling.
+ */
+static struct block *decode_scratch(struct vcpu *vcpu, struct source *source, uint32_t key)
+{
+    struct interp *interp = interp_of(vcpu);
+    bool flushed;
+    do {
+        start_block(interp->scratch, source, key);
+        if (!decode_block(vcpu, source, interp->scratch, 1, &flushed) && !flushed)
+            return NULL;
+    } while (flushed);
+    interp->scratch->linkable = false;
+    return interp->scratch;
+}
+
+static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uint32_t key)
+{
+    struct interp *interp = interp_of(vcpu);
+    struct block *block;
+    bool flushed;
+    do {
+        block = arena_reserve(vcpu);
+        start_block(block, source, key);
+        if (!decode_block(vcpu, source, block, BLOCK_OPS_MAX, &flushed) && !flushed)
+            return NULL;
+    } while (flushed);
+    counter_add(&vcpu->counters, COUNTER_blocks_decoded, 1);
+    if (crosses_page(block))
+        return decode_scratch(vcpu, source, key);
+    hook(interp->cache, block);
+    return block;
+}
+
+static bool find_source(struct vcpu *vcpu, struct source *source)
+{
+    bool mmio;
+    source->gla = vcpu->rip;
+    source->limit = PAGE_SIZE * 2;
+    if (vcpu->mode == MODE_LONG64) {
+        if (!canonical(vcpu, vcpu->rip))
+            return x86_raise_error(vcpu, VEC_GP, 0);
+    } else {
+        vcpu->rip = (uint32_t)vcpu->rip;
+        if (!x86_linear_fetch(vcpu, vcpu->rip, &source->gla))
+            return false;
+        source->limit = (uint64_t)vcpu->seg[CS].limit - vcpu->rip + 1;
+    }
+    source->watched = 0;
+    source->host = mmu_fetch_page(vcpu, source->gla, &source->gpa, &mmio);
+    if (!source->host && !mmio)
+        return false;
+    source->gpa = (source->gpa & ~PAGE_MASK) | (source->gla & PAGE_MASK);
+    if (source->host)
+        source->host += source->gla & PAGE_MASK;
+    return true;
+}
+
+/* The first instruction of a cached block, alone, for a single step. */
+static struct block *copy_first(struct interp *interp, const struct block *block)
+{
+    struct block *scratch = interp->scratch;
+    *scratch = (struct block){ .gpa = block->gpa, .gpa2 = BLOCK_DROPPED, .key = block->key, .count = 1, .op_count = 1 };
+    scratch->op[0] = block->op[0];
+    scratch->bytes = scratch->op[0].length;
+    close_block(scratch, true, scratch->bytes);
+    return scratch;
+}
+
+struct block *block_get(struct vcpu *vcpu, bool one)
+{
+    struct interp *interp = interp_of(vcpu);
+    struct source source;
+    if (!find_source(vcpu, &source))
+        return NULL;
+    if (!source.host)
+        return decode_scratch(vcpu, &source, interp->key);
+    struct block *block = block_lookup(interp->cache, source.gpa, interp->key);
+    if (!block && one)
+        return decode_scratch(vcpu, &source, interp->key);
+    if (!block)
+        block = decode_cached(vcpu, &source, interp->key);
+    if (!block || block == interp->scratch)
+        return block;
+    /* What was decoded under another limit may run over this one. */
+    if (one || block->bytes > source.limit) {
+        if (block->op[0].length > source.limit) {
+            x86_raise_error(vcpu, VEC_GP, 0);
+            return NULL;
+        }
+        return copy_first(interp, block);
+    }
+    return block;
+}

@@ -1,0 +1,57 @@
+/*
+ * The cache of decoded blocks of one vCPU, by guest-physical address and mode key. Blocks live in an arena that is thrown
+ * away as a whole when it is full; a block whose code was overwritten is unhooked and its ops made op_stale.
+ */
+#ifndef DOPPEL_INTERP_BLOCK_H
+#define DOPPEL_INTERP_BLOCK_H
+
+#include "engine/interp/op.h"
+#include "x86/decode.h"
+
+enum {
+    BLOCK_HASH_BITS = 15,
+    BLOCK_PAGE_BITS = 12,
+    BLOCK_ARENA_SIZE = 48 << 20,
+};
+#define BLOCK_DROPPED (~0ull)
+
+struct block_cache {
+    struct block *hash[1 << BLOCK_HASH_BITS];
+    struct block *page[1 << BLOCK_PAGE_BITS];       /* lists of the blocks with bytes in the pages that hash here */
+    uint8_t *arena;
+    size_t used;
+    struct decoder decoder[MODE_LONG64 + 1];
+};
+
+struct block_cache *block_cache_create(struct vcpu *vcpu);
+void block_cache_destroy(struct block_cache *cache);
+
+static inline unsigned block_hash(uint64_t gpa, uint32_t key)
+{
+    return (unsigned)((gpa ^ (gpa >> BLOCK_HASH_BITS) ^ ((uint64_t)key << 8)) & ((1u << BLOCK_HASH_BITS) - 1));
+}
+
+static inline struct block *block_lookup(const struct block_cache *cache, uint64_t gpa, uint32_t key)
+{
+    struct block *block = cache->hash[block_hash(gpa, key)];
+    while (block && (block->gpa != gpa || block->key != key))
+        block = block->hash_next;
+    return block;
+}
+
+/* What the mode key of the vCPU's present state is. */
+uint32_t block_mode_key(const struct vcpu *vcpu);
+
+/*
+ * The block at vcpu->rip, decoded if need be. NULL: a fetch fault is pending. A block that may not be kept (code outside RAM, or
+ * cut short by the code segment's limit) is the scratch block, good for one run. `one` asks for a scratch copy of just
+ * the first instruction.
+ */
+struct block *block_get(struct vcpu *vcpu, bool one);
+
+/* Drops the blocks that overlap the bytes. */
+void block_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
+/* Drops everything; not while a block runs. */
+void block_flush(struct vcpu *vcpu);
+
+#endif

@@ -1,0 +1,52 @@
+/* Instructions that only touch flags. */
+#include "engine/interp/bind.h"
+#include "engine/interp/flags.h"
+
+struct block *op_clc(struct vcpu *vcpu, const struct op *op) { vcpu->rflags &= ~(uint64_t)RFLAGS_CF; NEXT; }
+struct block *op_stc(struct vcpu *vcpu, const struct op *op) { vcpu->rflags |= RFLAGS_CF; NEXT; }
+struct block *op_cmc(struct vcpu *vcpu, const struct op *op) { vcpu->rflags ^= RFLAGS_CF; NEXT; }
+struct block *op_cld(struct vcpu *vcpu, const struct op *op) { vcpu->rflags &= ~(uint64_t)RFLAGS_DF; NEXT; }
+struct block *op_std(struct vcpu *vcpu, const struct op *op) { vcpu->rflags |= RFLAGS_DF; NEXT; }
+
+struct block *op_lahf(struct vcpu *vcpu, const struct op *op)
+{
+    set_reg8(vcpu, GPR_OFFSET(RAX) + 1, (uint8_t)vcpu->rflags);
+    NEXT;
+}
+
+struct block *op_sahf(struct vcpu *vcpu, const struct op *op)
+{
+    uint64_t mask = RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF;
+    vcpu->rflags = (vcpu->rflags & ~mask) | (reg8(vcpu, GPR_OFFSET(RAX) + 1) & mask);
+    NEXT;
+}
+
+struct block *op_salc(struct vcpu *vcpu, const struct op *op)
+{
+    set_reg8(vcpu, GPR_OFFSET(RAX), vcpu->rflags & RFLAGS_CF ? 0xFF : 0);
+    NEXT;
+}
+
+OP_BODY(op_cli)
+{
+    return x86_cli(vcpu);
+}
+
+struct block *op_sti(struct vcpu *vcpu, const struct op *op)
+{
+    op_at(vcpu, op);
+    return leave_system(vcpu, op, x86_sti(vcpu));
+}
+
+/* CLAC and STAC: #UD outside ring 0 or without SMAP (SDM2 CLAC). */
+static struct block *set_ac(struct vcpu *vcpu, const struct op *op, uint64_t ac)
+{
+    op_at(vcpu, op);
+    if (vcpu->cpl || !x86_has(vcpu, FEATURE_SMAP))
+        return leave_system(vcpu, op, x86_raise(vcpu, VEC_UD));
+    x86_set_rflags(vcpu, (vcpu->rflags & ~(uint64_t)RFLAGS_AC) | ac);
+    return leave_system(vcpu, op, true);
+}
+
+struct block *op_clac(struct vcpu *vcpu, const struct op *op) { return set_ac(vcpu, op, 0); }
+struct block *op_stac(struct vcpu *vcpu, const struct op *op) { return set_ac(vcpu, op, RFLAGS_AC); }

@@ -1,0 +1,277 @@
+/*
+ * String instructions: MOVS STOS LODS CMPS SCAS, alone and repeated.
+ *
+ * Each element is complete when its registers have moved, so a fault or a request finds an instruction that can be
+ * started again where it was (SDM1 §7.3.9.1 "String Operations"). Repeated MOVS and STOS upward go by whole pages while
+ * the TLB lets both sides be touched directly; everything else goes element by element. A request is looked at after each
+ * page or burst of elements, so that no count can hang the vCPU.
+ */
+#include "engine/interp/address.h"
+#include "engine/interp/bind.h"
+#include "engine/interp/flags.h"
+
+/* Elements between two looks at vcpu->request. */
+enum { BURST = 1024 };
+
+static uint64_t index_register(const struct vcpu *vcpu, const struct op *op, enum gpr reg)
+{
+    return vcpu->gpr[reg] & size_mask(op->address_size);
+}
+
+static void set_index(struct vcpu *vcpu, const struct op *op, enum gpr reg, uint64_t value)
+{
+    reg_set(vcpu, GPR_OFFSET(reg), op->address_size, value);
+}
+
+static int64_t element_step(const struct vcpu *vcpu, const struct op *op)
+{
+    return vcpu->rflags & RFLAGS_DF ? -(int64_t)op->size : (int64_t)op->size;
+}
+
+static void advance(struct vcpu *vcpu, const struct op *op, enum gpr reg)
+{
+    set_index(vcpu, op, reg, vcpu->gpr[reg] + (uint64_t)element_step(vcpu, op));
+}
+
+static struct slow_value load_element(struct vcpu *vcpu, const struct op *op, enum seg seg, enum gpr reg)
+{
+    uint64_t gla;
+    if (!x86_linear(vcpu, seg, index_register(vcpu, op, reg), op->size, false, &gla))
+        return (struct slow_value){ 0, 0 };
+    return load_slow(vcpu, gla, op->size, seg);
+}
+
+static bool store_element(struct vcpu *vcpu, const struct op *op, uint64_t value)
+{
+    uint64_t gla;
+    return x86_linear(vcpu, ES, index_register(vcpu, op, RDI), op->size, true, &gla) &&
+           store_slow(vcpu, gla, value, op->size, ES);
+}
+
+/* Flags of a - b. */
+#define COMPARE_CASE(w, s)                                                                                    \
+    case w / 8:                                                                                               \
+        asm("cmp" s " %[b], %[a]\n\t" FLAGS_SAVE                                                              \
+            : "=&a"(packed) : [a] "r"((uint##w##_t)a), [b] "r"((uint##w##_t)b) : "cc");                       \
+        break;
+static void compare(struct vcpu *vcpu, unsigned size, uint64_t a, uint64_t b)
+{
+    uint32_t packed = 0;
+    switch (size) { COMPARE_CASE(8, "b") COMPARE_CASE(16, "w") COMPARE_CASE(32, "l") COMPARE_CASE(64, "q") }
+    flags_set(vcpu, packed);
+}
+
+/* --- one element of each --- */
+
+static bool movs_one(struct vcpu *vcpu, const struct op *op)
+{
+    struct slow_value value = load_element(vcpu, op, op->seg, RSI);
+    if (!value.ok || !store_element(vcpu, op, value.value))
+        return false;
+    advance(vcpu, op, RSI);
+    advance(vcpu, op, RDI);
+    return true;
+}
+
+static bool stos_one(struct vcpu *vcpu, const struct op *op)
+{
+    if (!store_element(vcpu, op, vcpu->gpr[RAX]))
+        return false;
+    advance(vcpu, op, RDI);
+    return true;
+}
+
+static bool lods_one(struct vcpu *vcpu, const struct op *op)
+{
+    struct slow_value value = load_element(vcpu, op, op->seg, RSI);
+    if (!value.ok)
+        return false;
+    reg_set(vcpu, GPR_OFFSET(RAX), op->size, value.value);
+    advance(vcpu, op, RSI);
+    return true;
+}
+
+static bool cmps_one(struct vcpu *vcpu, const struct op *op)
+{
+    struct slow_value a = load_element(vcpu, op, op->seg, RSI);
+    if (!a.ok)
+        return false;
+    struct slow_value b = load_element(vcpu, op, ES, RDI);
+    if (!b.ok)
+        return false;
+    compare(vcpu, op->size, a.value, b.value);
+    advance(vcpu, op, RSI);
+    advance(vcpu, op, RDI);
+    return true;
+}
+
+static bool scas_one(struct vcpu *vcpu, const struct op *op)
+{
+    struct slow_value b = load_element(vcpu, op, ES, RDI);
+    if (!b.ok)
+        return false;
+    compare(vcpu, op->size, vcpu->gpr[RAX], b.value);
+    advance(vcpu, op, RDI);
+    return true;
+}
+
+typedef bool one_fn(struct vcpu *vcpu, const struct op *op);
+static one_fn *const one_table[STRING_COUNT] = {
+    [STRING_MOVS] = movs_one, [STRING_STOS] = stos_one, [STRING_LODS] = lods_one,
+    [STRING_CMPS] = cmps_one, [STRING_SCAS] = scas_one, [STRING_INS] = ins_one, [STRING_OUTS] = outs_one,
+};
+
+OP_BODY_STATIC(op_string_once)
+{
+    return one_table[op->sub](vcpu, op);
+}
+
+/* --- many at once --- */
+
+/* Elements from gla to the end of its page, if the TLB allows direct use; *host is where. 0: not directly. */
+static uint64_t direct_run(struct vcpu *vcpu, const struct op *op, uint64_t gla, enum mmu_use use, uint8_t **host)
+{
+    const struct tlb_entry *entry = data_entry(vcpu, gla);
+    if (!tag_hit(entry, use, gla, op->size) || vcpu->mmu->alignment_check)
+        return 0;
+    *host = (uint8_t *)(gla + entry->addend);
+    return (PAGE_SIZE - (gla & PAGE_MASK)) / op->size;
+}
+
+/* Linear address of `count` elements upward, or false without a fault: then element by element, which finds the fault. */
+static bool run_linear(struct vcpu *vcpu, const struct op *op, enum seg seg, enum gpr reg, uint64_t *gla)
+{
+    uint64_t offset = index_register(vcpu, op, reg);
+    if (vcpu->mode == MODE_LONG64) {
+        *gla = offset + (seg == FS || seg == GS ? vcpu->seg[seg].base : 0);
+        return op->address_size == 8;
+    }
+    const struct segment *s = &vcpu->seg[seg];
+    *gla = offset;
+    return op->address_size == 4 && s->base == 0 && s->limit == 0xFFFFFFFF && !(s->attr & SEG_UNUSABLE) &&
+           (interp_of(vcpu)->key & KEY_FLAT_DATA);
+}
+
+/* Elements upward one after the other, as the instruction would: overlapping regions repeat themselves. */
+static void copy_elements(uint8_t *to, const uint8_t *from, uint64_t count, unsigned size)
+{
+    uint64_t bytes = count * size;
+    if (to + bytes <= from || from + bytes <= to) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    for (; count; count--, to += size, from += size) {
+        uint64_t element;
+        memcpy(&element, from, size);
+        memcpy(to, &element, size);
+    }
+}
+
+static void fill_elements(uint8_t *to, uint64_t value, uint64_t count, unsigned size)
+{
+    if (size == 1) {
+        memset(to, (uint8_t)value, count);
+        return;
+    }
+    for (; count; count--, to += size)
+        memcpy(to, &value, size);
+}
+
+/* Moves up to `limit` elements directly; returns how many. */
+static uint64_t movs_run(struct vcpu *vcpu, const struct op *op, uint64_t limit)
+{
+    uint64_t from_gla, to_gla;
+    uint8_t *from, *to;
+    if (!run_linear(vcpu, op, op->seg, RSI, &from_gla) || !run_linear(vcpu, op, ES, RDI, &to_gla))
+        return 0;
+    uint64_t count = min_u64(limit, direct_run(vcpu, op, from_gla, MMU_READ, &from));
+    if (count)
+        count = min_u64(count, direct_run(vcpu, op, to_gla, MMU_WRITE, &to));
+    if (!count)
+        return 0;
+    copy_elements(to, from, count, op->size);
+    set_index(vcpu, op, RSI, vcpu->gpr[RSI] + count * op->size);
+    set_index(vcpu, op, RDI, vcpu->gpr[RDI] + count * op->size);
+    return count;
+}
+
+static uint64_t stos_run(struct vcpu *vcpu, const struct op *op, uint64_t limit)
+{
+    uint64_t gla;
+    uint8_t *to;
+    if (!run_linear(vcpu, op, ES, RDI, &gla))
+        return 0;
+    uint64_t count = min_u64(limit, direct_run(vcpu, op, gla, MMU_WRITE, &to));
+    if (!count)
+        return 0;
+    fill_elements(to, vcpu->gpr[RAX], count, op->size);
+    set_index(vcpu, op, RDI, vcpu->gpr[RDI] + count * op->size);
+    return count;
+}
+
+static uint64_t run_many(struct vcpu *vcpu, const struct op *op, uint64_t limit)
+{
+    if (vcpu->rflags & RFLAGS_DF)
+        return 0;
+    if (op->sub == STRING_MOVS)
+        return movs_run(vcpu, op, limit);
+    return op->sub == STRING_STOS ? stos_run(vcpu, op, limit) : 0;
+}
+
+/* --- repeated --- */
+
+/* CMPS and SCAS end by ZF as well: REPE goes on while it is set, REPNE while it is clear. */
+static bool ends_by_zero_flag(const struct vcpu *vcpu, const struct op *op)
+{
+    if (op->sub != STRING_CMPS && op->sub != STRING_SCAS)
+        return false;
+    bool zero = vcpu->rflags & RFLAGS_ZF;
+    return op->flags & OP_REP ? !zero : zero;
+}
+
+enum repeat_result { REPEAT_DONE, REPEAT_FAULT, REPEAT_AGAIN };
+
+static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, const struct op *op)
+{
+    struct interp *interp = interp_of(vcpu);
+    unsigned burst = interp->stepping ? 1 : BURST;
+    for (;;) {
+        uint64_t count = index_register(vcpu, op, RCX);
+        if (!count)
+            return REPEAT_DONE;
+        if (burst == 0 || (burst < BURST && !interp->stepping && atomic_load_explicit(&vcpu->request, memory_order_relaxed)))
+            return REPEAT_AGAIN;
+        uint64_t done = interp->stepping ? 0 : run_many(vcpu, op, count);
+        if (!done) {
+            uint64_t dropped = interp->drops;
+            if (!one_table[op->sub](vcpu, op))
+                return REPEAT_FAULT;
+            done = 1;
+            burst--;
+            if (unlikely(interp->drops != dropped))
+                burst = 0;          /* it may have overwritten itself */
+        } else if (burst == BURST) {
+            burst--;                /* from now on look at requests */
+        }
+        set_index(vcpu, op, RCX, count - done);
+        if (ends_by_zero_flag(vcpu, op))
+            return REPEAT_DONE;
+    }
+}
+
+static struct block *op_string_repeated(struct vcpu *vcpu, const struct op *op)
+{
+    enum repeat_result result = repeat(vcpu, op);
+    if (likely(result == REPEAT_DONE))
+        NEXT;
+    if (result == REPEAT_FAULT)
+        return leave_fault(vcpu, op);
+    return leave_again(vcpu, op);
+}
+
+op_fn *pick_string(const struct insn *insn, struct op *op, enum family family, unsigned packed)
+{
+    op->sub = STRING_KIND(packed);
+    op->size = STRING_SIZE(packed);
+    return op->flags & (OP_REP | OP_REPNE) ? op_string_repeated : op_string_once;
+}

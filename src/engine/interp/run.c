@@ -1,0 +1,275 @@
+/*
+ * The interpreter's run function: block after block, or one instruction at a time where the architecture wants to look
+ * in between (TF, RF, debug registers, the shadows of STI and MOV SS) or somebody does (the instruction log, a small budget).
+ */
+#include <stdlib.h>
+
+#include "engine/interp/bind.h"
+#include "engine/interp/block.h"
+#include "engine/interp/insn_log.h"
+#include "engine/interp/native.h"
+
+/* --- leaving a block --- */
+
+/* Instructions of the block from this op on were counted but not run. */
+static void uncount_from(struct vcpu *vcpu, const struct op *op)
+{
+    struct block *block = block_of(op);
+    interp_of(vcpu)->left += block->count - (op - block->op);
+}
+
+struct block *leave_fault(struct vcpu *vcpu, const struct op *op)
+{
+    uncount_from(vcpu, op);
+    op_at(vcpu, op);
+    interp_of(vcpu)->changed = true;
+    return NULL;
+}
+
+struct block *leave_raise(struct vcpu *vcpu, const struct op *op, uint8_t vector)
+{
+    x86_raise(vcpu, vector);
+    return leave_fault(vcpu, op);
+}
+
+struct block *leave_again(struct vcpu *vcpu, const struct op *op)
+{
+    interp_of(vcpu)->incomplete = true;
+    return leave_fault(vcpu, op);
+}
+
+struct block *leave_system(struct vcpu *vcpu, const struct op *op, bool done)
+{
+    interp_of(vcpu)->changed = true;
+    if (done)
+        vcpu->rip = rip_wrap(vcpu, vcpu->rip + op->length);
+    else
+        uncount_from(vcpu, op);
+    return NULL;
+}
+
+struct block *leave_transfer(struct vcpu *vcpu, const struct op *op, bool done)
+{
+    interp_of(vcpu)->changed = true;
+    if (!done)
+        uncount_from(vcpu, op);
+    return NULL;
+}
+
+struct block *op_stale(struct vcpu *vcpu, const struct op *op)
+{
+    return leave_fault(vcpu, op);
+}
+
+/* --- one instruction --- */
+
+enum { SHADOW_ONE = SHADOW_STI | SHADOW_MOV_SS };
+
+static bool must_step(const struct vcpu *vcpu)
+{
+    return (vcpu->rflags & (RFLAGS_TF | RFLAGS_RF)) || (vcpu->shadow & SHADOW_ONE) || x86_debug_armed(vcpu) ||
+           trace_on(vcpu->log, TRACE_cpu_insn);
+}
+
+/* The rules that set RF themselves: what they have set stays for the next instruction. */
+static bool sets_resume_flag(const struct op *op)
+{
+    return op->run == op_iret;
+}
+
+/* SYSCALL masks TF before the trap would be taken; for all else TF at the start of the instruction counts (SDM3 §17.3.1.4). */
+static bool single_step_due(const struct vcpu *vcpu, const struct op *op, uint64_t old_rflags)
+{
+    if (!(old_rflags & RFLAGS_TF) || op->run == op_int || op->run == op_int3 || op->run == op_int1)
+        return false;
+    return op->run != op_syscall || (vcpu->rflags & RFLAGS_TF);
+}
+
+static enum run_result raise_debug_trap(struct vcpu *vcpu)
+{
+    vcpu->pending = (struct event){ .kind = EVENT_TRAP, .vector = VEC_DB, .payload = vcpu->pending_debug };
+    vcpu->pending_debug = 0;
+    return RUN_EVENT;
+}
+
+/* Runs just the first instruction of the block. False: a fault is pending. */
+static bool run_one(struct vcpu *vcpu, struct block *block)
+{
+    struct interp *interp = interp_of(vcpu);
+    struct insn_log log;
+    bool logged = trace_on(vcpu->log, TRACE_cpu_insn);
+    if (logged)
+        insn_log_before(&log, vcpu, block);
+    interp->stepping = true;
+    interp->incomplete = false;
+    interp->left--;
+    block->op[0].run(vcpu, &block->op[0]);
+    interp->stepping = false;
+    interp->link_from = NULL;
+    if (interp->incomplete)
+        interp->left--;         /* an element counts as an instruction */
+    if (logged)
+        insn_log_after(&log, vcpu);
+    return vcpu->pending.kind == EVENT_NONE;
+}
+
+/* true: go on; false: *result says why not. */
+static bool step(struct vcpu *vcpu, enum run_result *result)
+{
+    struct interp *interp = interp_of(vcpu);
+    uint64_t old_rflags = vcpu->rflags, gla = vcpu->rip;
+    uint8_t old_shadow = vcpu->shadow & SHADOW_ONE;
+    *result = RUN_EVENT;
+    if (x86_debug_armed(vcpu) && !(old_shadow & SHADOW_MOV_SS)) {
+        if (vcpu->mode != MODE_LONG64)
+            gla = (uint32_t)(vcpu->seg[CS].base + vcpu->rip);
+        if (!x86_debug_fetch(vcpu, gla))
+            return false;
+    }
+    struct block *block = block_get(vcpu, true);
+    if (!block)
+        return false;
+    struct op op = block->op[0];
+    vcpu->shadow &= (uint8_t)~SHADOW_ONE;
+    if (!run_one(vcpu, block)) {
+        vcpu->pending_debug = 0;
+        return false;
+    }
+    if (!interp->incomplete && !sets_resume_flag(&op))
+        vcpu->rflags &= ~(uint64_t)RFLAGS_RF;
+    if (single_step_due(vcpu, &op, old_rflags))
+        vcpu->pending_debug |= DR6_BS;
+    interp->changed = true;
+    return true;
+}
+
+/* --- many --- */
+
+/*
+ * Remembers the target of a direct branch in the block that made it, if it lies in the same page: the branch stays within a
+ * page whose translation cannot change while its code runs, so the next time no look-up is needed.
+ */
+static void link_blocks(struct interp *interp, struct block *target)
+{
+    struct block *from = interp->link_from;
+    interp->link_from = NULL;
+    if (!from || from->gpa == BLOCK_DROPPED || !from->linkable || target == interp->scratch)
+        return;
+    bool same_page = (from->gpa ^ target->gpa) < PAGE_SIZE && from->gpa + interp->link_delta == target->gpa;
+    if (same_page && from->key == target->key)
+        from->link[interp->link_slot] = target;
+}
+
+/* The hot part of block_get: the fetch tag and the block are there. */
+static inline struct block *find(struct vcpu *vcpu, struct interp *interp)
+{
+    uint64_t rip = vcpu->rip, page = rip & ~PAGE_MASK;
+    const struct tlb_table *table = vcpu->tlb_code;
+    unsigned i = tlb_index(rip);
+    if (likely(vcpu->mode == MODE_LONG64 && table->entry[i].tag[MMU_FETCH] == page)) {
+        uint64_t gpa = (table->info[i] & ~PAGE_MASK) | (rip & PAGE_MASK);
+        struct block *block = block_lookup(interp->cache, gpa, interp->key);
+        if (likely(block))
+            return block;
+    }
+    return block_get(vcpu, false);
+}
+
+/* Until a request, the budget's end, a fault, or an instruction that may have changed what blocks depend on. */
+static void run_blocks(struct vcpu *vcpu, struct interp *interp)
+{
+    while (!atomic_load_explicit(&vcpu->request, memory_order_relaxed)) {
+        struct block *block = find(vcpu, interp);
+        if (unlikely(!block)) {
+            interp->changed = true;
+            return;
+        }
+        if (interp->link_from)
+            link_blocks(interp, block);
+        do {
+            if (unlikely(interp->left < block->count))
+                return;
+            interp->left -= block->count;
+            block = block->op[0].run(vcpu, block->op);
+        } while (block && likely(!atomic_load_explicit(&vcpu->request, memory_order_relaxed)));
+        if (unlikely(interp->changed))
+            return;
+    }
+}
+
+static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
+{
+    enum run_result result;
+    for (;;) {
+        if (vcpu->pending.kind != EVENT_NONE)
+            return RUN_EVENT;
+        if (unlikely(vcpu->pending_debug) && !(vcpu->shadow & SHADOW_MOV_SS))
+            return raise_debug_trap(vcpu);
+        if (vcpu->activity != ACTIVITY_ACTIVE)
+            return RUN_IDLE;
+        if (interp->left <= 0 || atomic_load_explicit(&vcpu->request, memory_order_relaxed))
+            return RUN_REQUEST;
+        interp->key = block_mode_key(vcpu);
+        interp->changed = false;
+        interp->link_from = NULL;
+        if (must_step(vcpu) || interp->left < BLOCK_OPS_MAX) {
+            if (!step(vcpu, &result))
+                return result;
+        } else {
+            run_blocks(vcpu, interp);
+        }
+    }
+}
+
+static enum run_result interp_run(struct vcpu *vcpu, uint64_t budget)
+{
+    struct interp *interp = interp_of(vcpu);
+    int64_t start = budget > INT64_MAX ? INT64_MAX : (int64_t)budget;
+    interp->left = start;
+    enum run_result result = run_until(vcpu, interp);
+    counter_add(&vcpu->counters, COUNTER_instructions, (uint64_t)(start - interp->left));
+    return result;
+}
+
+/* --- the engine --- */
+
+static void interp_detach(struct vcpu *vcpu)
+{
+    struct interp *interp = vcpu->engine_state;
+    if (!interp)
+        return;
+    block_cache_destroy(interp->cache);
+    if (interp->native)
+        native_cache_destroy(interp->native);
+    free(interp->scratch);
+    free(interp);
+    vcpu->engine_state = NULL;
+    vcpu->code_overwritten = NULL;
+}
+
+static bool interp_attach(struct vcpu *vcpu)
+{
+    struct interp *interp = calloc(1, sizeof(*interp));
+    if (!interp)
+        return false;
+    vcpu->engine_state = interp;
+    vcpu->zero = 0;
+    interp->cache = block_cache_create(vcpu);
+    interp->native = native_cache_create();
+    interp->scratch = calloc(1, sizeof(struct block) + 3 * sizeof(struct op));
+    if (!interp->cache || !interp->scratch) {
+        interp_detach(vcpu);
+        return false;
+    }
+    vcpu->code_overwritten = block_drop;
+    return true;
+}
+
+const struct engine engine_interp = {
+    .name = "interp",
+    .text = "the reference interpreter: one handler for each instruction",
+    .attach = interp_attach,
+    .detach = interp_detach,
+    .run = interp_run,
+    .code_written = block_drop,
+};
