@@ -159,7 +159,7 @@ static enum bind_result bind_native(struct vcpu *vcpu, const struct insn *insn, 
     }
 }
 
-enum bind_result bind(struct vcpu *vcpu, const struct insn *insn, struct op *op, unsigned where, uint32_t key,
+enum bind_result bind_op(struct vcpu *vcpu, const struct insn *insn, struct op *op, unsigned where, uint32_t key,
                       const struct decoder *decoder)
 {
     const struct binding *binding = &bindings[insn->mnemonic];

@@ -36,7 +36,7 @@ enum bind_result {
     BIND_FULL,              /* no room for a native stub: drop everything and start again */
 };
 /* Fills in `op` for an instruction `where` bytes from its block's start under mode key `key`. */
-enum bind_result bind(struct vcpu *vcpu, const struct insn *insn, struct op *op, unsigned where, uint32_t key,
+enum bind_result bind_op(struct vcpu *vcpu, const struct insn *insn, struct op *op, unsigned where, uint32_t key,
                       const struct decoder *decoder);
 
 /* One element of INS and OUTS, for the repetition in ops_string.c. */

@@ -237,7 +237,7 @@ static enum step decode_one(struct vcpu *vcpu, struct source *source, struct blo
             raise_op(block, result == DECODE_TOO_LONG ? op_too_long : op_undefined);
         return first ? STEP_CLOSED : STEP_END;
     }
-    enum bind_result bound = bind(vcpu, &insn, &block->op[block->op_count], where, block->key, decoder);
+    enum bind_result bound = bind_op(vcpu, &insn, &block->op[block->op_count], where, block->key, decoder);
     if (bound == BIND_FULL)
         return STEP_FULL;
     block->op_count++;
