@@ -13,12 +13,12 @@ static inline void *mmu_direct(struct vcpu *vcpu, uint64_t gla, unsigned size, e
     return (void *)(gla + entry->addend);
 }
 
-/* Both go in pieces that cross no 64-byte border. False: fault pending; what was copied before it stays. */
+/* Both go in pieces of 64 bytes. False: fault pending; pieces before the one that faulted stay copied. */
 static inline bool mmu_copy_in(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size)
 {
     uint8_t *to = out;
     while (size) {
-        unsigned part = (unsigned)min_u64(size, 64 - (gla & 63));
+        unsigned part = size < 64 ? size : 64;
         const void *from = mmu_direct(vcpu, gla, part, MMU_READ);
         if (from)
             memcpy(to, from, part);
@@ -33,7 +33,7 @@ static inline bool mmu_copy_out(struct vcpu *vcpu, uint64_t gla, const void *in,
 {
     const uint8_t *from = in;
     while (size) {
-        unsigned part = (unsigned)min_u64(size, 64 - (gla & 63));
+        unsigned part = size < 64 ? size : 64;
         void *to = mmu_direct(vcpu, gla, part, MMU_WRITE);
         if (to)
             memcpy(to, from, part);

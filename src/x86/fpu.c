@@ -64,6 +64,18 @@ void fpu_get_x87(struct fpu *fpu, bool rex_w, const uint8_t *image)
     }
 }
 
+/* The image holds the stack from its top on, the MMX registers are the physical ones. */
+void fpu_enter_mmx(struct fpu *fpu)
+{
+    uint8_t stack[8][16];
+    unsigned top = fpu->fxsave[IMAGE_FSW + 1] >> 3 & 7;
+    memcpy(stack, fpu->fxsave + IMAGE_ST, sizeof(stack));
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(fpu->fxsave + IMAGE_ST + i * 16, stack[(i - top) & 7], 16);
+    fpu->fxsave[IMAGE_FSW + 1] &= (uint8_t)~0x38;
+    fpu->fxsave[IMAGE_FTW] = 0xFF;
+}
+
 static bool fx_checks(struct vcpu *vcpu, uint64_t gla)
 {
     if (vcpu->cr0 & (CR0_EM | CR0_TS))

@@ -46,6 +46,8 @@ static inline unsigned fpu_register_count(const struct vcpu *vcpu)
 void fpu_put_x87(const struct fpu *fpu, bool rex_w, uint8_t *image);
 void fpu_get_x87(struct fpu *fpu, bool rex_w, const uint8_t *image);
 void fpu_init_x87(struct fpu *fpu);
+/* What every MMX instruction but EMMS does: top of stack 0, all tags valid (SDM1 §9.5.1). MM register n is then slot n. */
+void fpu_enter_mmx(struct fpu *fpu);
 
 /* xsave.c: XINUSE (SDM1 §13.6 "Processor Tracking of XSAVE-Managed State"): components not in their initial state. */
 uint64_t x86_xinuse(const struct vcpu *vcpu);

@@ -107,12 +107,15 @@ static bool is_mine(const ZydisDecodedInstruction *insn)
     }
 }
 
-/* Vector or opmask registers make an instruction one of AVX; BMI is VEX-encoded, too, but is not. */
+/*
+ * Is it of SSE or AVX, as control registers see it? By its vector or opmask registers; conversions between memory and a
+ * general or MMX register name none, but are. BMI is VEX-encoded, but is not.
+ */
 static bool touches_vectors(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
     if (insn->mnemonic == ZYDIS_MNEMONIC_VZEROALL || insn->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
         insn->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || insn->mnemonic == ZYDIS_MNEMONIC_STMXCSR ||
-        insn->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR || insn->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR)
+        insn->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR || insn->meta.category == ZYDIS_CATEGORY_CONVERT || insn->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR)
         return true;
     for (unsigned i = 0; i < insn->operand_count; i++) {
         if (operands[i].type != ZYDIS_OPERAND_TYPE_REGISTER)
@@ -178,6 +181,7 @@ static void set_checks(struct stub *stub, const ZydisDecodedInstruction *insn, c
         stub->cr4_need = vectors ? CR4_OSFXSR : 0;
     }
     stub->x87 = is_x87(insn) || mmx;
+    stub->mmx = mmx;
 }
 
 /* x87 instructions that do not look for a pending exception (SDM1 §8.3.12 "Waiting vs. Non-waiting Instructions"). */
@@ -196,6 +200,22 @@ static bool is_waiting(const ZydisDecodedInstruction *insn)
 /* Instructions that read MXCSR or raise SIMD floating-point exceptions: SDM2 tables 2-17 and 2-18, classes 2, 3 and 11. */
 static bool uses_mxcsr(const ZydisDecodedInstruction *insn)
 {
+    switch (insn->meta.isa_set) {       /* complex products are classed as integer by Zydis */
+    case ZYDIS_ISA_SET_AVX512_FP16_128: case ZYDIS_ISA_SET_AVX512_FP16_256: case ZYDIS_ISA_SET_AVX512_FP16_512:
+    case ZYDIS_ISA_SET_AVX512_FP16_SCALAR:
+        return true;
+    default:
+        break;
+    }
+    switch (insn->mnemonic) {           /* these heed MXCSR.DAZ, but raise nothing */
+    case ZYDIS_MNEMONIC_VRCP14PS: case ZYDIS_MNEMONIC_VRCP14PD: case ZYDIS_MNEMONIC_VRCP14SS: case ZYDIS_MNEMONIC_VRCP14SD:
+    case ZYDIS_MNEMONIC_VRSQRT14PS: case ZYDIS_MNEMONIC_VRSQRT14PD: case ZYDIS_MNEMONIC_VRSQRT14SS:
+    case ZYDIS_MNEMONIC_VRSQRT14SD: case ZYDIS_MNEMONIC_VFPCLASSPS: case ZYDIS_MNEMONIC_VFPCLASSPD:
+    case ZYDIS_MNEMONIC_VFPCLASSSS: case ZYDIS_MNEMONIC_VFPCLASSSD:
+        return true;
+    default:
+        break;
+    }
     switch (insn->meta.exception_class) {
     case ZYDIS_EXCEPTION_CLASS_SSE2: case ZYDIS_EXCEPTION_CLASS_SSE3: case ZYDIS_EXCEPTION_CLASS_AVX2:
     case ZYDIS_EXCEPTION_CLASS_AVX3: case ZYDIS_EXCEPTION_CLASS_AVX11: case ZYDIS_EXCEPTION_CLASS_E2:
@@ -313,6 +333,8 @@ static void set_address(struct stub *stub, const ZydisDecodedInstruction *insn, 
 /* #GP(0) for a misaligned operand (SDM2 table 2-15: type 1; SDM1 §4.1.1 for legacy SSE). */
 static bool must_be_aligned(const ZydisDecodedInstruction *insn, unsigned size)
 {
+    if (insn->mnemonic == ZYDIS_MNEMONIC_CVTPD2PI || insn->mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI)
+        return true;            /* no class in Zydis */
     switch (insn->meta.exception_class) {
     case ZYDIS_EXCEPTION_CLASS_SSE1: case ZYDIS_EXCEPTION_CLASS_AVX1: case ZYDIS_EXCEPTION_CLASS_E1:
     case ZYDIS_EXCEPTION_CLASS_E1NF:
@@ -364,9 +386,16 @@ static void set_operands(struct stub *stub, const ZydisDecodedInstruction *insn,
 /* --- AVX-512 masking and its kin: which handler keeps to the enabled elements --- */
 
 /* Classes whose memory faults are not suppressed for masked-out elements (SDM2 §2.8.1, the "NF" types). */
-static bool suppresses_faults(ZydisExceptionClass class)
+static bool suppresses_faults(const ZydisDecodedInstruction *insn)
 {
-    switch (class) {
+    switch (insn->mnemonic) {           /* the processor reads all of it, whatever class Zydis names */
+    case ZYDIS_MNEMONIC_VDBPSADBW: case ZYDIS_MNEMONIC_VPSHUFBITQMB: case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB: case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+        return false;
+    default:
+        break;
+    }
+    switch (insn->meta.exception_class) {
     case ZYDIS_EXCEPTION_CLASS_E1NF: case ZYDIS_EXCEPTION_CLASS_E2NF: case ZYDIS_EXCEPTION_CLASS_E3NF:
     case ZYDIS_EXCEPTION_CLASS_E4NF: case ZYDIS_EXCEPTION_CLASS_E5NF: case ZYDIS_EXCEPTION_CLASS_E6NF:
     case ZYDIS_EXCEPTION_CLASS_E9NF: case ZYDIS_EXCEPTION_CLASS_E10NF: case ZYDIS_EXCEPTION_CLASS_E11NF:
@@ -376,22 +405,46 @@ static bool suppresses_faults(ZydisExceptionClass class)
     }
 }
 
-/* Elements under the mask: those of the destination, which are those of the widest vector operand for stores that narrow. */
+static unsigned broadcast_count(ZydisBroadcastMode mode)
+{
+    switch (mode) {
+    case ZYDIS_BROADCAST_MODE_1_TO_2:
+        return 2;
+    case ZYDIS_BROADCAST_MODE_1_TO_4:
+        return 4;
+    case ZYDIS_BROADCAST_MODE_1_TO_8:
+        return 8;
+    case ZYDIS_BROADCAST_MODE_1_TO_16:
+        return 16;
+    default:
+        return 32;
+    }
+}
+
+/*
+ * Elements under the mask: those of the destination (of the sources where that is an opmask register), but no more than
+ * memory holds or is broadcast to: narrowing conversions leave the destination's upper part alone.
+ */
 static void set_masking(struct stub *stub, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
     struct stub_detail *d = &stub->detail;
+    const ZydisDecodedOperand *governed = &operands[0];
+    bool to_mask = governed->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+                   ZydisRegisterGetClass(governed->reg.value) == ZYDIS_REGCLASS_MASK;
+    unsigned memory_elements = d->element ? stub->size / d->element : 1;
     d->mask = insn->raw.evex.aaa;
-    const ZydisDecodedOperand *first = &operands[0];
-    bool to_mask = first->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(first->reg.value) == ZYDIS_REGCLASS_MASK;
-    if (to_mask)                /* compares: elements of the sources */
-        for (unsigned i = 1; i < insn->operand_count; i++)
-            if (operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-                ZydisRegisterGetClass(operands[i].reg.value) != ZYDIS_REGCLASS_MASK)
-                first = &operands[i];
-    d->mask_count = (uint8_t)first->element_count;
+    for (unsigned i = 1; to_mask && i < insn->operand_count; i++)
+        if (operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(operands[i].reg.value) != ZYDIS_REGCLASS_MASK)
+            governed = &operands[i];
+    unsigned count = governed->element_count;
+    if (insn->raw.evex.b)
+        count = broadcast_count(insn->avx.broadcast.mode);
+    else if (!insn->avx.broadcast.is_static && count > memory_elements)
+        count = memory_elements;
+    d->mask_count = (uint8_t)count;
 }
 
-static native_handler *vsib_handler(struct stub *stub, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
+static native_handler *vsib_handler(struct stub *stub, const ZydisDecodedInstruction *insn)
 {
     struct stub_detail *d = &stub->detail;
     bool scatter = insn->meta.category == ZYDIS_CATEGORY_SCATTER;
@@ -401,12 +454,6 @@ static native_handler *vsib_handler(struct stub *stub, const ZydisDecodedInstruc
     default:
         return native_run_undefined;
     }
-    for (unsigned i = 0; i < insn->operand_count; i++) {
-        if (operands[i].type != ZYDIS_OPERAND_TYPE_MEMORY)
-            continue;
-        ZydisRegisterClass class = ZydisRegisterGetClass(operands[i].mem.index);
-        d->vector_bytes = class == ZYDIS_REGCLASS_ZMM ? 64 : class == ZYDIS_REGCLASS_YMM ? 32 : 16;     /* of the index */
-    }
     /* VPGATHERDx, VGATHERDPx: 32-bit indices; VPGATHERQx, VGATHERQPx: 64-bit ones. The opcode's bit 0 says which. */
     d->index_element = insn->opcode & 1 ? 8 : 4;
     bool wide = d->evex ? insn->raw.evex.W : insn->raw.vex.W;
@@ -415,6 +462,7 @@ static native_handler *vsib_handler(struct stub *stub, const ZydisDecodedInstruc
     unsigned full = insn->avx.vector_length / 8u;
     unsigned count = full / (d->element > d->index_element ? d->element : d->index_element);
     d->mask_count = (uint8_t)count;
+    d->vector_bytes = (uint8_t)full;
     return scatter ? native_run_scatter : native_run_gather;
 }
 
@@ -422,7 +470,7 @@ static native_handler *memory_handler(struct stub *stub, const ZydisDecodedInstr
 {
     for (unsigned i = 0; i < insn->operand_count; i++)
         if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && operands[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
-            return vsib_handler(stub, insn, operands);
+            return vsib_handler(stub, insn);
     switch (insn->mnemonic) {
     case ZYDIS_MNEMONIC_VMASKMOVPS: case ZYDIS_MNEMONIC_VMASKMOVPD: case ZYDIS_MNEMONIC_VPMASKMOVD:
     case ZYDIS_MNEMONIC_VPMASKMOVQ:
@@ -434,13 +482,12 @@ static native_handler *memory_handler(struct stub *stub, const ZydisDecodedInstr
     }
     if (!stub->size)
         return stub->x87 ? native_run_x87 : native_run_register;
-    if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && insn->raw.evex.aaa && suppresses_faults(insn->meta.exception_class)) {
+    if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && insn->raw.evex.aaa &&
+        (stub->writes || suppresses_faults(insn))) {
         set_masking(stub, insn, operands);
         bool compress = insn->meta.category == ZYDIS_CATEGORY_COMPRESS || insn->meta.category == ZYDIS_CATEGORY_EXPAND;
         return compress ? native_run_compress : native_run_masked;
     }
-    if (stub->x87 && stub->writes)
-        stub->reads = true;     /* an unmasked exception leaves memory as it was */
     return stub->x87 ? native_run_x87 : native_run_memory;
 }
 

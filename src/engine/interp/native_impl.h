@@ -38,7 +38,7 @@ struct stub_detail {
     uint8_t element;            /* bytes of one memory element */
     uint8_t index_element;      /* bytes of one VSIB index */
     uint8_t mask_count;         /* elements that the mask governs */
-    uint16_t vector_bytes;      /* of the operand the mask governs or the gather fills */
+    uint8_t vector_bytes;       /* vector length of a gather */
     uint8_t operand_width;      /* bits */
     bool rex_w;
     bool evex;
@@ -52,6 +52,7 @@ struct stub {
     uint32_t cr0_ud, cr0_nm, cr4_need, xcr0_need;
     bool not_real;              /* #UD in real-address and virtual-8086 mode */
     bool x87;                   /* loads and stores x87 or MMX state */
+    bool mmx;                   /* of these, MMX */
     bool waiting;               /* #MF if an unmasked x87 exception is pending */
     bool mxcsr;                 /* may raise #XM */
     bool reads, writes;         /* its memory operand */

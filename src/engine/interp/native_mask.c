@@ -74,39 +74,32 @@ static uint64_t enabled_elements(const struct vcpu *vcpu, const struct stub *stu
     return enabled;
 }
 
-/* The operand's address, and whether it can be used in place. */
-static bool locate(struct vcpu *vcpu, const struct stub *stub, uint64_t *gla, void **host)
+/* In place if possible, else element by element. With nothing enabled the address is not looked at, not even its alignment. */
+static bool run_under(struct vcpu *vcpu, const struct stub *stub, unsigned element, uint64_t enabled)
 {
-    if (!native_address(vcpu, stub, gla))
-        return false;
-    *host = mmu_direct(vcpu, *gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
-    return true;
+    uint64_t gla = 0;
+    if (enabled) {
+        if (!native_address(vcpu, stub, &gla))
+            return false;
+        void *host = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
+        if (likely(host))
+            return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
+    }
+    return run_elements(vcpu, stub, gla, element, enabled);
 }
 
 bool native_run_masked(struct vcpu *vcpu, const struct stub *stub)
 {
-    uint64_t gla;
-    void *host;
-    if (!locate(vcpu, stub, &gla, &host))
-        return false;
-    if (likely(host))
-        return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
     unsigned element = stub->detail.element ? stub->detail.element : stub->size;
-    return run_elements(vcpu, stub, gla, element, enabled_elements(vcpu, stub, stub->size / element));
+    return run_under(vcpu, stub, element, enabled_elements(vcpu, stub, stub->size / element));
 }
 
 /* VPCOMPRESS to and VPEXPAND from memory: as many elements as mask bits, packed from the start. */
 bool native_run_compress(struct vcpu *vcpu, const struct stub *stub)
 {
-    uint64_t gla;
-    void *host;
-    if (!locate(vcpu, stub, &gla, &host))
-        return false;
-    if (likely(host))
-        return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
     unsigned element = stub->detail.element;
     uint64_t mask = vcpu->fpu.k[stub->detail.mask] & low_bits(stub->size / element);
-    return run_elements(vcpu, stub, gla, element, low_bits((unsigned)__builtin_popcountll(mask)));
+    return run_under(vcpu, stub, element, low_bits((unsigned)__builtin_popcountll(mask)));
 }
 
 static uint64_t get_element(const uint8_t *vector, unsigned i, unsigned element)
@@ -128,18 +121,14 @@ static uint64_t sign_mask(const uint8_t *vector, unsigned element, unsigned coun
 /* VMASKMOVPS and its kin: the mask is the register named by VEX.vvvv. */
 bool native_run_maskmov(struct vcpu *vcpu, const struct stub *stub)
 {
-    uint64_t gla;
-    void *host;
-    if (!locate(vcpu, stub, &gla, &host))
-        return false;
-    if (likely(host))
-        return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
     unsigned element = stub->detail.element;
-    uint64_t mask = sign_mask(vcpu->fpu.zmm[stub->detail.vvvv], element, stub->size / element);
-    return run_elements(vcpu, stub, gla, element, mask);
+    return run_under(vcpu, stub, element, sign_mask(vcpu->fpu.zmm[stub->detail.vvvv], element, stub->size / element));
 }
 
-/* MASKMOVDQU, MASKMOVQ: bytes of ModRM.reg whose mask byte in ModRM.rm has its sign set, to [DS:rDI]. */
+/*
+ * MASKMOVDQU, MASKMOVQ: bytes of ModRM.reg whose mask byte in ModRM.rm has its sign set, to [DS:rDI].
+ * NOTE(spec): SDM2 leaves it open whether disabled bytes fault; on Intel's processors they do.
+ */
 bool native_run_maskmovdqu(struct vcpu *vcpu, const struct stub *stub)
 {
     uint8_t source[16], mask[16];
@@ -150,18 +139,17 @@ bool native_run_maskmovdqu(struct vcpu *vcpu, const struct stub *stub)
     uint64_t gla;
     if (mmx && fpu_exception_pending(fpu))
         return x86_raise(vcpu, VEC_MF);
-    memcpy(source, mmx ? fpu->fxsave + IMAGE_ST + (d->reg & 7) * 16 : fpu->zmm[d->reg], count);
-    memcpy(mask, mmx ? fpu->fxsave + IMAGE_ST + (d->rm & 7) * 16 : fpu->zmm[d->rm], count);
+    struct fpu entered = *fpu;
+    if (mmx)
+        fpu_enter_mmx(&entered);
+    memcpy(source, mmx ? entered.fxsave + IMAGE_ST + (d->reg & 7) * 16 : fpu->zmm[d->reg], count);
+    memcpy(mask, mmx ? entered.fxsave + IMAGE_ST + (d->rm & 7) * 16 : fpu->zmm[d->rm], count);
     if (!native_linear(vcpu, stub, native_effective(vcpu, stub), count, true, &gla))
         return false;
-    uint64_t enabled = sign_mask(mask, 1, count);
-    if (!probe_elements(vcpu, gla, 1, enabled) || !store_elements(vcpu, gla, source, 1, enabled))
-        return false;
-    if (mmx) {                  /* an MMX instruction: all tags valid, top of stack 0 (SDM1 §9.5.1) */
-        fpu->fxsave[IMAGE_FSW + 1] &= (uint8_t)~0x38;
-        fpu->fxsave[IMAGE_FTW] = 0xFF;
-    }
-    return true;
+    if (mmx)
+        *fpu = entered;
+    return mmu_probe(vcpu, gla, count, true, vcpu->mmu->data_class) &&
+           store_elements(vcpu, gla, source, 1, sign_mask(mask, 1, count));
 }
 
 /* --- gather and scatter --- */
@@ -172,6 +160,15 @@ static bool element_enabled(const struct vcpu *vcpu, const struct stub_detail *d
     if (d->evex)
         return vcpu->fpu.k[d->mask] >> i & 1;
     return vcpu->fpu.zmm[d->vvvv][i * d->element + d->element - 1] >> 7;
+}
+
+/* AVX2 spreads each mask element's sign over the element before anything else (SDM2 VGATHERDPS "Operation"). */
+static void spread_mask(struct vcpu *vcpu, const struct stub_detail *d)
+{
+    uint8_t *mask = vcpu->fpu.zmm[d->vvvv];
+    for (unsigned i = 0; i < d->vector_bytes / d->element; i++)
+        memset(mask + i * d->element, element_enabled(vcpu, d, i) ? 0xFF : 0, d->element);
+    memset(mask + d->vector_bytes, 0, 64 - d->vector_bytes);
 }
 
 static void element_done(struct vcpu *vcpu, const struct stub_detail *d, unsigned i)
@@ -206,15 +203,18 @@ bool native_run_gather(struct vcpu *vcpu, const struct stub *stub)
     if (registers_clash(d, true))
         return x86_raise(vcpu, VEC_UD);
     uint64_t base = native_effective(vcpu, stub), gla, value;
+    unsigned bytes = d->mask_count * d->element;
+    if (!d->evex)
+        spread_mask(vcpu, d);
     for (unsigned i = 0; i < d->mask_count; i++) {
         if (!element_enabled(vcpu, d, i))
             continue;
         if (!element_address(vcpu, stub, base, i, &gla) || !mmu_copy_in(vcpu, gla, &value, d->element))
             return false;
         memcpy(fpu->zmm[d->reg] + i * d->element, &value, d->element);
+        memset(fpu->zmm[d->reg] + bytes, 0, 64 - bytes);
         element_done(vcpu, d, i);
     }
-    unsigned bytes = d->mask_count * d->element;
     memset(fpu->zmm[d->reg] + bytes, 0, 64 - bytes);
     if (d->evex)
         fpu->k[d->mask] = 0;

@@ -47,19 +47,18 @@ bool native_run_register(struct vcpu *vcpu, const struct stub *stub)
     return native_call(vcpu, stub, NULL) || native_reflect(vcpu, stub);
 }
 
-/* Through a buffer. On success *run_at is where the stub saw its operand. */
-static bool run_bounced(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, void **run_at)
+/* Through a buffer. A pure store changes nothing but memory and MXCSR, so its fault may come last, as the processor has it. */
+static bool run_bounced(struct vcpu *vcpu, const struct stub *stub, uint64_t gla)
 {
     _Alignas(64) uint8_t buffer[192] = { 0 };
     uint8_t *at = buffer + (gla & 63);
     enum mmu_class class = vcpu->mmu->data_class;
-    if (stub->writes && !mmu_probe(vcpu, gla, stub->size, true, class))
+    if (stub->writes && stub->reads && !mmu_probe(vcpu, gla, stub->size, true, class))
         return false;
     if (stub->reads && !mmu_load_slow(vcpu, gla, at, stub->size, class))
         return false;
     if (!native_call(vcpu, stub, at))
         return native_reflect(vcpu, stub);
-    *run_at = at;
     return !stub->writes || mmu_store_slow(vcpu, gla, at, stub->size, class);
 }
 
@@ -74,13 +73,12 @@ bool native_run_memory(struct vcpu *vcpu, const struct stub *stub)
         if (likely(host))
             return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
     }
-    void *run_at;
     if (!native_address(vcpu, stub, &gla))
         return false;
     void *host = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
     if (host)
         return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
-    return run_bounced(vcpu, stub, gla, &run_at);
+    return run_bounced(vcpu, stub, gla);
 }
 
 /* SDM3 §8.7, §22.18: FWAIT is #NM only with both CR0.MP and CR0.TS; then a pending unmasked exception is #MF. */
@@ -93,9 +91,36 @@ static bool x87_checks(struct vcpu *vcpu, const struct stub *stub)
     return true;
 }
 
+/*
+ * An x87 store through a buffer. An unmasked exception is noted and then nothing is stored, so whether memory is touched is
+ * known only afterwards: the buffer tells by still holding its filling. If then the store faults, nothing has happened.
+ */
+static bool store_x87(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, void *at)
+{
+    enum { FILLING = 0xA5 };
+    uint8_t image[IMAGE_BYTES], filling[16];
+    assert(stub->size <= sizeof(filling));
+    memset(filling, FILLING, sizeof(filling));
+    memset(at, FILLING, stub->size);
+    memcpy(image, vcpu->fpu.fxsave, sizeof(image));
+    if (!native_call(vcpu, stub, at))
+        return native_reflect(vcpu, stub);
+    if (fpu_exception_pending(&vcpu->fpu) && memcmp(at, filling, stub->size) == 0)
+        return true;
+    if (mmu_store_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class))
+        return true;
+    /* An MMX store that faults has already set the top of the stack to 0, but not yet the tags. */
+    if (stub->mmx)
+        vcpu->fpu.fxsave[IMAGE_FTW] = image[IMAGE_FTW];
+    else
+        memcpy(vcpu->fpu.fxsave, image, sizeof(image));
+    return false;
+}
+
 bool native_run_x87(struct vcpu *vcpu, const struct stub *stub)
 {
     uint64_t offset = 0, gla = 0;
+    _Alignas(64) uint8_t buffer[192];
     void *at = NULL;
     if (!x87_checks(vcpu, stub))
         return false;
@@ -105,9 +130,16 @@ bool native_run_x87(struct vcpu *vcpu, const struct stub *stub)
             return false;
         at = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
     }
-    bool bounced = stub->size && !at;
+    bool bounced = stub->size && !at, ok;
+    if (bounced)
+        at = buffer + (gla & 63);
+    if (bounced && !stub->writes && !mmu_load_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class))
+        return false;
     uint16_t fop = native_x87_before(vcpu, stub);
-    bool ok = bounced ? run_bounced(vcpu, stub, gla, &at) : native_call(vcpu, stub, at) || native_reflect(vcpu, stub);
+    if (bounced && stub->writes)
+        ok = store_x87(vcpu, stub, gla, at);
+    else
+        ok = native_call(vcpu, stub, at) || native_reflect(vcpu, stub);
     native_x87_after(vcpu, stub, at, offset, fop);
     return ok;
 }
