@@ -868,6 +868,7 @@ static void lapic_reset(struct device *device)
     pthread_mutex_lock(&lapic->lock);
     lapic->apic_base = apic_base_default | APIC_BASE_EN | (lapic->bsp ? APIC_BASE_BSP : 0);
     lapic->tsc_offset = 0;
+    lapic->lint_level[0] = lapic->lint_level[1] = false;
     reset_registers(lapic);
     /* NOTE(spec): power-on masks LINT0; firmware then makes it the virtual wire (MP 1.4 §3.6.2.2). Kernels start here
      * without firmware, so it is done for them. */
