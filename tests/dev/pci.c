@@ -1,0 +1,281 @@
+/* PCI: configuration space, BARs, interrupts of all three kinds, and the edu device that uses them all. */
+#include "dev/rig.h"
+
+enum { EDU = 3 << 3, EDU2 = 11 << 3 };      /* slots 3 and 11 share a line */
+
+static uint32_t port_config(struct rig *rig, uint8_t devfn, unsigned offset, unsigned size)
+{
+    rig_access(rig->ports, 0xCF8, 4, true, 1u << 31 | (uint32_t)devfn << 8 | (offset & 0xFC));
+    return (uint32_t)rig_access(rig->ports, 0xCFC + (offset & 3), size, false, 0);
+}
+
+static void both_configuration_mechanisms_agree(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    struct pci_function *edu = rig_add(&rig, &device_edu, EDU, NULL, NULL);
+    assert_int_equal(port_config(&rig, 0, 0, 4), 0x29C08086);
+    assert_int_equal(port_config(&rig, EDU, 0, 4), 0x11E81234);
+    for (unsigned i = 0; i < 256; i++)
+        assert_int_equal(port_config(&rig, EDU, i, 1), rig_config_read(&rig, EDU, i, 1));
+    assert_int_equal(port_config(&rig, 5 << 3, 0, 4), 0xFFFFFFFF);
+    assert_int_equal(rig_config_read(&rig, 5 << 3, 0, 2), 0xFFFF);
+    assert_int_equal(rig_read(&rig, RIG_ECAM + (1 << 20), 4), 0xFFFFFFFF);      /* bus 1 */
+    rig_config_write(&rig, EDU, 0, 4, 0);
+    assert_int_equal(rig_config_read(&rig, EDU, 0, 4), 0x11E81234);
+    rig_access(rig.ports, 0xCF8, 4, true, 0);                                   /* not enabled */
+    assert_int_equal(rig_access(rig.ports, 0xCFC, 4, false, 0), 0xFFFFFFFF);
+    device_destroy(&edu->device);
+    assert_int_equal(rig_config_read(&rig, EDU, 0, 2), 0xFFFF);
+    rig_destroy(&rig);
+}
+
+static void reset_register_resets_on_the_rising_bit(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    rig_access(rig.ports, 0xCF9, 1, true, 0x02);
+    assert_int_equal(rig.resets, 0);
+    rig_access(rig.ports, 0xCF9, 1, true, 0x06);
+    rig_access(rig.ports, 0xCF9, 1, true, 0x06);
+    assert_int_equal(rig.resets, 1);
+    rig_destroy(&rig);
+}
+
+static void bars_size_move_and_vanish(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    struct pci_function *edu = rig_add(&rig, &device_edu, EDU, NULL, NULL);
+    uint64_t base = rig_bar(&rig, EDU, 0);
+    assert_int_equal(rig_read(&rig, base, 4), 0x010000ED);
+    rig_config_write(&rig, EDU, PCI_BASE_ADDRESS_0, 4, 0xFFFFFFFF);
+    assert_int_equal(rig_config_read(&rig, EDU, PCI_BASE_ADDRESS_0, 4), 0xFFF00000);
+    assert_int_equal(rig_read(&rig, base, 4), 0xFFFFFFFF);
+    rig_config_write(&rig, EDU, PCI_BASE_ADDRESS_0, 4, 0xD0000000);
+    assert_int_equal(rig_read(&rig, 0xD0000000, 4), 0x010000ED);
+    rig_config_write(&rig, EDU, PCI_COMMAND, 2, 0);
+    assert_int_equal(rig_read(&rig, 0xD0000000, 4), 0xFFFFFFFF);
+    rig_config_write(&rig, EDU, PCI_BASE_ADDRESS_1, 4, 0xFFFFFFFF);
+    assert_int_equal(rig_config_read(&rig, EDU, PCI_BASE_ADDRESS_1, 4), 0);
+    device_destroy(&edu->device);
+    rig_destroy(&rig);
+}
+
+static void a_bar_cannot_cover_a_chip(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    struct pci_function *edu = rig_add(&rig, &device_edu, EDU, NULL, NULL);
+    rig_config_write(&rig, EDU, PCI_BASE_ADDRESS_0, 4, RIG_ECAM);
+    assert_int_equal(rig_config_read(&rig, 0, 0, 4), 0x29C08086);
+    device_destroy(&edu->device);
+    rig_destroy(&rig);
+}
+
+static void capabilities_form_a_list(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    struct pci_function *net = rig_add(&rig, &device_virtio_net, EDU, NULL, NULL);
+    assert_int_not_equal(rig_capability(&rig, EDU, PCI_CAP_ID_EXP, 0), 0);
+    assert_int_not_equal(rig_capability(&rig, EDU, PCI_CAP_ID_MSIX, 0), 0);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_not_equal(rig_capability(&rig, EDU, PCI_CAP_ID_VNDR, i), 0);
+    assert_int_equal(rig_capability(&rig, EDU, PCI_CAP_ID_VNDR, 5), 0);
+    assert_int_equal(rig_capability(&rig, 0, PCI_CAP_ID_EXP, 0), 0);
+    device_destroy(&net->device);
+    rig_destroy(&rig);
+}
+
+static void intx_lines_are_shared_and_can_be_disabled(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    struct pci_function *a = rig_add(&rig, &device_edu, EDU, NULL, NULL), *b = rig_add(&rig, &device_edu, EDU2, NULL, NULL);
+    uint64_t bar_a = rig_bar(&rig, EDU, 0), bar_b = rig_bar(&rig, EDU2, 0);
+    assert_int_not_equal(bar_a, bar_b);
+    rig_write(&rig, bar_a + 0x60, 4, 1);
+    assert_true(rig.line[3]);
+    assert_true(rig_config_read(&rig, EDU, PCI_STATUS, 2) & PCI_STATUS_INTERRUPT);
+    rig_write(&rig, bar_b + 0x60, 4, 2);
+    rig_write(&rig, bar_a + 0x64, 4, 1);
+    assert_true(rig.line[3]);
+    assert_int_equal(rig_read(&rig, bar_b + 0x24, 4), 2);
+    rig_config_write(&rig, EDU2, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE);
+    assert_false(rig.line[3]);
+    rig_config_write(&rig, EDU2, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    assert_true(rig.line[3]);
+    rig_write(&rig, bar_b + 0x64, 4, 2);
+    assert_false(rig.line[3]);
+    device_destroy(&a->device);
+    device_destroy(&b->device);
+    rig_destroy(&rig);
+}
+
+static void msi_goes_out_as_a_write_and_can_be_masked(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    struct pci_function *edu = rig_add(&rig, &device_edu, EDU, NULL, NULL);
+    uint64_t bar = rig_bar(&rig, EDU, 0);
+    unsigned at = rig_capability(&rig, EDU, PCI_CAP_ID_MSI, 0);
+    rig_config_write(&rig, EDU, at + PCI_MSI_ADDRESS_LO, 4, 0xFEE01004);
+    rig_config_write(&rig, EDU, at + PCI_MSI_DATA_64, 2, 0x4041);
+    rig_config_write(&rig, EDU, at + PCI_MSI_FLAGS, 2, PCI_MSI_FLAGS_ENABLE);
+    rig_write(&rig, bar + 0x60, 4, 1);
+    assert_int_equal(rig.msi_count, 1);
+    assert_int_equal(rig.msi[0].address, 0xFEE01004);
+    assert_int_equal(rig.msi[0].data, 0x4041);
+    assert_int_equal(rig.msi[0].requester, EDU);
+    assert_false(rig.line[3]);
+    rig_config_write(&rig, EDU, at + PCI_MSI_MASK_64, 4, 1);
+    rig_write(&rig, bar + 0x60, 4, 1);
+    assert_int_equal(rig.msi_count, 1);
+    assert_int_equal(rig_config_read(&rig, EDU, at + PCI_MSI_PENDING_64, 4), 1);
+    rig_config_write(&rig, EDU, at + PCI_MSI_MASK_64, 4, 0);
+    assert_int_equal(rig.msi_count, 2);
+    rig_bus_master(&rig, EDU, false);
+    rig_write(&rig, bar + 0x60, 4, 1);
+    assert_int_equal(rig.msi_count, 2);         /* no bus master, no message */
+    device_destroy(&edu->device);
+    rig_destroy(&rig);
+}
+
+static void msix_masks_and_pending_bits(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    struct pci_function *net = rig_add(&rig, &device_virtio_net, EDU, NULL, NULL);
+    unsigned at = rig_capability(&rig, EDU, PCI_CAP_ID_MSIX, 0);
+    assert_int_equal(rig_config_read(&rig, EDU, at + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_QSIZE, 2);
+    uint64_t table = rig_bar(&rig, EDU, 1);
+    uint64_t pba = table + (rig_config_read(&rig, EDU, at + PCI_MSIX_PBA, 4) & ~7u);
+    assert_int_equal(rig_read(&rig, table + 16 + 12, 4), 1);    /* masked after reset */
+    rig_write(&rig, table + 16, 8, 0xFEE00000);
+    rig_write(&rig, table + 16 + 8, 4, 0x55);
+    pci_msix_send(net, 1);
+    assert_int_equal(rig_read(&rig, pba, 8), 0);                /* not enabled at all */
+    rig_config_write(&rig, EDU, at + PCI_MSIX_FLAGS, 2, PCI_MSIX_FLAGS_ENABLE);
+    pci_msix_send(net, 1);
+    assert_int_equal(rig.msi_count, 0);
+    assert_int_equal(rig_read(&rig, pba, 8), 2);
+    rig_config_write(&rig, EDU, at + PCI_MSIX_FLAGS, 2, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
+    rig_write(&rig, table + 16 + 12, 4, 0);
+    assert_int_equal(rig.msi_count, 0);
+    rig_config_write(&rig, EDU, at + PCI_MSIX_FLAGS, 2, PCI_MSIX_FLAGS_ENABLE);
+    assert_int_equal(rig.msi_count, 1);
+    assert_int_equal(rig.msi[0].data, 0x55);
+    assert_int_equal(rig_read(&rig, pba, 8), 0);
+    pci_msix_send(net, 1);
+    assert_int_equal(rig.msi_count, 2);
+    pci_msix_send(net, 63);                                     /* no such vector */
+    assert_int_equal(rig.msi_count, 2);
+    device_destroy(&net->device);
+    rig_destroy(&rig);
+}
+
+static void edu_computes_and_moves_data(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    struct pci_function *edu = rig_add(&rig, &device_edu, EDU, NULL, NULL);
+    uint64_t bar = rig_bar(&rig, EDU, 0);
+    rig_write(&rig, bar + 4, 4, 0x12345678);
+    assert_int_equal(rig_read(&rig, bar + 4, 4), 0xEDCBA987);
+    rig_write(&rig, bar + 0x20, 4, 0x80);
+    rig_write(&rig, bar + 8, 4, 10);
+    assert_int_equal(rig_read(&rig, bar + 0x20, 4), 0x81);
+    clock_advance(rig.clock, 1000000);
+    assert_int_equal(rig_read(&rig, bar + 0x20, 4), 0x80);
+    assert_int_equal(rig_read(&rig, bar + 8, 4), 3628800);
+    assert_int_equal(rig_read(&rig, bar + 0x24, 4), 1);
+    assert_true(rig.line[3]);
+    rig_write(&rig, bar + 0x64, 4, 1);
+
+    uint8_t out[256], in[256] = { 0 };
+    for (unsigned i = 0; i < sizeof(out); i++)
+        out[i] = (uint8_t)(i ^ 0x5A);
+    ram_write(rig.ram, 0x10000, out, sizeof(out));
+    rig_write(&rig, bar + 0x80, 8, 0x10000);
+    rig_write(&rig, bar + 0x88, 8, 0x40010);
+    rig_write(&rig, bar + 0x90, 8, sizeof(out));
+    rig_write(&rig, bar + 0x98, 8, 1);
+    assert_int_equal(rig_read(&rig, bar + 0x98, 8) & 1, 1);
+    clock_advance(rig.clock, 200000000);
+    assert_int_equal(rig_read(&rig, bar + 0x98, 8) & 1, 0);
+    rig_write(&rig, bar + 0x80, 8, 0x40010);
+    rig_write(&rig, bar + 0x88, 8, 0x20000);
+    rig_write(&rig, bar + 0x98, 8, 7);
+    clock_advance(rig.clock, 200000000);
+    assert_int_equal(rig_read(&rig, bar + 0x24, 4), 0x100);
+    ram_read(rig.ram, 0x20000, in, sizeof(in));
+    assert_memory_equal(in, out, sizeof(out));
+    /* Sizes and places that reach outside the buffer move nothing. */
+    rig_write(&rig, bar + 0x90, 8, UINT64_MAX);
+    rig_write(&rig, bar + 0x98, 8, 3);
+    clock_advance(rig.clock, 200000000);
+    assert_int_equal(rig_read(&rig, bar + 0x98, 8) & 1, 0);
+    device_destroy(&edu->device);
+    rig_destroy(&rig);
+}
+
+/* A device that writes to its own registers is not re-entered; to another's it is delivered. */
+static void dma_reaches_peers_but_not_itself(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    struct pci_function *a = rig_add(&rig, &device_edu, EDU, NULL, NULL), *b = rig_add(&rig, &device_edu, EDU2, NULL, NULL);
+    uint64_t bar_a = rig_bar(&rig, EDU, 0), bar_b = rig_bar(&rig, EDU2, 0);
+    uint32_t value = 0x0F0F0F0F, back = 0;
+    assert_false(dma_write(&a->device.dma, bar_a + 4, &value, 4));
+    assert_true(dma_write(&a->device.dma, bar_b + 4, &value, 4));
+    assert_true(dma_read(&a->device.dma, bar_b + 4, &back, 4));
+    assert_int_equal(back, ~value);
+    rig_bus_master(&rig, EDU, false);
+    assert_false(dma_read(&a->device.dma, 0x1000, &back, 4));
+    assert_false(dma_write(&b->device.dma, 0x90000000, &value, 4));
+    device_destroy(&a->device);
+    device_destroy(&b->device);
+    rig_destroy(&rig);
+}
+
+static void state_survives_a_save_and_a_load(void **state)
+{
+    struct rig rig;
+    struct state_buffer buffer = { 0 };
+    size_t used = 0;
+    rig_create(&rig);
+    struct pci_function *edu = rig_add(&rig, &device_edu, EDU, NULL, NULL);
+    uint64_t bar = rig_bar(&rig, EDU, 0);
+    rig_write(&rig, bar + 0x60, 4, 1);
+    state_save(edu->device.type->state, edu, &buffer);
+    edu->device.type->reset(&edu->device);
+    assert_false(rig.line[3]);
+    assert_int_equal(rig_read(&rig, bar, 4), 0xFFFFFFFF);
+    assert_true(state_load(edu->device.type->state, edu, buffer.data, buffer.size, &used, NULL));
+    edu->device.type->resume(&edu->device);
+    assert_true(rig.line[3]);
+    assert_int_equal(rig_read(&rig, bar, 4), 0x010000ED);
+    state_buffer_free(&buffer);
+    device_destroy(&edu->device);
+    rig_destroy(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(both_configuration_mechanisms_agree),
+        cmocka_unit_test(reset_register_resets_on_the_rising_bit),
+        cmocka_unit_test(bars_size_move_and_vanish),
+        cmocka_unit_test(a_bar_cannot_cover_a_chip),
+        cmocka_unit_test(capabilities_form_a_list),
+        cmocka_unit_test(intx_lines_are_shared_and_can_be_disabled),
+        cmocka_unit_test(msi_goes_out_as_a_write_and_can_be_masked),
+        cmocka_unit_test(msix_masks_and_pending_bits),
+        cmocka_unit_test(edu_computes_and_moves_data),
+        cmocka_unit_test(dma_reaches_peers_but_not_itself),
+        cmocka_unit_test(state_survives_a_save_and_a_load),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
