@@ -98,7 +98,11 @@ static void reset_chip(struct i8259 *chip)
 /* The slave's output is the master's input 2; the master's is INTR. */
 static void update(struct pic *pic)
 {
-    set_input(&pic->chip[MASTER], CASCADE_INPUT, requesting_input(&pic->chip[SLAVE], false) >= 0);
+    bool slave = requesting_input(&pic->chip[SLAVE], false) >= 0;
+    set_input(&pic->chip[MASTER], CASCADE_INPUT, slave);
+    /* A slave that has nothing to ask for any more must not leave its edge behind. */
+    if (!slave)
+        pic->chip[MASTER].irr &= ~(1 << CASCADE_INPUT);
     bool level = requesting_input(&pic->chip[MASTER], true) >= 0;
     if (level == pic->intr_level)
         return;
