@@ -146,7 +146,7 @@ static void random_state(struct setting *s)
             memcpy(vcpu->fpu.zmm[i] + j * 8, &v, 8);
         }
     for (unsigned i = 0; i < 8; i++)
-        vcpu->fpu.k[i] = fixture_random(f) & fixture_random(f);
+        vcpu->fpu.k[i] = fixture_chance(f, 4) ? 0 : fixture_random(f) & fixture_random(f);
     random_x87(f, &vcpu->fpu);
     uint32_t mxcsr = fixture_chance(f, 4) ? fixture_random(f) & 0xFFFF : 0x1F80 | (fixture_random(f) & 0xE07F);
     if (!fixture_chance(f, 4))
@@ -290,7 +290,7 @@ static void aim(struct setting *s, const struct instruction *i)
         if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
             continue;
         uint64_t target = (uintptr_t)s->data + 256 + fixture_below(s->f, 2 * PAGE_SIZE - 512);
-        if (fixture_chance(s->f, 6))
+        if (fixture_chance(s->f, 4))
             target = (uintptr_t)s->data + 2 * PAGE_SIZE - fixture_below(s->f, 80);
         else if (fixture_chance(s->f, 6))
             target = (uintptr_t)s->data + PAGE_SIZE - fixture_below(s->f, 80);

@@ -389,7 +389,7 @@ static void set_operands(struct stub *stub, const ZydisDecodedInstruction *insn,
 static bool suppresses_faults(const ZydisDecodedInstruction *insn)
 {
     switch (insn->mnemonic) {           /* the processor reads all of it, whatever class Zydis names */
-    case ZYDIS_MNEMONIC_VDBPSADBW: case ZYDIS_MNEMONIC_VPSHUFBITQMB: case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+    case ZYDIS_MNEMONIC_VDBPSADBW: case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
     case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB: case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
         return false;
     default:
@@ -442,6 +442,12 @@ static void set_masking(struct stub *stub, const ZydisDecodedInstruction *insn, 
     else if (!insn->avx.broadcast.is_static && count > memory_elements)
         count = memory_elements;
     d->mask_count = (uint8_t)count;
+    d->mask_group = 1;
+    d->whole = !suppresses_faults(insn);
+    if (insn->mnemonic == ZYDIS_MNEMONIC_VPSHUFBITQMB) {        /* masks bytes, reads quadwords */
+        d->mask_count = (uint8_t)stub->size;
+        d->mask_group = 8;
+    }
 }
 
 static native_handler *vsib_handler(struct stub *stub, const ZydisDecodedInstruction *insn)

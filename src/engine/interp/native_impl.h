@@ -38,6 +38,8 @@ struct stub_detail {
     uint8_t element;            /* bytes of one memory element */
     uint8_t index_element;      /* bytes of one VSIB index */
     uint8_t mask_count;         /* elements that the mask governs */
+    uint8_t mask_group;         /* mask bits for each memory element */
+    bool whole;                 /* faults are not suppressed: all of memory must be accessible */
     uint8_t vector_bytes;       /* vector length of a gather */
     uint8_t operand_width;      /* bits */
     bool rex_w;

@@ -66,11 +66,12 @@ static uint64_t low_bits(unsigned count)
  */
 static uint64_t enabled_elements(const struct vcpu *vcpu, const struct stub *stub, unsigned count)
 {
-    uint64_t mask = vcpu->fpu.k[stub->detail.mask] & low_bits(stub->detail.mask_count), enabled = 0;
-    if (count >= stub->detail.mask_count)
+    const struct stub_detail *d = &stub->detail;
+    uint64_t mask = vcpu->fpu.k[d->mask] & low_bits(d->mask_count), enabled = 0;
+    if (count >= d->mask_count)
         return mask;
     for (; mask; mask &= mask - 1)
-        enabled |= BIT((unsigned)__builtin_ctzll(mask) % count);
+        enabled |= BIT((unsigned)__builtin_ctzll(mask) / d->mask_group % count);
     return enabled;
 }
 
@@ -78,13 +79,15 @@ static uint64_t enabled_elements(const struct vcpu *vcpu, const struct stub *stu
 static bool run_under(struct vcpu *vcpu, const struct stub *stub, unsigned element, uint64_t enabled)
 {
     uint64_t gla = 0;
-    if (enabled) {
+    if (enabled || stub->detail.whole) {
         if (!native_address(vcpu, stub, &gla))
             return false;
         void *host = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
         if (likely(host))
             return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
     }
+    if (stub->detail.whole && !mmu_probe(vcpu, gla, stub->size, stub->writes, vcpu->mmu->data_class))
+        return false;
     return run_elements(vcpu, stub, gla, element, enabled);
 }
 
@@ -212,7 +215,7 @@ bool native_run_gather(struct vcpu *vcpu, const struct stub *stub)
         if (!element_address(vcpu, stub, base, i, &gla) || !mmu_copy_in(vcpu, gla, &value, d->element))
             return false;
         memcpy(fpu->zmm[d->reg] + i * d->element, &value, d->element);
-        memset(fpu->zmm[d->reg] + bytes, 0, 64 - bytes);
+        memset(fpu->zmm[d->reg] + d->vector_bytes, 0, 64 - d->vector_bytes);
         element_done(vcpu, d, i);
     }
     memset(fpu->zmm[d->reg] + bytes, 0, 64 - bytes);
