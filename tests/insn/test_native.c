@@ -12,49 +12,6 @@
 #include "native_reference.h"
 #include "x86/xstate.h"
 
-/* --- rules of x86/ that this test does without --- */
-
-TEST_FAKE bool x86_raise(struct vcpu *vcpu, uint8_t vector)
-{
-    vcpu->pending = (struct event){ .kind = EVENT_FAULT, .vector = vector };
-    return false;
-}
-
-TEST_FAKE bool x86_linear(struct vcpu *vcpu, enum seg seg, uint64_t offset, unsigned size, bool write, uint64_t *gla)
-{
-    *gla = offset + (seg >= FS ? vcpu->seg[seg].base : 0);
-    if ((uint64_t)((int64_t)(*gla << 16) >> 16) != *gla)
-        return x86_raise(vcpu, seg == SS ? VEC_SS : VEC_GP);
-    return true;
-}
-
-#include <cpuid.h>
-TEST_FAKE bool x86_has(const struct vcpu *vcpu, enum x86_feature feature)
-{
-    static const struct { uint32_t leaf, subleaf, reg, bit; } row[] = {
-#define FEATURE(name, leaf, subleaf, reg, bit, by) { leaf, subleaf, reg, bit },
-#include "x86/features.def"
-#undef FEATURE
-    };
-    static uint32_t known[4][4];
-    static const uint32_t leaves[4][2] = { { 1, 0 }, { 7, 0 }, { 7, 1 }, { 0x80000001, 0 } };
-    for (unsigned i = 0; i < 4; i++) {
-        if (!known[i][0])
-            __cpuid_count(leaves[i][0], leaves[i][1], known[i][0], known[i][1], known[i][2], known[i][3]);
-        if (leaves[i][0] == row[feature].leaf && leaves[i][1] == row[feature].subleaf)
-            return known[i][row[feature].reg] >> row[feature].bit & 1;
-    }
-    return true;
-}
-
-TEST_FAKE struct xsave_component x86_xsave_component(unsigned index)
-{
-    static const struct xsave_component component[10] = {
-        [2] = { 576, 256 }, [5] = { 1088, 64 }, [6] = { 1152, 512 }, [7] = { 1664, 1024 }, [9] = { 2688, 8 },
-    };
-    return index < 10 ? component[index] : (struct xsave_component){ 0 };
-}
-
 /* --- the setting --- */
 
 enum { RAM_SIZE = 4 * 1024 * 1024, DATA_PAGES = 3, TABLES = 0x100000, DATA = 0x10000 };
@@ -62,6 +19,7 @@ enum { RAM_SIZE = 4 * 1024 * 1024, DATA_PAGES = 3, TABLES = 0x100000, DATA = 0x1
 struct setting {
     struct fixture *f;
     struct native_cache *cache;
+    struct cpu_model *model;
     ZydisDecoder decoder;
     uint8_t *data;              /* host address, and guest linear address, of two present pages and an absent one */
     unsigned runs[ZYDIS_ISA_SET_MAX_VALUE + 1];
@@ -85,6 +43,8 @@ static struct setting *set_up(void)
     mprotect(s->data + 2 * PAGE_SIZE, PAGE_SIZE, PROT_NONE);
     fixture_long_mode(s->f, TABLES);
     struct vcpu *vcpu = &s->f->vcpu;
+    struct error err;
+    vcpu->model = s->model = x86_model_create("host", 1, NS_PER_SECOND, &err);
     vcpu->cr0 |= CR0_NE | CR0_MP;
     vcpu->cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
     vcpu->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512;
@@ -97,6 +57,7 @@ static struct setting *set_up(void)
 static void tear_down(struct setting *s)
 {
     native_cache_destroy(s->cache);
+    x86_model_destroy(s->model);
     fixture_destroy(s->f);
     free(s);
 }
