@@ -73,8 +73,6 @@ static void on_reset_line(void *sink, unsigned n, bool level)
 static void on_msi(void *sink, uint64_t address, uint32_t data, uint16_t requester)
 {
     struct machine *machine = sink;
-    trace(&machine->log, irq_msi, "%#lx = %#x from %#x", address, data, requester);
-    counter_add_shared(&machine->counters, COUNTER_msis, 1);
     apic_bus_msi(machine->pc->apic_bus, address, data);
 }
 
@@ -142,7 +140,7 @@ static void wire_hpet(struct device *device, void *opaque)
 {
     struct hpet *hpet = (struct hpet *)device;
     for (unsigned i = 0; i < HPET_LINES; i++)
-        hpet->irq[i] = gsi_line(gsi_of(opaque), i);
+        hpet->irq[i] = gsi_shared_line(gsi_of(opaque), GSI_HPET, i);
     hpet->legacy = gsi_hpet_legacy_line(gsi_of(opaque));
 }
 
@@ -185,7 +183,7 @@ static void wire_debug_exit(struct device *device, void *opaque)
 static void wire_testdev(struct device *device, void *opaque)
 {
     for (unsigned i = 0; i < GSI_COUNT; i++)
-        ((struct testdev *)device)->irq[i] = gsi_line(gsi_of(opaque), i);
+        ((struct testdev *)device)->irq[i] = gsi_shared_line(gsi_of(opaque), GSI_TESTDEV, i);
 }
 
 static void wire_host_bridge(struct device *device, void *opaque)
