@@ -33,6 +33,11 @@ void machine_config_defaults(struct machine_config *config)
     config->rng = true;
 }
 
+static const char *engine_name(const struct machine_config *config)
+{
+    return config->engine ? config->engine : "interp";
+}
+
 static bool check_config(const struct machine_config *config, struct error *err)
 {
     if (config->cpus < 1 || config->cpus > MACHINE_CPUS_MAX)
@@ -42,8 +47,8 @@ static bool check_config(const struct machine_config *config, struct error *err)
                          (unsigned long long)config->memory);
     if (config->memory % PAGE_SIZE)
         return error_set(err, "the memory size must be a multiple of 4K");
-    if (!engine_find(config->engine ? config->engine : "interp"))
-        return error_set(err, "there is no engine '%s'", config->engine);
+    if (!engine_find(engine_name(config)))
+        return error_set(err, "there is no engine '%s'", engine_name(config));
     return true;
 }
 
@@ -126,7 +131,7 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
         goto fail;
     }
     x86_reset(vcpu, false);
-    if (!vcpu_set_engine(vcpu, engine_find(machine->config.engine ? machine->config.engine : "interp"))) {
+    if (!vcpu_set_engine(vcpu, engine_find(engine_name(&machine->config)))) {
         error_set(err, "no memory for the engine of vCPU %u", index);
         goto fail;
     }
