@@ -1,5 +1,6 @@
 /* The boot processor's first state, after reset: by entry mode. */
 #include "machine/boot.h"
+#include "machine/layout.h"
 #include "mmu/mmu.h"
 #include "x86/x86.h"
 
@@ -32,6 +33,24 @@ static void set_flat(const struct boot_entry *entry, struct vcpu *vcpu)
     }
 }
 
+/*
+ * The memory types that firmware leaves behind (SDM3 §11.11 "Memory Type Range Registers"): write-back, but the video
+ * area and the devices below 4 GiB uncached and the BIOS area write-protected. Without them Linux gives up PAT, too.
+ */
+static void set_memory_types(struct vcpu *vcpu)
+{
+    enum { ENABLE = 1 << 11, FIXED_ENABLE = 1 << 10, TYPE_WB = 6, VALID = 1 << 11 };
+    const uint64_t all_wb = 0x0606060606060606, all_wp = 0x0505050505050505, hole = 4 * GiB - LOW_RAM_MAX_BASE;
+
+    vcpu->mtrr_def_type = ENABLE | FIXED_ENABLE | TYPE_WB;
+    vcpu->mtrr_fixed[0] = vcpu->mtrr_fixed[1] = all_wb;
+    vcpu->mtrr_fixed[2] = 0;
+    for (unsigned i = 3; i < ARRAY_SIZE(vcpu->mtrr_fixed); i++)
+        vcpu->mtrr_fixed[i] = all_wp;
+    vcpu->mtrr_var_base[0] = LOW_RAM_MAX_BASE;
+    vcpu->mtrr_var_mask[0] = ((BIT(x86_physical_bits(vcpu)) - 1) & ~(hole - 1)) | VALID;
+}
+
 void boot_apply(const struct boot_entry *entry, struct vcpu *vcpu)
 {
     for (unsigned i = 0; i < 16; i++)
@@ -47,6 +66,7 @@ void boot_apply(const struct boot_entry *entry, struct vcpu *vcpu)
         set_real(entry, vcpu);
     else
         set_flat(entry, vcpu);
+    set_memory_types(vcpu);
     x86_update_mode(vcpu);
     if (vcpu->mmu)
         mmu_mode_changed(vcpu);

@@ -106,11 +106,13 @@ static void leaf_power(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4
 
 static void leaf_more_features(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])
 {
-    if (subleaf > 1)
+    enum { MAX_SUBLEAF = 2 };
+
+    if (subleaf > MAX_SUBLEAF)
         return;
     feature_words(vcpu, 7, subleaf, out);
     if (subleaf == 0) {
-        out[EAX] = feature_word(vcpu->model, 7, 1, EAX) ? 1 : 0;
+        out[EAX] = MAX_SUBLEAF;
         if (vcpu->cr4 & CR4_PKE)
             out[ECX] |= 1u << 4;
     }

@@ -108,7 +108,8 @@ static bool write_pred_cmd(struct vcpu *vcpu, uint32_t msr, uint64_t value)
 
 /*
  * An interpreter has none of these weaknesses, so the guest needs no page-table isolation, buffer clearing or
- * retpolines (SDM4 IA32_ARCH_CAPABILITIES). IBRS_ALL: "enhanced IBRS", which costs the guest one WRMSR.
+ * retpolines (SDM4 IA32_ARCH_CAPABILITIES). IBRS_ALL, "enhanced IBRS", and BHI_CTRL cost the guest one WRMSR; without
+ * them Linux clears branch history by a loop at each system call, whatever BHI_NO says.
  */
 static bool read_arch_capabilities(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
 {
