@@ -20,6 +20,7 @@ enum {
     TABLES_GPA = 0x10000, CODE_GPA = 0x100000, DATA_GPA = 0x200000,
     PTE_USER_RW = 7,
 };
+#define PTE_NX (1ull << 63)
 
 struct guest {
     struct log log;
@@ -36,15 +37,15 @@ static void put_entry(struct guest *guest, uint64_t table, unsigned index, uint6
     ram_write(guest->ram, table + 8 * index, &entry, 8);
 }
 
-/* Maps one page; the tables for both areas are at fixed places, since both lie below 1 GiB. */
-static void map_page(struct guest *guest, uint64_t gla, uint64_t gpa)
+/* Maps one page (entry: its address, and NX); the tables for both areas are at fixed places, since both lie below 1 GiB. */
+static void map_page(struct guest *guest, uint64_t gla, uint64_t entry)
 {
     uint64_t pml4 = TABLES_GPA, pdpt = pml4 + 0x1000, pd = pdpt + 0x1000;
     uint64_t pt = pd + 0x1000 * (1 + (gla >= CODE_BASE));
     put_entry(guest, pml4, 0, pdpt | PTE_USER_RW);
     put_entry(guest, pdpt, 0, pd | PTE_USER_RW);
     put_entry(guest, pd, (unsigned)bits(gla, 29, 21), pt | PTE_USER_RW);
-    put_entry(guest, pt, (unsigned)bits(gla, 20, 12), gpa | PTE_USER_RW);
+    put_entry(guest, pt, (unsigned)bits(gla, 20, 12), entry | PTE_USER_RW);
 }
 
 static void code_written(void *owner, uint64_t gpa, uint64_t size)
@@ -97,7 +98,7 @@ struct guest *guest_start(const char *engine, const char *cpu_model)
     vcpu->engine->attach(vcpu);
     guest->ram->watcher = (struct ram_watcher){ code_written, guest };
     for (unsigned i = 0; i < DATA_SIZE / PAGE_SIZE; i++)
-        map_page(guest, DATA_BASE + i * PAGE_SIZE, DATA_GPA + i * PAGE_SIZE);
+        map_page(guest, DATA_BASE + i * PAGE_SIZE, (DATA_GPA + i * PAGE_SIZE) | PTE_NX);
     map_page(guest, CODE_BASE, CODE_GPA);
     return guest;
 }
@@ -114,6 +115,7 @@ static void set_mode(struct vcpu *vcpu, enum code_mode mode)
     vcpu->seg[SS] = user_segment(0x2B, data);
     vcpu->seg[DS] = vcpu->seg[ES] = vcpu->seg[SS];
     vcpu->seg[FS] = vcpu->seg[GS] = (struct segment){ .attr = SEG_UNUSABLE };
+    vcpu->tr = (struct segment){ .selector = 0x40, .attr = 0x8B };     /* no I/O bitmap: every port is forbidden */
     vcpu->cpl = 3;
     vcpu->shadow = 0;
     vcpu->activity = ACTIVITY_ACTIVE;
