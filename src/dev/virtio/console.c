@@ -8,7 +8,11 @@
 
 /* --- registers --- */
 
-enum { RECEIVE = 0, TRANSMIT = 1, CHUNK = 4096, RETRY_NS = 2 * 1000 * 1000 };
+enum {
+    RECEIVE = 0, TRANSMIT = 1, CHUNK = 4096,
+    BUDGET = 64 * 1024,                 /* bytes written at one go: a buffer may claim to have 4 GiB */
+    RETRY_NS = 2 * 1000 * 1000,
+};
 
 /* --- input --- */
 
@@ -64,11 +68,13 @@ static void retry(void *owner)
     virtio_run_queue(&console->virtio.queue[TRANSMIT]);
 }
 
-/* Writes from output_done on; false if the backend is full before the end. */
+/* Writes from output_done on; false if the backend is full, or enough was written for now, before the end. */
 static bool write_out(struct virtio_console *console, struct virtio_queue *queue, const struct virtio_chain *chain)
 {
     uint8_t data[CHUNK];
-    while (console->output_done < chain->out_size) {
+    for (size_t total = 0; console->output_done < chain->out_size; total += CHUNK) {
+        if (total == BUDGET)
+            return false;
         size_t size = min_u64(chain->out_size - console->output_done, sizeof(data));
         if (!console->chardev || !virtio_chain_read(queue, chain, console->output_done, data, size))
             break;
