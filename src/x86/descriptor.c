@@ -129,7 +129,8 @@ bool segment_linear(const struct segment *segment, bool check_type, uint64_t off
         return false;
     if ((segment->attr & (SEG_CODE | SEG_EXPAND_DOWN)) == SEG_EXPAND_DOWN)
         return offset > segment->limit && last <= (segment->attr & SEG_DB ? 0xFFFFFFFFull : 0xFFFFull);
-    return last <= segment->limit;
+    /* NOTE(spec): with a limit of 4 GiB an access over the end wraps on present processors; SDM3 §5.3 leaves it open. */
+    return last <= segment->limit || segment->limit == 0xFFFFFFFF;
 }
 
 bool check_code_offset(struct vcpu *vcpu, const struct segment *cs, uint64_t rip, uint32_t ext)

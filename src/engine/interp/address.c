@@ -196,6 +196,12 @@ bool interp_stack_store(struct vcpu *vcpu, int64_t offset, uint64_t value, unsig
     return stack_linear(vcpu, offset, size, true, &gla) && store_linear(vcpu, gla, value, size, SS);
 }
 
+bool interp_stack_probe(struct vcpu *vcpu, int64_t offset, unsigned size)
+{
+    uint64_t gla;
+    return stack_linear(vcpu, offset, size, true, &gla) && mmu_probe(vcpu, gla, size, true, vcpu->mmu->data_class);
+}
+
 void interp_stack_adjust(struct vcpu *vcpu, int64_t by)
 {
     uint64_t mask = stack_mask(vcpu), rsp = vcpu->gpr[RSP];

@@ -144,6 +144,8 @@ struct slow_value source_get(struct vcpu *vcpu, const struct op *op, unsigned si
 /* Value at SS:offset from the present stack pointer; no register changes. */
 struct slow_value interp_stack_load(struct vcpu *vcpu, int64_t offset, unsigned size);
 bool interp_stack_store(struct vcpu *vcpu, int64_t offset, uint64_t value, unsigned size);
+/* Would such a store fault? */
+bool interp_stack_probe(struct vcpu *vcpu, int64_t offset, unsigned size);
 void interp_stack_adjust(struct vcpu *vcpu, int64_t by);
 /* Store, then move the pointer. */
 bool interp_stack_push(struct vcpu *vcpu, uint64_t value, unsigned size);

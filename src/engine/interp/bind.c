@@ -159,6 +159,13 @@ static enum bind_result bind_native(struct vcpu *vcpu, const struct insn *insn, 
     }
 }
 
+/* MOVSD and CMPSD are string instructions and SSE2 instructions by the same names. */
+static bool is_sse_namesake(const struct insn *insn)
+{
+    return (insn->mnemonic == ZYDIS_MNEMONIC_MOVSD || insn->mnemonic == ZYDIS_MNEMONIC_CMPSD) &&
+           insn->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
+}
+
 enum bind_result bind_op(struct vcpu *vcpu, const struct insn *insn, struct op *op, unsigned where, uint32_t key,
                       const struct decoder *decoder)
 {
@@ -173,7 +180,7 @@ enum bind_result bind_op(struct vcpu *vcpu, const struct insn *insn, struct op *
         op->flags |= OP_LOCK;
     if (insn->repeat)
         op->flags |= insn->repeat == 0xF3 ? OP_REP : OP_REPNE;
-    if (!binding->handler && !binding->pick)
+    if ((!binding->handler && !binding->pick) || is_sse_namesake(insn))
         return bind_native(vcpu, insn, op, decoder);
     bind_operands(insn, op);
     bind_sizes(insn, op);

@@ -1,9 +1,10 @@
 /*
  * AAA AAS AAM AAD DAA DAS: gone from 64-bit mode, so the host cannot run them and their flags are written out here
  * (SDM2, each instruction's "Operation"). Flags that the manual leaves undefined follow Intel processors: AAA and AAS
- * give SF, ZF, PF of AL and OF clear; DAA and DAS leave OF clear; AAM and AAD clear CF, AF and OF.
+ * give SF, ZF, PF of AL and OF clear; DAA and DAS leave OF clear; AAM clears CF, AF and OF.
  */
 #include "engine/interp/bind.h"
+#include "engine/interp/flags.h"
 
 static uint64_t sign_zero_parity(uint8_t al)
 {
@@ -84,11 +85,13 @@ OP_BODY(op_aam)
     return true;
 }
 
+/* The flags are those of the 8-bit addition. */
 OP_BODY(op_aad)
 {
-    uint16_t ax = (uint16_t)vcpu->gpr[RAX];
-    uint8_t al = (uint8_t)(ax + (ax >> 8) * (uint8_t)op->imm);
+    uint8_t al = (uint8_t)vcpu->gpr[RAX], more = (uint8_t)((uint8_t)(vcpu->gpr[RAX] >> 8) * (uint8_t)op->imm);
+    uint32_t packed;
+    asm("addb %[more], %[al]\n\t" FLAGS_SAVE : [al] "+r"(al), "=&a"(packed) : [more] "r"(more) : "cc");
     set_reg16(vcpu, GPR_OFFSET(RAX), al);
-    finish(vcpu, al, false, false);
+    flags_set(vcpu, packed);
     return true;
 }

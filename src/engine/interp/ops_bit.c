@@ -8,31 +8,37 @@
 #define SHIFTS(X, w, s)                                                                                       \
     X(ROL, rol, w, s) X(ROR, ror, w, s) X(RCL, rcl, w, s) X(RCR, rcr, w, s) X(SHL, shl, w, s) X(SHR, shr, w, s) X(SAR, sar, w, s)
 
-/* --- shifts and rotates: with the guest's flags loaded, counts of zero and what is undefined come out by themselves --- */
+/*
+ * --- shifts and rotates: with the guest's flags loaded, counts of zero and what is undefined come out by themselves.
+ * NOTE(spec): the host runs the form with CL for all. ROL and ROR of a register by an immediate other than 1 leave OF as it was
+ * on Intel processors (SDM2 RCL says undefined), where the CL and memory forms set it.
+ */
 
 #define DEFINE_SHIFT(id, name, w, s)                                                                          \
-    static inline uint##w##_t name##w(struct vcpu *vcpu, uint##w##_t value, uint8_t count)                    \
+    static inline uint##w##_t name##w(struct vcpu *vcpu, uint##w##_t value, uint8_t count, bool immediate)    \
     {                                                                                                         \
-        uint32_t packed = (uint32_t)flags_pack(vcpu->rflags);                                                 \
+        uint32_t packed = (uint32_t)flags_pack(vcpu->rflags), old = packed;                                   \
         asm(FLAGS_LOAD #name s " %%cl, %[v]\n\t" FLAGS_SAVE                                                   \
             : [v] "+r"(value), "+&a"(packed) : "c"(count) : "cc");                                            \
+        if (SHIFT_##id <= SHIFT_ROR && immediate && (count & 31) != 1)                                        \
+            packed = (packed & 0xFF00) | (old & 1);                                                           \
         flags_set(vcpu, packed);                                                                              \
         return value;                                                                                         \
     }                                                                                                         \
     static struct block *name##w##_ri(struct vcpu *vcpu, const struct op *op)                                 \
     {                                                                                                         \
-        set_reg##w(vcpu, op->dst, name##w(vcpu, reg##w(vcpu, op->dst), (uint8_t)op->imm));                    \
+        set_reg##w(vcpu, op->dst, name##w(vcpu, reg##w(vcpu, op->dst), (uint8_t)op->imm, true));              \
         NEXT;                                                                                                 \
     }                                                                                                         \
     static struct block *name##w##_rc(struct vcpu *vcpu, const struct op *op)                                 \
     {                                                                                                         \
-        set_reg##w(vcpu, op->dst, name##w(vcpu, reg##w(vcpu, op->dst), (uint8_t)vcpu->gpr[RCX]));             \
+        set_reg##w(vcpu, op->dst, name##w(vcpu, reg##w(vcpu, op->dst), (uint8_t)vcpu->gpr[RCX], false));      \
         NEXT;                                                                                                 \
     }
 #define DEFINE_SHIFT_WIDTH(w, s) SHIFTS(DEFINE_SHIFT, w, s)
 WIDTHS(DEFINE_SHIFT_WIDTH)
 
-#define SHIFT_CASE(id, name, w, s) case SHIFT_##id: return name##w(vcpu, value, count);
+#define SHIFT_CASE(id, name, w, s) case SHIFT_##id: return name##w(vcpu, value, count, false);
 #define DEFINE_SHIFT_MEMORY(w, s)                                                                             \
     static uint##w##_t shift_value##w(struct vcpu *vcpu, unsigned which, uint##w##_t value, uint8_t count)    \
     {                                                                                                         \

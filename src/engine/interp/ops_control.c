@@ -143,13 +143,14 @@ static struct block *ret64(struct vcpu *vcpu, const struct op *op)
     return go_indirect64(vcpu, target);
 }
 
+/* The return address is in memory, though RSP has not moved, when the target turns out not to be canonical. */
 static inline struct block *call_to64(struct vcpu *vcpu, const struct op *op, uint64_t target)
 {
-    if (unlikely(!canonical(vcpu, target)))
-        return leave_raise(vcpu, op, VEC_GP);
     uint64_t rsp = vcpu->gpr[RSP] - 8;
     if (!store_at64(vcpu, rsp, SS, vcpu->rip + next_delta(op)))
         return leave_fault(vcpu, op);
+    if (unlikely(!canonical(vcpu, target)))
+        return leave_raise(vcpu, op, VEC_GP);
     vcpu->gpr[RSP] = rsp;
     return go_indirect64(vcpu, target);
 }
@@ -199,8 +200,10 @@ static struct block *call_any(struct vcpu *vcpu, const struct op *op)
     struct slow_value target = { wrap_target(op, vcpu->rip + op->imm), 1 };
     if (!(op->flags & OP_IMMEDIATE))
         target = branch_operand(vcpu, op);
-    if (!target.ok || !target_ok(vcpu, target.value) || !interp_stack_push(vcpu, op_next_rip(vcpu, op), op->size))
+    if (!target.ok || !interp_stack_store(vcpu, -(int64_t)op->size, op_next_rip(vcpu, op), op->size) ||
+        !target_ok(vcpu, target.value))
         return leave_fault(vcpu, op);
+    interp_stack_adjust(vcpu, -(int64_t)op->size);
     vcpu->rip = target.value;
     return NULL;
 }

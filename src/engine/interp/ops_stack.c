@@ -158,9 +158,7 @@ OP_BODY(op_enter)
             return false;
     }
     down -= (int64_t)op->imm;
-    /* The new top must be writable, before anything changes. */
-    struct slow_value top = interp_stack_load(vcpu, down, size);
-    if (!top.ok || !interp_stack_store(vcpu, down, top.value, size))
+    if (!interp_stack_probe(vcpu, down, size))     /* the new top must be writable, before anything changes */
         return false;
     interp_stack_adjust(vcpu, down);
     reg_set(vcpu, GPR_OFFSET(RBP), size, frame);
@@ -176,19 +174,17 @@ OP_BODY(op_pusha)
     return true;
 }
 
+/* Registers popped before a fault keep their new values; (E)SP moves only at the end. */
 OP_BODY(op_popa)
 {
-    uint64_t value[8];
     for (unsigned i = 0; i < 8; i++) {
         struct slow_value slot = interp_stack_load(vcpu, (int64_t)op->size * i, op->size);
         if (!slot.ok)
             return false;
-        value[i] = slot.value;
+        if (RDI - i != RSP)
+            reg_set(vcpu, GPR_OFFSET(RDI - i), op->size, slot.value);
     }
     interp_stack_adjust(vcpu, (int64_t)op->size * 8);
-    for (unsigned i = 0; i < 8; i++)
-        if (RDI - i != RSP)
-            reg_set(vcpu, GPR_OFFSET(RDI - i), op->size, value[i]);
     return true;
 }
 

@@ -4,14 +4,11 @@
  * Each element is complete when its registers have moved, so a fault or a request finds an instruction that can be
  * started again where it was (SDM1 §7.3.9.1 "String Operations"). Repeated MOVS and STOS upward go by whole pages while
  * the TLB lets both sides be touched directly; everything else goes element by element. A request is looked at after each
- * page or burst of elements, so that no count can hang the vCPU.
+ * page or element, so that no count can hang the vCPU.
  */
 #include "engine/interp/address.h"
 #include "engine/interp/bind.h"
 #include "engine/interp/flags.h"
-
-/* Elements between two looks at vcpu->request. */
-enum { BURST = 1024 };
 
 static uint64_t index_register(const struct vcpu *vcpu, const struct op *op, enum gpr reg)
 {
@@ -91,13 +88,14 @@ static bool lods_one(struct vcpu *vcpu, const struct op *op)
     return true;
 }
 
+/* Processors look at the destination's address first, which decides between two faults. */
 static bool cmps_one(struct vcpu *vcpu, const struct op *op)
 {
-    struct slow_value a = load_element(vcpu, op, op->seg, RSI);
-    if (!a.ok)
-        return false;
     struct slow_value b = load_element(vcpu, op, ES, RDI);
     if (!b.ok)
+        return false;
+    struct slow_value a = load_element(vcpu, op, op->seg, RSI);
+    if (!a.ok)
         return false;
     compare(vcpu, op->size, a.value, b.value);
     advance(vcpu, op, RSI);
@@ -231,32 +229,38 @@ static bool ends_by_zero_flag(const struct vcpu *vcpu, const struct op *op)
 
 enum repeat_result { REPEAT_DONE, REPEAT_FAULT, REPEAT_AGAIN };
 
+/* After an element: must the instruction leave and be started again? It may also have overwritten itself. */
+static bool must_leave(struct vcpu *vcpu, uint64_t drops)
+{
+    const struct interp *interp = interp_of(vcpu);
+    return interp->stepping || interp->drops != drops || atomic_load_explicit(&vcpu->request, memory_order_relaxed);
+}
+
 static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, const struct op *op)
 {
     struct interp *interp = interp_of(vcpu);
-    unsigned burst = interp->stepping ? 1 : BURST;
-    for (;;) {
-        uint64_t count = index_register(vcpu, op, RCX);
-        if (!count)
-            return REPEAT_DONE;
-        if (burst == 0 || (burst < BURST && !interp->stepping && atomic_load_explicit(&vcpu->request, memory_order_relaxed)))
-            return REPEAT_AGAIN;
+    uint64_t old_rflags = vcpu->rflags, drops = interp->drops;
+    uint64_t count = index_register(vcpu, op, RCX);
+    /* Port permission is checked even if the count is zero. */
+    if (op->sub >= STRING_INS && !x86_io_allowed(vcpu, (uint16_t)vcpu->gpr[RDX], op->size))
+        return REPEAT_FAULT;
+    while (count) {
         uint64_t done = interp->stepping ? 0 : run_many(vcpu, op, count);
         if (!done) {
-            uint64_t dropped = interp->drops;
-            if (!one_table[op->sub](vcpu, op))
+            if (!one_table[op->sub](vcpu, op)) {
+                vcpu->rflags = old_rflags;      /* CMPS and SCAS: SDM2 REP, "EFLAGS is restored" */
                 return REPEAT_FAULT;
+            }
             done = 1;
-            burst--;
-            if (unlikely(interp->drops != dropped))
-                burst = 0;          /* it may have overwritten itself */
-        } else if (burst == BURST) {
-            burst--;                /* from now on look at requests */
         }
-        set_index(vcpu, op, RCX, count - done);
+        count -= done;
+        set_index(vcpu, op, RCX, count);
         if (ends_by_zero_flag(vcpu, op))
-            return REPEAT_DONE;
+            break;
+        if (count && must_leave(vcpu, drops))
+            return REPEAT_AGAIN;
     }
+    return REPEAT_DONE;
 }
 
 static struct block *op_string_repeated(struct vcpu *vcpu, const struct op *op)

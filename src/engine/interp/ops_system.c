@@ -302,19 +302,18 @@ OP_BODY(op_arpl)
 {
     if (!protected_only(vcpu))
         return false;
-    struct place place;
-    place_open(vcpu, op, 2, &place);
-    if (!place.at)
+    struct slow_value old = { reg16(vcpu, op->dst), 1 };
+    if (op->flags & OP_MEMORY)
+        old = far_load(vcpu, op, 2);
+    if (!old.ok)
         return false;
-    uint16_t selector, rpl = reg16(vcpu, op->src) & 3;
-    memcpy(&selector, place.at, 2);
-    bool raise = (selector & 3) < rpl;
-    if (raise) {
-        selector = (uint16_t)((selector & ~3u) | rpl);
-        memcpy(place.at, &selector, 2);
-    }
-    if (!place_close(vcpu, &place))
+    unsigned rpl = reg16(vcpu, op->src) & 3;
+    bool raise = (old.value & 3) < rpl;
+    uint16_t selector = (uint16_t)((old.value & ~3ull) | rpl);
+    if (raise && op->flags & OP_MEMORY && !far_store(vcpu, op, selector, 2))
         return false;
+    if (raise && !(op->flags & OP_MEMORY))
+        set_reg16(vcpu, op->dst, selector);
     set_zf(vcpu, raise);
     return true;
 }
