@@ -4,8 +4,8 @@
  *      [fxrstor]  [flags]  [ldmxcsr guest]  vectors, opmasks, general registers   in
  *      the instruction
  *      general registers, vectors, opmasks, [flags]                               out
- *      [stmxcsr guest, ldmxcsr host] [fxsave] [vzeroupper]  xor eax, eax  ret
- *      fault exit: [stmxcsr, ldmxcsr] [fxsave] [vzeroupper] mov eax, 1  ret
+ *      [stmxcsr guest, ldmxcsr host] [fxsave, fninit] [vzeroupper]  mov eax, 0  ret
+ *      fault exit: [stmxcsr, ldmxcsr] [fxsave, fninit] [vzeroupper]  mov eax, 1  ret
  *
  * Only MOVs and vector moves stand between the instruction and the reading of its flags. The code uses no stack and no
  * register that a callee must keep.
@@ -113,10 +113,12 @@ static void emit_x87(struct emitter *e, bool save)
 /* Both ways out: guest state that the processor changed by itself goes back, the host's MXCSR comes back, return. */
 static void emit_exit(struct emitter *e, const struct native_arena *arena, const struct stub_plan *plan, int result)
 {
-    if (plan->x87)
+    if (plan->x87) {
         emit_x87(e, true);
-    else if (plan->mxcsr)
+        EMIT(e, 0xDB, 0xE3);                    /* fninit: the compiler's code finds an empty stack and masked exceptions */
+    } else if (plan->mxcsr) {
         emit_mxcsr(e, true);
+    }
     if (plan->x87 || plan->mxcsr) {
         EMIT(e, 0x0F, 0xAE, 0x15);              /* ldmxcsr [rip + disp]: the arena's first word */
         int32_t disp = (int32_t)(arena->write - (e->at + 4));
