@@ -252,6 +252,12 @@ static bool option_no_reboot(struct options *options, const char *value, struct 
     return true;
 }
 
+static bool option_counters(struct options *options, const char *value, struct error *err)
+{
+    options->counters = true;
+    return true;
+}
+
 static bool option_monitor(struct options *options, const char *value, struct error *err)
 {
     options->monitor = strcmp(value, "none") ? value : NULL;

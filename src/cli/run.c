@@ -3,6 +3,7 @@
  * on there is one way out, the end of machine_wait, which signals and the escape key lead to as well.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -145,6 +146,12 @@ static void say_name(const char *what, const struct chardev *chardev)
         fprintf(stderr, "doppel: the %s is %s\n", what, chardev_name(chardev));
 }
 
+static void print_counters(const struct machine *machine)
+{
+    for (unsigned i = 0; i < COUNTER_COUNT; i++)
+        fprintf(stderr, "%-16s %14" PRIu64 "  %s\n", counter_name(i), machine_counter(machine, i), counter_text(i));
+}
+
 static int run_machine(struct run *run, struct error *err)
 {
     say_name("console", run->machine->console);
@@ -159,6 +166,8 @@ static int run_machine(struct run *run, struct error *err)
     pthread_kill(run->signal_thread, SIGUSR1);
     pthread_join(run->signal_thread, NULL);
     chardev_restore_terminals();
+    if (run->options.counters)
+        print_counters(run->machine);
     if (end == END_TRIPLE_FAULT)
         fprintf(stderr, "doppel: a guest processor shut down (triple fault)\n");
     return exit_status_of(end, run->machine->end_code);
