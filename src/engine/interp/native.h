@@ -34,7 +34,7 @@ enum native_verdict {
 
 /* --- any thread --- */
 
-/* NULL: no memory, or the host forbids executable mappings. Installs the process's signal handlers the first time. */
+/* NULL: no memory, or the host forbids executable mappings. Installs the process's signal handlers where they are not. */
 struct native_cache *native_cache_create(void);
 void native_cache_destroy(struct native_cache *cache);
 

@@ -16,8 +16,7 @@ _Thread_local struct native_trap native_trap;
 
 static const int trapped[] = { SIGFPE, SIGSEGV, SIGILL, SIGBUS };
 static struct sigaction previous[ARRAY_SIZE(trapped)];
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static bool installed;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;       /* guards the installing of `previous` */
 
 /* Not from a stub: whoever was here before us decides; by default the process dies of the same signal. */
 static void pass_on(int sig, siginfo_t *info, void *context)
@@ -56,19 +55,26 @@ static void on_signal(int sig, siginfo_t *info, void *context)
     ucontext->uc_mcontext.gregs[REG_RIP] = (greg_t)stub->fault_exit;
 }
 
-static void install(void)
+static bool install(unsigned i)
 {
-    struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+    struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK }, present;
     sigemptyset(&action.sa_mask);
-    installed = true;
-    for (unsigned i = 0; i < ARRAY_SIZE(trapped); i++)
-        installed &= sigaction(trapped[i], &action, &previous[i]) == 0;
+    if (sigaction(trapped[i], NULL, &present) != 0)
+        return false;
+    if ((present.sa_flags & SA_SIGINFO) && present.sa_sigaction == on_signal)
+        return true;
+    previous[i] = present;
+    return sigaction(trapped[i], &action, NULL) == 0;
 }
 
 bool native_signal_install(void)
 {
-    pthread_once(&once, install);
-    return installed;
+    bool ok = true;
+    pthread_mutex_lock(&mutex);
+    for (unsigned i = 0; i < ARRAY_SIZE(trapped); i++)
+        ok &= install(i);
+    pthread_mutex_unlock(&mutex);
+    return ok;
 }
 
 bool native_reflect(struct vcpu *vcpu, const struct stub *stub)
