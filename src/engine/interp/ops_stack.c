@@ -105,6 +105,7 @@ static struct block *pop_segment(struct vcpu *vcpu, const struct op *op)
 
 op_fn *pick_push(const struct insn *insn, struct op *op, enum family family, unsigned argument)
 {
+    op->sub = insn->operand[0].reg;
     if (insn->operand[0].kind == OPERAND_SEGMENT)
         return push_segment;
     if (insn->operand[0].kind == OPERAND_IMMEDIATE && op->size == 1)
@@ -116,6 +117,7 @@ op_fn *pick_push(const struct insn *insn, struct op *op, enum family family, uns
 
 op_fn *pick_pop(const struct insn *insn, struct op *op, enum family family, unsigned argument)
 {
+    op->sub = insn->operand[0].reg;
     if (insn->operand[0].kind == OPERAND_SEGMENT)
         return pop_segment;
     return family == FLAT64 && op->size == 8 && !(op->flags & OP_MEMORY) ? pop_reg64 : pop_any;
