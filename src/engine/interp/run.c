@@ -160,13 +160,15 @@ static void link_blocks(struct interp *interp, struct block *target)
         from->link[interp->link_slot] = target;
 }
 
-/* The hot part of block_get: the fetch tag and the block are there. */
+/* The hot part of block_get: rip is the linear address, the fetch tag and the block are there. */
 static inline struct block *find(struct vcpu *vcpu, struct interp *interp)
 {
-    uint64_t rip = vcpu->rip, page = rip & ~PAGE_MASK;
+    bool flat = interp->key & KEY_FLAT_CODE;
+    uint64_t rip = flat ? (uint32_t)vcpu->rip : vcpu->rip;
     const struct tlb_table *table = vcpu->tlb_code;
     unsigned i = tlb_index(rip);
-    if (likely(vcpu->mode == MODE_LONG64 && table->entry[i].tag[MMU_FETCH] == page)) {
+    if (likely((flat || vcpu->mode == MODE_LONG64) && table->entry[i].tag[MMU_FETCH] == (rip & ~PAGE_MASK))) {
+        vcpu->rip = rip;
         uint64_t gpa = (table->info[i] & ~PAGE_MASK) | (rip & PAGE_MASK);
         struct block *block = block_lookup(interp->cache, gpa, interp->key);
         if (likely(block))
