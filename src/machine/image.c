@@ -10,6 +10,7 @@
 #include "base/base.h"
 #include "machine/boot.h"
 #include "machine/layout.h"
+#include "machine/pc.h"
 #include "vcpu/vcpu.h"
 
 struct images {
@@ -113,6 +114,7 @@ bool images_load(struct machine *machine, struct error *err)
                     ? acpi_build(&acpi, machine->ram, ACPI_TABLES_BASE, ACPI_TABLES_SIZE) : 0,
         .log = &machine->log,
     };
+    pc_place_pci(machine);
     if (!machine->config.kernel)
         return true;
     struct boot_entry entry = { 0 };

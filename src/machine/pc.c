@@ -368,6 +368,15 @@ bool pc_build(struct machine *machine, struct error *err)
            add_pci(machine, err) && add_extra(machine, err);
 }
 
+void pc_place_pci(struct machine *machine)
+{
+    const struct pci_windows windows = { PORT_PCI_BARS_BASE, PORT_PCI_BARS_SIZE, PCI_MMIO_BASE, PCI_MMIO_SIZE, PCI_MMIO64_BASE,
+                                                PCI_MMIO64_SIZE };
+    pthread_mutex_lock(&machine->lock);
+    pci_bus_assign(machine->pci, &windows);
+    pthread_mutex_unlock(&machine->lock);
+}
+
 static void destroy_devices(struct machine *machine)
 {
     /* Last made, first gone. */
