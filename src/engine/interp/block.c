@@ -79,17 +79,21 @@ static bool overlaps(const struct block *block, uint64_t gpa, uint64_t size)
     return block->gpa2 < gpa + size && gpa < block->gpa2 + rest;
 }
 
+/* Dropped blocks stay in the other list that they may be in until somebody comes by there. */
 static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 {
-    struct block **at = &interp_of(vcpu)->cache->page[page_hash(gpa)];
-    while (*at) {
-        struct block *block = *at;
-        if (overlaps(block, gpa, size))
-            make_stale(vcpu, block);
-        if (block->gpa == BLOCK_DROPPED)
-            *at = block->page_next;
-        else
-            at = &block->page_next;
+    struct block_cache *cache = interp_of(vcpu)->cache;
+    for (unsigned which = 0; which < 2; which++) {
+        struct block **at = &cache->page[which][page_hash(gpa)];
+        while (*at) {
+            struct block *block = *at;
+            if (block->gpa != BLOCK_DROPPED && overlaps(block, gpa, size))
+                make_stale(vcpu, block);
+            if (block->gpa == BLOCK_DROPPED)
+                *at = block->page_next[which];
+            else
+                at = &block->page_next[which];
+        }
     }
 }
 
@@ -137,6 +141,7 @@ struct source {
     const uint8_t *host;        /* NULL: not RAM, fetch byte-wise */
     uint64_t limit;             /* bytes from gla that the code segment still holds */
     uint64_t watched;           /* bytes from gla that the code map knows */
+    uint64_t gpa2;              /* next page, if the first instruction was fetched from there, too, and it is RAM */
 };
 
 /* Makes the code map watch the granules of the next instruction before its bytes are read (mem/code_map.h). */
@@ -155,6 +160,18 @@ static void watch_ahead(struct vcpu *vcpu, struct source *source, unsigned where
         watch(vcpu, gpa, part);
         source->watched += part;
     }
+}
+
+static bool watch_next_page(struct vcpu *vcpu, struct source *source, uint64_t gla)
+{
+    bool mmio;
+    if (!mmu_fetch_page(vcpu, gla, &source->gpa2, &mmio)) {
+        source->gpa2 = BLOCK_DROPPED;
+        return mmio;
+    }
+    source->gpa2 &= ~PAGE_MASK;
+    watch(vcpu, source->gpa2, INSN_LENGTH_MAX);
+    return true;
 }
 
 /*
@@ -176,6 +193,8 @@ static int fetch(struct vcpu *vcpu, struct source *source, unsigned where, uint8
     if (!cross || size == INSN_LENGTH_MAX || source->limit <= in_page)
         return (int)size;
     unsigned more = (unsigned)min_u64(INSN_LENGTH_MAX - size, source->limit - in_page);
+    if (!watch_next_page(vcpu, source, source->gla + in_page))
+        return -1;
     return mmu_fetch_bytes(vcpu, source->gla + in_page, bytes + size, more) ? (int)(size + more) : -1;
 }
 
@@ -281,9 +300,11 @@ static void hook(struct block_cache *cache, struct block *block)
     struct block **bucket = &cache->hash[block_hash(block->gpa, block->key)];
     block->hash_next = *bucket;
     *bucket = block;
-    struct block **page = &cache->page[page_hash(block->gpa)];
-    block->page_next = *page;
-    *page = block;
+    for (unsigned which = 0; which < (block->gpa2 == BLOCK_DROPPED ? 1 : 2); which++) {
+        struct block **page = &cache->page[which][page_hash(which ? block->gpa2 : block->gpa)];
+        block->page_next[which] = *page;
+        *page = block;
+    }
     cache->used += align_up(sizeof(*block) + block->op_count * sizeof(struct op), 16);
 }
 
@@ -293,8 +314,8 @@ static bool crosses_page(const struct block *block)
 }
 
 /*
- * A crossing instruction, code outside RAM and a single step run from the scratch block, decoded each time: their second
- * page may change its translation, or their bytes may, without anybody telling.
+ * Code outside RAM and single steps run from the scratch block, decoded each time: such bytes may change without anybody
+ * telling.
  */
 static struct block *decode_scratch(struct vcpu *vcpu, struct source *source, uint32_t key)
 {
@@ -309,6 +330,17 @@ static struct block *decode_scratch(struct vcpu *vcpu, struct source *source, ui
     return interp->scratch;
 }
 
+/*
+ * An instruction that crosses into another page has a block of its own, which remembers that page's guest-physical address
+ * and is not linked: the page may be mapped elsewhere the next time.
+ */
+static bool crossing_holds(struct vcpu *vcpu, const struct block *block, const struct source *source)
+{
+    uint64_t gpa;
+    bool mmio;
+    return mmu_fetch_page(vcpu, source->gla + block->bytes - 1, &gpa, &mmio) && (gpa & ~PAGE_MASK) == block->gpa2;
+}
+
 static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uint32_t key)
 {
     struct interp *interp = interp_of(vcpu);
@@ -321,8 +353,12 @@ static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uin
             return NULL;
     } while (flushed);
     counter_add(&vcpu->counters, COUNTER_blocks_decoded, 1);
-    if (crosses_page(block))
-        return decode_scratch(vcpu, source, key);
+    if (crosses_page(block)) {
+        if (source->gpa2 == BLOCK_DROPPED)
+            return decode_scratch(vcpu, source, key);
+        block->gpa2 = source->gpa2;
+        block->linkable = false;
+    }
     hook(interp->cache, block);
     return block;
 }
@@ -342,6 +378,7 @@ static bool find_source(struct vcpu *vcpu, struct source *source)
         source->limit = (uint64_t)vcpu->seg[CS].limit - vcpu->rip + 1;
     }
     source->watched = 0;
+    source->gpa2 = BLOCK_DROPPED;
     source->host = mmu_fetch_page(vcpu, source->gla, &source->gpa, &mmio);
     if (!source->host && !mmio)
         return false;
@@ -371,6 +408,12 @@ struct block *block_get(struct vcpu *vcpu, bool one)
     if (!source.host)
         return decode_scratch(vcpu, &source, interp->key);
     struct block *block = block_lookup(interp->cache, source.gpa, interp->key);
+    if (block && block->gpa2 != BLOCK_DROPPED && !crossing_holds(vcpu, block, &source)) {
+        if (vcpu->pending.kind != EVENT_NONE)
+            return NULL;
+        make_stale(vcpu, block);
+        block = NULL;
+    }
     if (!block && one)
         return decode_scratch(vcpu, &source, interp->key);
     if (!block)

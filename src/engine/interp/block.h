@@ -17,7 +17,7 @@ enum {
 
 struct block_cache {
     struct block *hash[1 << BLOCK_HASH_BITS];
-    struct block *page[1 << BLOCK_PAGE_BITS];       /* lists of the blocks with bytes in the pages that hash here */
+    struct block *page[2][1 << BLOCK_PAGE_BITS];    /* lists of blocks by page of gpa, and by gpa2 */
     uint8_t *arena;
     size_t used;
     struct decoder decoder[MODE_LONG64 + 1];

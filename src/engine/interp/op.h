@@ -72,7 +72,7 @@ struct block {
     uint16_t op_count;              /* ops, with the closing pseudo-op */
     bool linkable;
     struct block *hash_next;
-    struct block *page_next;
+    struct block *page_next[2];     /* of the lists by gpa and by gpa2 */
     struct block *link[BLOCK_LINKS];        /* successors in the same page: [0] taken, [1] not taken or falling through */
     struct op op[];
 };
