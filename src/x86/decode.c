@@ -90,6 +90,19 @@ static void decode_memory(struct insn_memory *out, const ZydisDecodedOperandMem 
     out->disp = mem->disp.has_displacement ? mem->disp.value : 0;
 }
 
+/*
+ * A SIB byte with base 5 under mod 0 means a 32-bit displacement and no base, REX.B or not (SDM2 table 2-3). Zydis 4.0.0 takes
+ * R13D for a base there when the address size is 32 bits.
+ */
+static void correct_sib_base(struct insn_memory *out, const ZydisDecodedInstruction *z)
+{
+    bool sib = z->address_width != 16 && z->raw.modrm.mod == 0 && z->raw.modrm.rm == 4 && z->raw.modrm.offset;
+    if (sib && z->raw.sib.base == 5) {
+        out->base = REG_NONE;
+        out->disp = z->raw.disp.value;
+    }
+}
+
 static void decode_operand(struct insn *insn, struct insn_operand *out, const ZydisDecodedOperand *in, bool *had_immediate)
 {
     out->size = (uint8_t)(in->size / 8);
@@ -171,6 +184,7 @@ enum decode_result decode(const struct decoder *decoder, const uint8_t *bytes, s
     insn->operand_size = z.operand_width / 8;
     insn->address_size = z.address_width / 8;
     insn->opcode = z.opcode;
+    insn->legacy = z.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     insn->opcode_map = (uint8_t)z.opcode_map;
     insn->modrm_mod = z.raw.modrm.mod;
     insn->modrm_reg = z.raw.modrm.reg;
@@ -184,6 +198,7 @@ enum decode_result decode(const struct decoder *decoder, const uint8_t *bytes, s
     insn->operand_count = z.operand_count_visible < INSN_OPERANDS ? z.operand_count_visible : INSN_OPERANDS;
     for (unsigned i = 0; i < insn->operand_count; i++)
         decode_operand(insn, &insn->operand[i], &operands[i], &had_immediate);
+    correct_sib_base(&insn->memory, &z);
     if (z.cpu_flags) {
         insn->flags_read = z.cpu_flags->tested;
         insn->flags_written = z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 | z.cpu_flags->undefined;

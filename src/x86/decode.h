@@ -51,6 +51,7 @@ struct insn {
     uint8_t opcode;         /* last opcode byte */
     uint8_t opcode_map;     /* ZydisOpcodeMap */
     uint8_t modrm_reg, modrm_rm, modrm_mod;
+    bool legacy;            /* not VEX, EVEX, XOP or 3DNow! encoded */
     bool lock;
     uint8_t repeat;         /* 0, 0xF2 or 0xF3: the last of them */
     bool rex_w;

@@ -180,7 +180,8 @@ enum bind_result bind_op(struct vcpu *vcpu, const struct insn *insn, struct op *
         op->flags |= OP_LOCK;
     if (insn->repeat)
         op->flags |= insn->repeat == 0xF3 ? OP_REP : OP_REPNE;
-    if ((!binding->handler && !binding->pick) || is_sse_namesake(insn))
+    /* Zydis knows some integer instructions in VEX encodings that only Knights Corner had: nobody's, so #UD. */
+    if ((!binding->handler && !binding->pick) || is_sse_namesake(insn) || !insn->legacy)
         return bind_native(vcpu, insn, op, decoder);
     bind_operands(insn, op);
     bind_sizes(insn, op);
