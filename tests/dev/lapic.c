@@ -12,9 +12,10 @@ static const uint64_t page = 0xFEE00000, ioapic_base = 0xFEC00000;
 
 struct cpu {
     struct lapic *lapic;
-    uint32_t requests;
-    uint8_t sipi_vector;
-    unsigned sipis, nmis, inits;
+    /* Raised on any thread. */
+    _Atomic uint32_t requests;
+    _Atomic uint8_t sipi_vector;
+    _Atomic unsigned sipis, nmis, inits;
 };
 
 struct fixture {
