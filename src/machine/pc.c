@@ -111,6 +111,7 @@ static void wire_lapic(struct device *device, void *opaque)
     struct vcpu *vcpu = (struct vcpu *)wiring->argument;
     lapic->apic_id = vcpu->apic_id;
     lapic->bsp = vcpu->index == 0;
+    lapic->timer_hz = X86_CRYSTAL_HZ;
     lapic->physical_bits = (uint8_t)x86_physical_bits(vcpu);
     lapic->no_x2apic = !x86_has(vcpu, FEATURE_X2APIC);
     lapic->no_tsc_deadline = !x86_has(vcpu, FEATURE_TSC_DEADLINE);

@@ -176,14 +176,28 @@ static void leaf_xsave(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4
     }
 }
 
-/* The crystal is the local APIC timer's clock: the guest takes its rate from here. */
-enum { CRYSTAL_HZ = 1000000000 };
-
+/*
+ * EBX / EAX times the crystal's rate is the TSC's. Linux multiplies EBX by the crystal's kHz in 32 bits, so EBX must be small:
+ * among the denominators that allow that, the one that comes nearest is taken (it is off by some hertz at most).
+ */
 static void leaf_tsc(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])
 {
-    out[EAX] = CRYSTAL_HZ / 1000;
-    out[EBX] = vcpu->model->tsc_hz / 1000;
-    out[ECX] = CRYSTAL_HZ;
+    const uint64_t numerator_max = UINT32_MAX / (X86_CRYSTAL_HZ / 1000), hz = vcpu->model->tsc_hz;
+    double least_error = 1;
+    out[ECX] = X86_CRYSTAL_HZ;
+    for (uint64_t denominator = 1;; denominator++) {
+        uint64_t numerator = (hz * denominator + X86_CRYSTAL_HZ / 2) / X86_CRYSTAL_HZ;
+        if (numerator > numerator_max || denominator > 10000)
+            return;
+        double error = (double)numerator / (double)denominator * X86_CRYSTAL_HZ / (double)hz - 1;
+        if (error < 0)
+            error = -error;
+        if (error >= least_error)
+            continue;
+        least_error = error;
+        out[EAX] = (uint32_t)denominator;
+        out[EBX] = (uint32_t)numerator;
+    }
 }
 
 static void leaf_frequency(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])
@@ -208,7 +222,7 @@ static void leaf_kvm_features(const struct vcpu *vcpu, uint32_t subleaf, uint32_
 static void leaf_timing(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])
 {
     out[EAX] = vcpu->model->tsc_hz / 1000;
-    out[EBX] = CRYSTAL_HZ / 1000;
+    out[EBX] = X86_CRYSTAL_HZ / 1000;
 }
 
 static void leaf_extended_max(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])

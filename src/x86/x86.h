@@ -91,6 +91,8 @@ bool x86_msr_row(unsigned index, uint32_t *first, uint32_t *count);
 bool x86_rdtsc(struct vcpu *vcpu, uint64_t *value);                     /* CR4.TSD is checked */
 uint64_t x86_tsc(struct vcpu *vcpu);
 bool x86_rdpmc(struct vcpu *vcpu, uint32_t index, uint64_t *value);
+/* CPUID 0x15: the crystal, which is also the clock of the local APIC's timer. */
+enum { X86_CRYSTAL_HZ = 25000000 };
 void x86_cpuid(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);    /* EAX EBX ECX EDX */
 /* PUSHF, POPF, CLI, STI with IOPL, VME and PVI (SDM3 §20.3, §20.4). */
 bool x86_pushf_value(struct vcpu *vcpu, unsigned operand_size, uint64_t *value);
