@@ -41,8 +41,7 @@ static bool store_elements(struct vcpu *vcpu, uint64_t gla, const uint8_t *buffe
     return true;
 }
 
-/* Runs the stub with just these elements of memory behind it. */
-static bool run_elements(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, unsigned element, uint64_t enabled)
+static bool run_on_copy(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, unsigned element, uint64_t enabled)
 {
     _Alignas(64) uint8_t buffer[192] = { 0 };
     uint8_t *at = buffer + (gla & 63);
@@ -53,6 +52,16 @@ static bool run_elements(struct vcpu *vcpu, const struct stub *stub, uint64_t gl
     if (!native_call(vcpu, stub, at))
         return native_reflect(vcpu, stub);
     return !stub->writes || store_elements(vcpu, gla, at, element, enabled);
+}
+
+/* Runs the stub with just these elements of memory behind it. To #AC the operand is one of 16 bytes or more: not checked. */
+static bool run_elements(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, unsigned element, uint64_t enabled)
+{
+    bool check = vcpu->mmu->alignment_check;
+    vcpu->mmu->alignment_check = check && stub->size <= 8;
+    bool done = run_on_copy(vcpu, stub, gla, element, enabled);
+    vcpu->mmu->alignment_check = check;
+    return done;
 }
 
 static uint64_t low_bits(unsigned count)
