@@ -17,6 +17,7 @@ static bool running;
 
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
+    __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() & ~(uint64_t)RFLAGS_AC);
     ucontext_t *ucontext = context;
     uintptr_t rip = (uintptr_t)ucontext->uc_mcontext.gregs[REG_RIP];
     if (!running || rip < (uintptr_t)page || rip >= (uintptr_t)page + SIZE)
@@ -105,6 +106,7 @@ static void build(struct vcpu *state, const uint8_t *bytes, unsigned length)
             gpr(true, n, offsetof(struct vcpu, gpr) + n * 8);
     PUT(0x9C, 0x8F, 0x80);                      /* pushfq; pop rflags */
     put32(offsetof(struct vcpu, rflags));
+    PUT(0x68, 0x02, 0x02, 0, 0, 0x9D);          /* AC off again */
     vectors(true);
     PUT(0x48, 0x0F, 0xAE, 0x80);                /* fxsave64 */
     put32(offsetof(struct vcpu, fpu.fxsave));

@@ -472,6 +472,11 @@ static native_handler *vsib_handler(struct stub *stub, const ZydisDecodedInstruc
     return scatter ? native_run_scatter : native_run_gather;
 }
 
+static bool is_half_conversion(ZydisMnemonic mnemonic)
+{
+    return mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS || mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH;
+}
+
 static native_handler *memory_handler(struct stub *stub, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
     for (unsigned i = 0; i < insn->operand_count; i++)
@@ -491,9 +496,13 @@ static native_handler *memory_handler(struct stub *stub, const ZydisDecodedInstr
     if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && insn->raw.evex.aaa &&
         (stub->writes || suppresses_faults(insn))) {
         set_masking(stub, insn, operands);
+        if (is_half_conversion(insn->mnemonic))
+            return native_run_half;
         bool compress = insn->meta.category == ZYDIS_CATEGORY_COMPRESS || insn->meta.category == ZYDIS_CATEGORY_EXPAND;
         return compress ? native_run_compress : native_run_masked;
     }
+    if (is_half_conversion(insn->mnemonic))
+        return native_run_half;
     return stub->x87 ? native_run_x87 : native_run_memory;
 }
 

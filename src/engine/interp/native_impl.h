@@ -144,7 +144,8 @@ bool native_address(struct vcpu *vcpu, const struct stub *stub, uint64_t *gla);
 native_handler native_run_register, native_run_memory, native_run_x87, native_run_undefined;
 
 /* --- native_mask.c --- */
-native_handler native_run_masked, native_run_compress, native_run_maskmov, native_run_maskmovdqu, native_run_gather, native_run_scatter;
+native_handler native_run_masked, native_run_compress, native_run_maskmov, native_run_maskmovdqu, native_run_gather, native_run_scatter,
+    native_run_half;
 
 /* --- native_x87.c --- */
 /* FNSTENV, FLDENV, FNSAVE, FRSTOR. */

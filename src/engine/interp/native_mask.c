@@ -54,11 +54,13 @@ static bool run_on_copy(struct vcpu *vcpu, const struct stub *stub, uint64_t gla
     return !stub->writes || store_elements(vcpu, gla, at, element, enabled);
 }
 
-/* Runs the stub with just these elements of memory behind it. To #AC the operand is one of 16 bytes or more: not checked. */
+/* Runs the stub with just these elements of memory behind it. #AC looks at the operand as a whole, and only at up to 8 bytes. */
 static bool run_elements(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, unsigned element, uint64_t enabled)
 {
     bool check = vcpu->mmu->alignment_check;
-    vcpu->mmu->alignment_check = check && stub->size <= 8;
+    if (check && enabled && stub->size <= 8 && (gla & (stub->size - 1u)))
+        return x86_raise(vcpu, VEC_AC);
+    vcpu->mmu->alignment_check = false;
     bool done = run_on_copy(vcpu, stub, gla, element, enabled);
     vcpu->mmu->alignment_check = check;
     return done;
@@ -160,6 +162,8 @@ bool native_run_maskmovdqu(struct vcpu *vcpu, const struct stub *stub)
         return false;
     if (mmx)
         *fpu = entered;
+    else if (vcpu->mmu->alignment_check && (gla & 7))
+        return x86_raise(vcpu, VEC_AC);
     return mmu_probe(vcpu, gla, count, true, vcpu->mmu->data_class) &&
            store_elements(vcpu, gla, source, 1, sign_mask(mask, 1, count));
 }
@@ -208,7 +212,7 @@ static bool registers_clash(const struct stub_detail *d, bool gather)
     return d->reg == d->index || d->reg == d->vvvv || d->index == d->vvvv;
 }
 
-bool native_run_gather(struct vcpu *vcpu, const struct stub *stub)
+static bool gather(struct vcpu *vcpu, const struct stub *stub)
 {
     const struct stub_detail *d = &stub->detail;
     struct fpu *fpu = &vcpu->fpu;
@@ -235,7 +239,7 @@ bool native_run_gather(struct vcpu *vcpu, const struct stub *stub)
     return true;
 }
 
-bool native_run_scatter(struct vcpu *vcpu, const struct stub *stub)
+static bool scatter(struct vcpu *vcpu, const struct stub *stub)
 {
     const struct stub_detail *d = &stub->detail;
     struct fpu *fpu = &vcpu->fpu;
@@ -252,4 +256,22 @@ bool native_run_scatter(struct vcpu *vcpu, const struct stub *stub)
     }
     fpu->k[d->mask] = 0;
     return true;
+}
+
+/* Gathers, scatters and conversions of half precision are not checked for #AC, whatever their size. */
+static bool unchecked(struct vcpu *vcpu, const struct stub *stub, native_handler *handler)
+{
+    bool check = vcpu->mmu->alignment_check;
+    vcpu->mmu->alignment_check = false;
+    bool done = handler(vcpu, stub);
+    vcpu->mmu->alignment_check = check;
+    return done;
+}
+
+bool native_run_gather(struct vcpu *vcpu, const struct stub *stub) { return unchecked(vcpu, stub, gather); }
+bool native_run_scatter(struct vcpu *vcpu, const struct stub *stub) { return unchecked(vcpu, stub, scatter); }
+
+bool native_run_half(struct vcpu *vcpu, const struct stub *stub)
+{
+    return unchecked(vcpu, stub, stub->detail.mask ? native_run_masked : native_run_memory);
 }

@@ -35,9 +35,11 @@ static unsigned checked_alignment(const struct stub *stub)
     case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FLDENV: case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FRSTOR:
         return stub->detail.operand_width == 16 ? 2 : 4;
     case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64: case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64: case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64: case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64:
         return 4;
     default:
-        return stub->size == 10 ? 8 : 1;
+        return stub->size == 10 && !stub->writes ? 8 : 1;
     }
 }
 
@@ -125,8 +127,11 @@ static bool store_x87(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, 
         return native_reflect(vcpu, stub);
     if (fpu_exception_pending(&vcpu->fpu) && memcmp(at, filling, stub->size) == 0)
         return true;
-    if (mmu_store_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class))
+    bool misaligned = vcpu->mmu->alignment_check && stub->size == 10 && (gla & 7);
+    if (!misaligned && mmu_store_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class))
         return true;
+    if (misaligned)
+        x86_raise(vcpu, VEC_AC);
     /* An MMX store that faults has already set the top of the stack to 0, but not yet the tags. */
     if (stub->mmx)
         vcpu->fpu.fxsave[IMAGE_FTW] = image[IMAGE_FTW];
