@@ -219,12 +219,12 @@ static bool read_mce_bank(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
     return true;
 }
 
-/* CTL takes anything; STATUS, ADDR and MISC can only be cleared. */
+/* CTL takes all zeros or all ones (SDM3 §15.3.2.1); STATUS, ADDR and MISC can only be cleared. */
 static bool write_mce_bank(struct vcpu *vcpu, uint32_t msr, uint64_t value)
 {
     unsigned reg = (msr - 0x400) % 4;
 
-    if (reg != 0 && value != 0)
+    if (value != 0 && (reg != 0 || value != ~0ull))
         return false;
     vcpu->mce_bank[(msr - 0x400) / 4][reg] = value;
     return true;
