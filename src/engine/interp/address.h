@@ -60,62 +60,51 @@ static inline bool tag_hit(const struct tlb_entry *entry, enum mmu_use use, uint
     return likely(entry->tag[use] == ((gla + size - 1) & ~(uint64_t)PAGE_MASK));
 }
 
-#define DEFINE_AT(w)                                                                                          \
-    static inline bool load_at##w(struct vcpu *vcpu, uint64_t gla, unsigned seg, uint##w##_t *out)           \
-    {                                                                                                         \
-        const struct tlb_entry *entry = data_entry(vcpu, gla);                                                \
-        if (tag_hit(entry, MMU_READ, gla, w / 8)) {                                                           \
-            __builtin_memcpy(out, (const void *)(gla + entry->addend), w / 8);                                \
-            return true;                                                                                      \
-        }                                                                                                     \
-        struct slow_value slow = load_slow(vcpu, gla, w / 8, seg);                                            \
-        *out = (uint##w##_t)slow.value;                                                                       \
-        return slow.ok;                                                                                       \
-    }                                                                                                         \
-    static inline bool store_at##w(struct vcpu *vcpu, uint64_t gla, unsigned seg, uint##w##_t value)         \
-    {                                                                                                         \
-        const struct tlb_entry *entry = data_entry(vcpu, gla);                                                \
-        if (tag_hit(entry, MMU_WRITE, gla, w / 8)) {                                                          \
-            __builtin_memcpy((void *)(gla + entry->addend), &value, w / 8);                                   \
-            return true;                                                                                      \
-        }                                                                                                     \
-        return store_slow(vcpu, gla, value, w / 8, seg);                                                      \
-    }                                                                                                         \
-    static inline bool flat64_load##w(struct vcpu *vcpu, const struct op *op, uint##w##_t *out)              \
-    {                                                                                                         \
-        return load_at##w(vcpu, flat64_address(vcpu, op), op->seg, out);                                      \
-    }                                                                                                         \
-    static inline bool flat64_store##w(struct vcpu *vcpu, const struct op *op, uint##w##_t value)            \
-    {                                                                                                         \
-        return store_at##w(vcpu, flat64_address(vcpu, op), op->seg, value);                                   \
-    }                                                                                                         \
-    static inline bool flat32_load##w(struct vcpu *vcpu, const struct op *op, uint##w##_t *out)              \
-    {                                                                                                         \
-        return load_at##w(vcpu, flat32_address(vcpu, op), op->seg, out);                                      \
-    }                                                                                                         \
-    static inline bool flat32_store##w(struct vcpu *vcpu, const struct op *op, uint##w##_t value)            \
-    {                                                                                                         \
-        return store_at##w(vcpu, flat32_address(vcpu, op), op->seg, value);                                   \
-    }                                                                                                         \
-    static inline bool far_load##w(struct vcpu *vcpu, const struct op *op, uint##w##_t *out)                 \
-    {                                                                                                         \
-        struct slow_value v = far_load(vcpu, op, w / 8);                                                      \
-        *out = (uint##w##_t)v.value;                                                                          \
-        return v.ok;                                                                                          \
-    }                                                                                                         \
-    static inline bool far_store##w(struct vcpu *vcpu, const struct op *op, uint##w##_t value)               \
-    {                                                                                                         \
-        return far_store(vcpu, op, value, w / 8);                                                             \
+/* Where the operand lies if the TLB lets this access go straight to memory, else NULL. */
+static inline void *flat64_direct(struct vcpu *vcpu, const struct op *op, enum mmu_use use, unsigned size)
+{
+    uint64_t gla = flat64_address(vcpu, op);
+    const struct tlb_entry *entry = data_entry(vcpu, gla);
+    return tag_hit(entry, use, gla, size) ? (void *)(gla + entry->addend) : NULL;
+}
+
+static inline void *flat32_direct(struct vcpu *vcpu, const struct op *op, enum mmu_use use, unsigned size)
+{
+    uint64_t gla = flat32_address(vcpu, op);
+    const struct tlb_entry *entry = data_entry(vcpu, gla);
+    return tag_hit(entry, use, gla, size) ? (void *)(gla + entry->addend) : NULL;
+}
+
+/* 64-bit accesses at a linear address that is already known: stack and branch targets in 64-bit mode. */
+static inline bool load_at64(struct vcpu *vcpu, uint64_t gla, unsigned seg, uint64_t *out)
+{
+    const struct tlb_entry *entry = data_entry(vcpu, gla);
+    if (tag_hit(entry, MMU_READ, gla, 8)) {
+        __builtin_memcpy(out, (const void *)(gla + entry->addend), 8);
+        return true;
     }
+    struct slow_value slow = load_slow(vcpu, gla, 8, seg);
+    *out = slow.value;
+    return slow.ok;
+}
+
+static inline bool store_at64(struct vcpu *vcpu, uint64_t gla, unsigned seg, uint64_t value)
+{
+    const struct tlb_entry *entry = data_entry(vcpu, gla);
+    if (tag_hit(entry, MMU_WRITE, gla, 8)) {
+        __builtin_memcpy((void *)(gla + entry->addend), &value, 8);
+        return true;
+    }
+    return store_slow(vcpu, gla, value, 8, seg);
+}
+
+static inline bool flat64_load64(struct vcpu *vcpu, const struct op *op, uint64_t *out)
+{
+    return load_at64(vcpu, flat64_address(vcpu, op), op->seg, out);
+}
 
 struct slow_value far_load(struct vcpu *vcpu, const struct op *op, unsigned size);
 bool far_store(struct vcpu *vcpu, const struct op *op, uint64_t value, unsigned size);
-
-DEFINE_AT(8)
-DEFINE_AT(16)
-DEFINE_AT(32)
-DEFINE_AT(64)
-#undef DEFINE_AT
 
 /*
  * A place to read and then write: a register, guest memory in place, or (MMIO, page-crossing) a buffer that goes back by

@@ -118,6 +118,9 @@ static void bind_sizes(const struct insn *insn, struct op *op)
     case ZYDIS_MNEMONIC_LIDT:
         op->size = insn->operand_size;
         break;
+    case ZYDIS_MNEMONIC_MOVSXD:
+        op->source_size = op->size < 4 ? op->size : 4;      /* r16, r/m16 on Intel processors (SDM2 MOVSX) */
+        break;
     case ZYDIS_MNEMONIC_OUT:
         op->size = insn->operand[1].size;
         break;

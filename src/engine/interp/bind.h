@@ -48,6 +48,6 @@ op_fn op_fallthrough, op_too_long, op_step_end;
 
 /* Shared by pickers. */
 pick_fn pick_mov_system;
-op_fn op_imul_wide, op_imul_two, op_imul_three, op_rdbase, op_wrbase, op_load_far, op_ret_far;
+op_fn op_imul_wide, op_rdbase, op_wrbase, op_load_far, op_ret_far;
 
 #endif

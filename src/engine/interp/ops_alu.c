@@ -108,13 +108,38 @@ WIDTHS(DEFINE_PLACE)
         NEXT;                                                                                                 \
     }
 
-/* Memory on the right; and on the left with `source` on the right. */
+/* By all the rules: memory on the right; and, for CMP and TEST, on the left. Others with memory on the left: alu_place. */
+#define DEFINE_FAR_FORMS(name, writes, w)                                                                     \
+    static struct block *name##w##_rm_far(struct vcpu *vcpu, const struct op *op)                             \
+    {                                                                                                         \
+        struct slow_value slow = far_load(vcpu, op, w / 8);                                                   \
+        if (!slow.ok)                                                                                         \
+            return leave_fault(vcpu, op);                                                                     \
+        uint##w##_t result = alu_##name##w(vcpu, reg##w(vcpu, op->dst), (uint##w##_t)slow.value);             \
+        if (writes)                                                                                           \
+            set_reg##w(vcpu, op->dst, result);                                                                \
+        NEXT;                                                                                                 \
+    }                                                                                                         \
+    static struct block *name##w##_far(struct vcpu *vcpu, const struct op *op)                                \
+    {                                                                                                         \
+        if (writes)                                                                                           \
+            return alu_place##w(vcpu, op);                                                                    \
+        struct slow_value slow = far_load(vcpu, op, w / 8);                                                   \
+        if (!slow.ok)                                                                                         \
+            return leave_fault(vcpu, op);                                                                     \
+        uint##w##_t b = op->flags & OP_IMMEDIATE ? (uint##w##_t)op->imm : reg##w(vcpu, op->src);              \
+        alu_##name##w(vcpu, (uint##w##_t)slow.value, b);                                                      \
+        NEXT;                                                                                                 \
+    }
+
+/* What the TLB allows; a miss jumps to the forms above. */
 #define DEFINE_LOAD_FORM(name, writes, w, family)                                                             \
     static struct block *name##w##_rm_##family(struct vcpu *vcpu, const struct op *op)                        \
     {                                                                                                         \
-        uint##w##_t value;                                                                                    \
-        if (!family##_load##w(vcpu, op, &value))                                                              \
-            return leave_fault(vcpu, op);                                                                     \
+        uint##w##_t *at = family##_direct(vcpu, op, MMU_READ, w / 8), value;                                  \
+        if (unlikely(!at))                                                                                    \
+            return name##w##_rm_far(vcpu, op);                                                                \
+        __builtin_memcpy(&value, at, w / 8);                                                                  \
         uint##w##_t result = alu_##name##w(vcpu, reg##w(vcpu, op->dst), value);                               \
         if (writes)                                                                                           \
             set_reg##w(vcpu, op->dst, result);                                                                \
@@ -123,21 +148,13 @@ WIDTHS(DEFINE_PLACE)
 #define DEFINE_STORE_FORM(name, writes, w, family, form, source)                                              \
     static struct block *name##w##_##form##_##family(struct vcpu *vcpu, const struct op *op)                  \
     {                                                                                                         \
-        uint##w##_t value;                                                                                    \
-        if (writes) {                                                                                         \
-            uint64_t gla = family##_address(vcpu, op);                                                        \
-            const struct tlb_entry *entry = data_entry(vcpu, gla);                                            \
-            if (!tag_hit(entry, MMU_WRITE, gla, w / 8))                                                       \
-                return alu_place##w(vcpu, op);                                                                \
-            void *at = (void *)(gla + entry->addend);                                                         \
-            __builtin_memcpy(&value, at, w / 8);                                                              \
-            value = alu_##name##w(vcpu, value, source);                                                       \
+        uint##w##_t *at = family##_direct(vcpu, op, (writes) ? MMU_WRITE : MMU_READ, w / 8), value;           \
+        if (unlikely(!at))                                                                                    \
+            return name##w##_far(vcpu, op);                                                                   \
+        __builtin_memcpy(&value, at, w / 8);                                                                  \
+        value = alu_##name##w(vcpu, value, source);                                                           \
+        if (writes)                                                                                           \
             __builtin_memcpy(at, &value, w / 8);                                                              \
-        } else {                                                                                              \
-            if (!family##_load##w(vcpu, op, &value))                                                          \
-                return leave_fault(vcpu, op);                                                                 \
-            alu_##name##w(vcpu, value, source);                                                               \
-        }                                                                                                     \
         NEXT;                                                                                                 \
     }
 #define DEFINE_FAMILY_FORMS(name, writes, w, family)                                                          \
@@ -145,29 +162,25 @@ WIDTHS(DEFINE_PLACE)
     DEFINE_STORE_FORM(name, writes, w, family, mr, reg##w(vcpu, op->src))                                     \
     DEFINE_STORE_FORM(name, writes, w, family, mi, (uint##w##_t)op->imm)
 
-/* Never reached for writing forms: the binder takes alu_place for those. */
-static inline uint64_t far_address(struct vcpu *vcpu, const struct op *op) { return op_offset(vcpu, op); }
-
 #define DEFINE_ALU(id, name, input, writes, w, s)    \
     DEFINE_EXECUTE(id, name, input, writes, w, s)    \
     DEFINE_REGISTER_FORMS(id, name, input, writes, w, s) \
+    DEFINE_FAR_FORMS(name, writes, w)                \
     DEFINE_FAMILY_FORMS(name, writes, w, flat64)     \
-    DEFINE_FAMILY_FORMS(name, writes, w, flat32)     \
-    DEFINE_FAMILY_FORMS(name, writes, w, far)
+    DEFINE_FAMILY_FORMS(name, writes, w, flat32)
 #define DEFINE_ALU_WIDTH(w, s) ALU_OPS(DEFINE_ALU, w, s)
 WIDTHS(DEFINE_ALU_WIDTH)
 
 enum alu_form { FORM_RR, FORM_RI, FORM_RM, FORM_MR = FORM_RM + FAMILIES, FORM_MI = FORM_MR + FAMILIES, FORMS = FORM_MI + FAMILIES };
 
-#define FAR_STORE(writes, name, w, form) ((writes) ? alu_place##w : name##w##_##form##_far)
 #define TABLE_ROW(id, name, input, writes, w, s)                                                              \
     [ALU_##id] = {                                                                                            \
         [FORM_RR] = name##w##_rr, [FORM_RI] = name##w##_ri,                                                   \
         [FORM_RM + FLAT64] = name##w##_rm_flat64, [FORM_RM + FLAT32] = name##w##_rm_flat32, [FORM_RM + FAR_] = name##w##_rm_far, \
         [FORM_MR + FLAT64] = name##w##_mr_flat64, [FORM_MR + FLAT32] = name##w##_mr_flat32,                   \
-        [FORM_MR + FAR_] = FAR_STORE(writes, name, w, mr),                                                    \
+        [FORM_MR + FAR_] = name##w##_far,                                                    \
         [FORM_MI + FLAT64] = name##w##_mi_flat64, [FORM_MI + FLAT32] = name##w##_mi_flat32,                   \
-        [FORM_MI + FAR_] = FAR_STORE(writes, name, w, mi),                                                    \
+        [FORM_MI + FAR_] = name##w##_far,                                                    \
     },
 static op_fn *const alu_table[4][ALU_COUNT][FORMS] = {
     { ALU_OPS(TABLE_ROW, 8, "b") },

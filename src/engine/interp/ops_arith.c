@@ -110,43 +110,48 @@ OP_BODY(op_imul_wide)
     return source.ok;
 }
 
-#define IMUL_CASE(w, s)                                                                                       \
-    case w / 8: {                                                                                             \
-        uint##w##_t v = (uint##w##_t)a;                                                                       \
-        asm(FLAGS_LOAD "imul" s " %[b], %[v]\n\t" FLAGS_SAVE                                                  \
-            : [v] "+r"(v), "+&a"(packed) : [b] "r"((uint##w##_t)b) : "cc");                                   \
-        set_reg##w(vcpu, op->dst, v);                                                                         \
-        break;                                                                                                \
+/* Two and three operands: the source is a register (r) or memory (m), the other factor the destination or an immediate (i). */
+#define DEFINE_IMUL(w, s)                                                                                     \
+    static inline void imul_truncating##w(struct vcpu *vcpu, const struct op *op, uint##w##_t a, uint##w##_t b) \
+    {                                                                                                         \
+        uint32_t packed = (uint32_t)flags_pack(vcpu->rflags);                                                 \
+        asm(FLAGS_LOAD "imul" s " %[b], %[a]\n\t" FLAGS_SAVE : [a] "+r"(a), "+&a"(packed) : [b] "r"(b) : "cc"); \
+        flags_set(vcpu, packed);                                                                              \
+        set_reg##w(vcpu, op->dst, a);                                                                         \
+    }                                                                                                         \
+    static struct block *imul##w##_r(struct vcpu *vcpu, const struct op *op)                                  \
+    {                                                                                                         \
+        imul_truncating##w(vcpu, op, reg##w(vcpu, op->dst), reg##w(vcpu, op->src));                           \
+        NEXT;                                                                                                 \
+    }                                                                                                         \
+    static struct block *imul##w##_ri(struct vcpu *vcpu, const struct op *op)                                 \
+    {                                                                                                         \
+        imul_truncating##w(vcpu, op, reg##w(vcpu, op->src), (uint##w##_t)op->imm);                            \
+        NEXT;                                                                                                 \
+    }                                                                                                         \
+    static struct block *imul##w##_m(struct vcpu *vcpu, const struct op *op)                                  \
+    {                                                                                                         \
+        struct slow_value source = far_load(vcpu, op, w / 8);                                                 \
+        if (!source.ok)                                                                                       \
+            return leave_fault(vcpu, op);                                                                     \
+        uint##w##_t factor = op->flags & OP_IMMEDIATE ? (uint##w##_t)op->imm : reg##w(vcpu, op->dst);         \
+        imul_truncating##w(vcpu, op, (uint##w##_t)source.value, factor);                                      \
+        NEXT;                                                                                                 \
     }
+DEFINE_IMUL(16, "w")
+DEFINE_IMUL(32, "l")
+DEFINE_IMUL(64, "q")
 
-static void imul_truncating(struct vcpu *vcpu, const struct op *op, uint64_t a, uint64_t b)
-{
-    uint32_t packed = (uint32_t)flags_pack(vcpu->rflags);
-    switch (op->size) { IMUL_CASE(16, "w") IMUL_CASE(32, "l") IMUL_CASE(64, "q") }
-    flags_set(vcpu, packed);
-}
-
-OP_BODY(op_imul_two)
-{
-    struct slow_value source = source_get(vcpu, op, op->size);
-    if (source.ok)
-        imul_truncating(vcpu, op, reg_get(vcpu, op->dst, op->size), source.value);
-    return source.ok;
-}
-
-OP_BODY(op_imul_three)
-{
-    struct slow_value source = source_get(vcpu, op, op->size);
-    if (source.ok)
-        imul_truncating(vcpu, op, source.value, op->imm);
-    return source.ok;
-}
+static op_fn *const imul_table[3][3] = {
+    { imul16_r, imul16_ri, imul16_m }, { imul32_r, imul32_ri, imul32_m }, { imul64_r, imul64_ri, imul64_m },
+};
 
 op_fn *pick_imul(const struct insn *insn, struct op *op, enum family family, unsigned argument)
 {
     if (insn->operand_count == 1)
         return op_imul_wide;
-    return insn->operand_count == 2 ? op_imul_two : op_imul_three;
+    unsigned form = op->flags & OP_MEMORY ? 2 : insn->operand_count == 3 ? 1 : 0;
+    return imul_table[size_index(op->size) - 1][form];
 }
 
 /* --- DIV, IDIV: the quotient is checked before the host divides, so that #DE is the guest's and not ours --- */

@@ -3,29 +3,59 @@
 #include "engine/interp/bind.h"
 #include "engine/interp/flags.h"
 
-#define FAMILIES_OF(X, ...) X(flat64, __VA_ARGS__) X(flat32, __VA_ARGS__) X(far, __VA_ARGS__)
+/*
+ * The fast families do only what the TLB allows; a miss is handed, as a jump, to the `far` handler of the same instruction,
+ * which does it by all the rules. So the fast ones need no stack frame.
+ */
+#define FAST_FAMILIES(X, ...) X(flat64, __VA_ARGS__) X(flat32, __VA_ARGS__)
 
 /* --- MOV --- */
 
+#define DEFINE_MOV_FAR(w)                                                                                     \
+    static struct block *mov##w##_rm_far(struct vcpu *vcpu, const struct op *op)                              \
+    {                                                                                                         \
+        struct slow_value slow = far_load(vcpu, op, w / 8);                                                   \
+        if (!slow.ok)                                                                                         \
+            return leave_fault(vcpu, op);                                                                     \
+        set_reg##w(vcpu, op->dst, (uint##w##_t)slow.value);                                                   \
+        NEXT;                                                                                                 \
+    }                                                                                                         \
+    static struct block *mov##w##_mr_far(struct vcpu *vcpu, const struct op *op)                              \
+    {                                                                                                         \
+        if (!far_store(vcpu, op, reg##w(vcpu, op->src), w / 8))                                               \
+            return leave_fault(vcpu, op);                                                                     \
+        NEXT;                                                                                                 \
+    }                                                                                                         \
+    static struct block *mov##w##_mi_far(struct vcpu *vcpu, const struct op *op)                              \
+    {                                                                                                         \
+        if (!far_store(vcpu, op, op->imm, w / 8))                                                             \
+            return leave_fault(vcpu, op);                                                                     \
+        NEXT;                                                                                                 \
+    }
 #define DEFINE_MOV_MEMORY(family, w)                                                                          \
     static struct block *mov##w##_rm_##family(struct vcpu *vcpu, const struct op *op)                         \
     {                                                                                                         \
-        uint##w##_t value;                                                                                    \
-        if (!family##_load##w(vcpu, op, &value))                                                              \
-            return leave_fault(vcpu, op);                                                                     \
+        uint##w##_t *at = family##_direct(vcpu, op, MMU_READ, w / 8), value;                                  \
+        if (unlikely(!at))                                                                                    \
+            return mov##w##_rm_far(vcpu, op);                                                                 \
+        __builtin_memcpy(&value, at, w / 8);                                                                  \
         set_reg##w(vcpu, op->dst, value);                                                                     \
         NEXT;                                                                                                 \
     }                                                                                                         \
     static struct block *mov##w##_mr_##family(struct vcpu *vcpu, const struct op *op)                         \
     {                                                                                                         \
-        if (!family##_store##w(vcpu, op, reg##w(vcpu, op->src)))                                              \
-            return leave_fault(vcpu, op);                                                                     \
+        uint##w##_t *at = family##_direct(vcpu, op, MMU_WRITE, w / 8), value = reg##w(vcpu, op->src);         \
+        if (unlikely(!at))                                                                                    \
+            return mov##w##_mr_far(vcpu, op);                                                                 \
+        __builtin_memcpy(at, &value, w / 8);                                                                  \
         NEXT;                                                                                                 \
     }                                                                                                         \
     static struct block *mov##w##_mi_##family(struct vcpu *vcpu, const struct op *op)                         \
     {                                                                                                         \
-        if (!family##_store##w(vcpu, op, (uint##w##_t)op->imm))                                               \
-            return leave_fault(vcpu, op);                                                                     \
+        uint##w##_t *at = family##_direct(vcpu, op, MMU_WRITE, w / 8), value = (uint##w##_t)op->imm;          \
+        if (unlikely(!at))                                                                                    \
+            return mov##w##_mi_far(vcpu, op);                                                                 \
+        __builtin_memcpy(at, &value, w / 8);                                                                  \
         NEXT;                                                                                                 \
     }
 #define DEFINE_MOV(w)                                                                                         \
@@ -39,7 +69,8 @@
         set_reg##w(vcpu, op->dst, (uint##w##_t)op->imm);                                                      \
         NEXT;                                                                                                 \
     }                                                                                                         \
-    FAMILIES_OF(DEFINE_MOV_MEMORY, w)
+    DEFINE_MOV_FAR(w)                                                                                         \
+    FAST_FAMILIES(DEFINE_MOV_MEMORY, w)
 DEFINE_MOV(8)
 DEFINE_MOV(16)
 DEFINE_MOV(32)
@@ -70,12 +101,22 @@ op_fn *pick_mov(const struct insn *insn, struct op *op, enum family family, unsi
 
 /* --- MOVZX, MOVSX, MOVSXD --- */
 
+#define DEFINE_EXTEND_FAR(name, type, from, to)                                                               \
+    static struct block *name##from##_##to##_far(struct vcpu *vcpu, const struct op *op)                      \
+    {                                                                                                         \
+        struct slow_value slow = far_load(vcpu, op, from / 8);                                                \
+        if (!slow.ok)                                                                                         \
+            return leave_fault(vcpu, op);                                                                     \
+        set_reg##to(vcpu, op->dst, (uint##to##_t)(type##to##_t)(type##from##_t)slow.value);                   \
+        NEXT;                                                                                                 \
+    }
 #define DEFINE_EXTEND_MEMORY(family, name, type, from, to)                                                    \
     static struct block *name##from##_##to##_##family(struct vcpu *vcpu, const struct op *op)                 \
     {                                                                                                         \
-        uint##from##_t value;                                                                                 \
-        if (!family##_load##from(vcpu, op, &value))                                                           \
-            return leave_fault(vcpu, op);                                                                     \
+        uint##from##_t *at = family##_direct(vcpu, op, MMU_READ, from / 8), value;                            \
+        if (unlikely(!at))                                                                                    \
+            return name##from##_##to##_far(vcpu, op);                                                         \
+        __builtin_memcpy(&value, at, from / 8);                                                               \
         set_reg##to(vcpu, op->dst, (uint##to##_t)(type##to##_t)(type##from##_t)value);                        \
         NEXT;                                                                                                 \
     }
@@ -85,7 +126,8 @@ op_fn *pick_mov(const struct insn *insn, struct op *op, enum family family, unsi
         set_reg##to(vcpu, op->dst, (uint##to##_t)(type##to##_t)(type##from##_t)reg##from(vcpu, op->src));     \
         NEXT;                                                                                                 \
     }                                                                                                         \
-    FAMILIES_OF(DEFINE_EXTEND_MEMORY, name, type, from, to)
+    DEFINE_EXTEND_FAR(name, type, from, to)                                                                   \
+    FAST_FAMILIES(DEFINE_EXTEND_MEMORY, name, type, from, to)
 #define EXTEND_PAIRS(X, name, type) \
     X(name, type, 8, 16) X(name, type, 8, 32) X(name, type, 8, 64) X(name, type, 16, 16) X(name, type, 16, 32) \
     X(name, type, 16, 64) X(name, type, 32, 16) X(name, type, 32, 32) X(name, type, 32, 64)

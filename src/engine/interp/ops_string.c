@@ -236,6 +236,23 @@ static bool must_leave(struct vcpu *vcpu, uint64_t drops)
     return interp->stepping || interp->drops != drops || atomic_load_explicit(&vcpu->request, memory_order_relaxed);
 }
 
+/*
+ * A fault in a repetition: CMPS and SCAS restore the flags (SDM2 REP). NOTE(spec): with 32-bit addresses, Intel processors have
+ * written the count back by then, and MOVS and STOS their indices, which clears the upper halves.
+ */
+static enum repeat_result repeat_fault(struct vcpu *vcpu, const struct op *op, uint64_t old_rflags)
+{
+    vcpu->rflags = old_rflags;
+    if (op->address_size == 4) {
+        set_index(vcpu, op, RCX, vcpu->gpr[RCX]);
+        if (op->sub == STRING_MOVS)
+            set_index(vcpu, op, RSI, vcpu->gpr[RSI]);
+        if (op->sub == STRING_MOVS || op->sub == STRING_STOS)
+            set_index(vcpu, op, RDI, vcpu->gpr[RDI]);
+    }
+    return REPEAT_FAULT;
+}
+
 static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, const struct op *op)
 {
     struct interp *interp = interp_of(vcpu);
@@ -247,10 +264,8 @@ static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, co
     while (count) {
         uint64_t done = interp->stepping ? 0 : run_many(vcpu, op, count);
         if (!done) {
-            if (!one_table[op->sub](vcpu, op)) {
-                vcpu->rflags = old_rflags;      /* CMPS and SCAS: SDM2 REP, "EFLAGS is restored" */
-                return REPEAT_FAULT;
-            }
+            if (!one_table[op->sub](vcpu, op))
+                return repeat_fault(vcpu, op, old_rflags);
             done = 1;
         }
         count -= done;
