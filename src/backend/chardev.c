@@ -181,11 +181,16 @@ static void deliver(struct chardev *chardev, const uint8_t *data, size_t size)
     board_unlock(chardev);
 }
 
+static const char escape_help[] = "\r\nCtrl-A x  end the machine\r\nCtrl-A c  monitor, and back\r\n"
+                                  "Ctrl-A a  send Ctrl-A to the guest\r\nCtrl-A h  this help\r\n";
+
 static void escape_key(struct chardev *chardev, uint8_t key)
 {
     uint8_t literal = CTRL_A;
     if (key == CTRL_A || key == 'a')
         deliver(chardev, &literal, 1);
+    else if (key == 'h')
+        chardev_divert_write(chardev, escape_help, sizeof(escape_help) - 1);
     else if (chardev->escape.key)
         chardev->escape.key(chardev->escape.owner, (char)key);
 }

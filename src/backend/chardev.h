@@ -24,7 +24,7 @@ struct chardev_client {
 
 /* What the escape key asks for; runs on the loop's thread, board lock not held. */
 struct chardev_escape {
-    void (*key)(void *owner, char key);         /* 'x' quit, 'c' monitor, 'h' help ... */
+    void (*key)(void *owner, char key);         /* 'x' quit, 'c' monitor ...; 'h' is answered here */
     void *owner;
 };
 

@@ -204,7 +204,7 @@ static void escape_key_is_taken_out_and_the_terminal_restored(void **state)
     /* Split across reads on purpose: the escape key and what it means may come apart. */
     assert_int_equal(write(master, "ab\x01", 3), 3);
     usleep(20000);
-    assert_int_equal(write(master, "c\x01\x01\x01" "a\x03z\x01x", 9), 9);
+    assert_int_equal(write(master, "c\x01\x01\x01" "a\x03z\x01h\x01x", 11), 11);
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
