@@ -32,10 +32,9 @@ static void tap_ready(void *owner, uint32_t events)
             break;
         net_deliver(net, tap->frame, (uint32_t)size);
     }
-    bool full = net->queued >= NET_QUEUE_MAX;
-    net_board_unlock(net);
-    if (full)
+    if (net->queued >= NET_QUEUE_MAX)
         loop_change(net->loop, &tap->event, 0);
+    net_board_unlock(net);
 }
 
 static void rewatch_run(void *owner)

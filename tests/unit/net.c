@@ -1,7 +1,9 @@
 /* The network's options: good ones work, bad ones are named; a forwarded port reaches the guest as a TCP SYN. */
 #include <arpa/inet.h>
 #include <stdio.h>
+#include <linux/if.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -99,12 +101,62 @@ static void a_forwarded_port_reaches_the_guest(void **state)
     loop_destroy(loop);
 }
 
+/* ARP in both directions with the host's kernel; skipped where making an interface is not allowed. */
+static bool count_arp_replies(void *owner, const void *data, uint32_t size)
+{
+    const uint8_t *frame = data;
+    *(unsigned *)owner += size >= 42 && frame[12] == 8 && frame[13] == 6 && frame[21] == 2 && frame[31] == 1;
+    return true;
+}
+
+static bool bring_up(const char *name)
+{
+    struct ifreq request = { 0 };
+    struct sockaddr_in *address = (struct sockaddr_in *)&request.ifr_addr;
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    strcpy(request.ifr_name, name);
+    *address = (struct sockaddr_in){ .sin_family = AF_INET };
+    inet_pton(AF_INET, "198.51.100.1", &address->sin_addr);
+    bool ok = ioctl(fd, SIOCSIFADDR, &request) == 0;
+    memset(&request.ifr_ifru, 0, sizeof(request.ifr_ifru));
+    ok = ok && ioctl(fd, SIOCGIFFLAGS, &request) == 0;
+    request.ifr_flags |= IFF_UP;
+    ok = ok && ioctl(fd, SIOCSIFFLAGS, &request) == 0;
+    close(fd);
+    return ok;
+}
+
+static void a_tap_talks_to_the_kernel(void **state)
+{
+    uint8_t question[42] = { 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x52, 0x54, 0, 0x12, 0x34, 0x56, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1,
+                             0x52, 0x54, 0, 0x12, 0x34, 0x56, 198, 51, 100, 2, 0, 0, 0, 0, 0, 0, 198, 51, 100, 1 };
+    struct iovec iov = { question, sizeof(question) };
+    struct error err;
+    unsigned replies = 0;
+    struct loop *loop = loop_create(NULL);
+    struct net *net = net_open("tap,ifname=doppeltest0", loop, NULL, NULL, NULL, &err);
+    if (!net || !bring_up("doppeltest0")) {
+        net_close(net);
+        loop_destroy(loop);
+        skip();
+    }
+    net_connect(net, &(struct net_client){ count_arp_replies, NULL, &replies });
+    for (int i = 0; i < 100 && !replies; i++) {
+        net_send(net, &iov, 1);
+        loop_run_once(loop, 20);
+    }
+    assert_true(replies > 0);
+    net_close(net);
+    loop_destroy(loop);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(options_are_parsed),
         cmocka_unit_test(bad_options_are_named),
         cmocka_unit_test(a_forwarded_port_reaches_the_guest),
+        cmocka_unit_test(a_tap_talks_to_the_kernel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
