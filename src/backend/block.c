@@ -18,6 +18,8 @@
 #include "base/error.h"
 #include "base/log.h"
 
+enum { FAILURES_SHOWN = 20 };   /* a full host disk would fill the log too */
+
 /* --- opening --- */
 
 /* F_OFD_SETLK: the lock belongs to this open file, so that a second run, or a second machine here, is refused. */
@@ -141,7 +143,7 @@ void block_complete(struct block *block, struct block_request *request, int stat
 {
     block_part_free(request);
     block->under_way--;
-    if (status)
+    if (status && block->failures++ < FAILURES_SHOWN)
         log_message(block->log, LOG_WARNING, "disk: %s of %lu bytes at %lu failed: %s", block_op_name(request->op),
                     (unsigned long)request->size, (unsigned long)request->offset, strerror(status));
     request->done(request, status);

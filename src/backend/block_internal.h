@@ -28,6 +28,7 @@ struct block {
     const struct block_engine *engine;
     void *engine_state;
     unsigned under_way;
+    uint64_t failures;
     struct block_request *refused, *refused_last;
     struct loop_work refused_work;
 };
