@@ -37,10 +37,11 @@ void fpu_put_x87(const struct fpu *fpu, bool rex_w, uint8_t *image)
 }
 
 /* Loads as the processor does: fixed bits fixed, the summary of pending exceptions (ES, B) computed anew. */
-void fpu_get_x87(struct fpu *fpu, bool rex_w, const uint8_t *image)
+void fpu_get_x87(struct vcpu *vcpu, bool rex_w, const uint8_t *image)
 {
-    uint8_t *to = fpu->fxsave;
+    uint8_t *to = vcpu->fpu.fxsave;
     uint16_t fcw, fsw, fop;
+    uint64_t fip = 0, fdp = 0;
     memcpy(&fcw, image + IMAGE_FCW, 2);
     memcpy(&fsw, image + IMAGE_FSW, 2);
     memcpy(&fop, image + IMAGE_FOP, 2);
@@ -49,15 +50,16 @@ void fpu_get_x87(struct fpu *fpu, bool rex_w, const uint8_t *image)
     fsw &= (uint16_t)~0x8080;
     if (fsw & ~fcw & 0x3F)
         fsw |= 0x8080;
-    memcpy(to, image, IMAGE_MXCSR);
+    to[IMAGE_FTW] = image[IMAGE_FTW];
     memcpy(to + IMAGE_FCW, &fcw, 2);
     memcpy(to + IMAGE_FSW, &fsw, 2);
     memcpy(to + IMAGE_FOP, &fop, 2);
     to[IMAGE_FTW + 1] = 0;
-    if (!rex_w) {
-        memset(to + IMAGE_FIP + 4, 0, 4);
-        memset(to + IMAGE_FDP + 4, 0, 4);
-    }
+    memcpy(&fip, image + IMAGE_FIP, rex_w ? 8 : 4);
+    memcpy(&fdp, image + IMAGE_FDP, rex_w ? 8 : 4);
+    fip = sign_extend(fip, x86_has(vcpu, FEATURE_LA57) ? 57 : 48);      /* made canonical, the operand's pointer is not */
+    memcpy(to + IMAGE_FIP, &fip, 8);
+    memcpy(to + IMAGE_FDP, &fdp, 8);
     for (unsigned i = 0; i < 8; i++) {          /* 80 bits each; the rest of a slot is reserved */
         memcpy(to + IMAGE_ST + i * 16, image + IMAGE_ST + i * 16, 10);
         memset(to + IMAGE_ST + i * 16 + 10, 0, 6);
@@ -111,7 +113,7 @@ bool x86_fxrstor(struct vcpu *vcpu, uint64_t gla, bool rex_w)
     memcpy(&mxcsr, image + IMAGE_MXCSR, 4);
     if (mxcsr & ~MXCSR_MASK)
         return x86_raise(vcpu, VEC_GP);
-    fpu_get_x87(&vcpu->fpu, rex_w, image);
+    fpu_get_x87(vcpu, rex_w, image);
     fpu_set_mxcsr(&vcpu->fpu, mxcsr);
     for (unsigned i = 0; i < count; i++)
         memcpy(vcpu->fpu.zmm[i], image + IMAGE_XMM + i * 16, 16);

@@ -222,7 +222,7 @@ static bool restore_legacy(struct vcpu *vcpu, uint64_t gla, bool rex_w, uint64_t
         else if (!mmu_copy_in(vcpu, gla, image, IMAGE_XMM))
             return false;
         else
-            fpu_get_x87(&vcpu->fpu, rex_w, image);
+            fpu_get_x87(vcpu, rex_w, image);
     }
     if (!(rfbm & XCR0_SSE))
         return true;

@@ -44,7 +44,7 @@ static inline unsigned fpu_register_count(const struct vcpu *vcpu)
 
 /* fpu.c: the 24 bytes of x87 control fields and the stack, between `image` and the vCPU, in 64-bit or 32-bit format. */
 void fpu_put_x87(const struct fpu *fpu, bool rex_w, uint8_t *image);
-void fpu_get_x87(struct fpu *fpu, bool rex_w, const uint8_t *image);
+void fpu_get_x87(struct vcpu *vcpu, bool rex_w, const uint8_t *image);
 void fpu_init_x87(struct fpu *fpu);
 /* What every MMX instruction but EMMS does: top of stack 0, all tags valid (SDM1 §9.5.1). MM register n is then slot n. */
 void fpu_enter_mmx(struct fpu *fpu);

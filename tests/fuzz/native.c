@@ -183,6 +183,7 @@ static void one(struct target *t)
         return;
     before = *vcpu;
     bool done = native_execute(vcpu, stub);
+    native_sync(vcpu);
     t->ran += done;
     t->faulted += !done;
     check(t, &before, done, insn.mnemonic, bytes, mode);

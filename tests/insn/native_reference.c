@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
-enum { DATA = 0, CODE = 256, SIZE = 8192 };     /* the page: scratch words first */
+enum { IMAGE = 512, CODE = 1024, SIZE = 8192 };  /* the page: a word, the caller's x87 state, code */
 
 static uint8_t *page;
 static uint8_t *at, *insn, *after;
@@ -84,6 +84,8 @@ static void build(struct vcpu *state, const uint8_t *bytes, unsigned length)
     static const uint8_t restored[] = { 0x58, 0x41, 0x5F, 0x41, 0x5E, 0x41, 0x5D, 0x41, 0x5C, 0x5D, 0x5B };
     at = page + CODE;
     put(saved, sizeof(saved));
+    load_rax(page + IMAGE);
+    PUT(0x48, 0x0F, 0xAE, 0x00);                /* fxsave64: the caller may keep a guest's state there */
     load_rax(state);
     PUT(0x48, 0x0F, 0xAE, 0x88);                /* fxrstor64 */
     put32(offsetof(struct vcpu, fpu.fxsave));
@@ -110,7 +112,8 @@ static void build(struct vcpu *state, const uint8_t *bytes, unsigned length)
     vectors(true);
     PUT(0x48, 0x0F, 0xAE, 0x80);                /* fxsave64 */
     put32(offsetof(struct vcpu, fpu.fxsave));
-    PUT(0xDB, 0xE3);                            /* fninit */
+    load_rax(page + IMAGE);
+    PUT(0x48, 0x0F, 0xAE, 0x08);
     if (__builtin_cpu_supports("avx"))
         PUT(0xC5, 0xF8, 0x77);
     put(restored, sizeof(restored));

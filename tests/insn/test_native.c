@@ -434,6 +434,7 @@ static void run_case(struct setting *s, const struct instruction *i)
     memcpy(s->data, before, sizeof(before));
     unsigned vector = fault.signal ? expected_vector(&fault, i, vcpu) : 0;
     bool ok = native_execute(vcpu, stub);
+    native_sync(vcpu);
     s->runs[i->insn.meta.isa_set]++;
     s->compared++;
     s->faults[vector]++;
@@ -447,6 +448,58 @@ static void run_case(struct setting *s, const struct instruction *i)
         report(s, i, text);
     else if (!torn && memcmp(after, s->data, sizeof(after)) != 0)
         report(s, i, memory_difference(after, s->data, sizeof(after), text));
+}
+
+/* FIP as the guest would see it after the reference ran. */
+static void translate_fip(struct vcpu *host, uint64_t rip)
+{
+    uint64_t fip;
+    memcpy(&fip, host->fpu.fxsave + IMAGE_FIP, 8);
+    if (fip == reference_address())
+        memcpy(host->fpu.fxsave + IMAGE_FIP, &rip, 8);
+}
+
+/*
+ * Several instructions one after the other, on x87 state that stays in the processor between them; the host goes through
+ * memory each time. Compared at the end, or at the first fault.
+ */
+static void run_sequence(struct setting *s, unsigned (*const encode[])(struct fixture *, uint8_t *), unsigned encoders)
+{
+    static _Alignas(64) struct vcpu host;
+    static uint8_t original[2 * PAGE_SIZE], after[2 * PAGE_SIZE];
+    struct vcpu *vcpu = &s->f->vcpu;
+    struct instruction i;
+    const struct native_stub *stub;
+    char text[200];
+    const uint64_t start = vcpu->rip;
+    bool ok = true;
+    random_state(s);
+    host = *vcpu;
+    for (unsigned n = 0; n < 12 && ok; n++) {
+        if (!generate(s, encode[fixture_below(s->f, encoders)], &i) ||
+            native_prepare(s->cache, vcpu, &i.insn, i.operands, i.bytes, &stub) != NATIVE_OK)
+            continue;
+        if (i.insn.meta.category == ZYDIS_CATEGORY_XSAVE || i.insn.meta.category == ZYDIS_CATEGORY_XSAVEOPT)
+            continue;           /* would need masks that both processors can follow */
+        aim(s, &i);
+        memcpy(host.gpr, vcpu->gpr, sizeof(host.gpr));
+        vcpu->rip = start + n * 16;
+        memcpy(original, s->data, sizeof(original));
+        struct reference_fault fault = reference_run(&host, i.bytes, i.insn.length);
+        translate_fip(&host, vcpu->rip);
+        memcpy(after, s->data, sizeof(after));
+        memcpy(s->data, original, sizeof(original));
+        ok = native_execute(vcpu, stub);
+        s->compared++;
+        if (ok != !fault.signal)
+            report(s, &i, (sprintf(text, "in a sequence: host signal %d, stub fault %u", fault.signal, vcpu->pending.vector), text));
+        else if (ok && memcmp(after, s->data, sizeof(after)) != 0)
+            report(s, &i, memory_difference(after, s->data, sizeof(after), text));
+    }
+    native_sync(vcpu);
+    if (difference(&host, vcpu, text) || pointer_difference(&host, vcpu, text))
+        report(s, &i, text);
+    vcpu->rip = start;
 }
 
 static unsigned long scale(void)
@@ -474,6 +527,19 @@ static unsigned judge(const char *name, unsigned (*encode)(struct fixture *, uin
     return failed;
 }
 
+static unsigned judge_sequences(uint64_t seed)
+{
+    static unsigned (*const encode[])(struct fixture *, uint8_t *) = { x87, x87, x87, x87, mmx, legacy, areas };
+    struct setting *s = set_up();
+    s->f->seed += seed * 0x1234567;
+    for (unsigned long n = 0; n < scale() / 4; n++)
+        run_sequence(s, encode, ARRAY_SIZE(encode));
+    printf("sequences: %u compared, %u failed\n", s->compared, s->failed);
+    unsigned failed = s->failed;
+    tear_down(s);
+    return failed;
+}
+
 /* No cmocka here: it keeps the signals for itself that this test is about. */
 int main(int argc, char **argv)
 {
@@ -486,5 +552,6 @@ int main(int argc, char **argv)
     failed += judge("VEX", vex, seed + 4, 8);
     failed += judge("EVEX", evex, seed + 5, 30);
     failed += judge("areas", areas, seed + 6, 1);
+    failed += judge_sequences(seed + 7);
     return failed != 0;
 }

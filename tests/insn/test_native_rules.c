@@ -69,7 +69,9 @@ static unsigned run_bytes(struct setting *s, ZydisMachineMode mode, const uint8_
     if (native_prepare(s->cache, vcpu, &insn, operands, bytes, &stub) != NATIVE_OK)
         return NOT_MINE;
     vcpu->pending = (struct event){ 0 };
-    return native_execute(vcpu, stub) ? RAN : vcpu->pending.vector;
+    bool done = native_execute(vcpu, stub);
+    native_sync(vcpu);
+    return done ? RAN : vcpu->pending.vector;
 }
 #define RUN(s, ...) run_bytes(s, ZYDIS_MACHINE_MODE_LONG_64, (const uint8_t[15]){ __VA_ARGS__ }, 15)
 

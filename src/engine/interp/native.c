@@ -197,6 +197,17 @@ static bool is_waiting(const ZydisDecodedInstruction *insn)
     }
 }
 
+/* Control instructions, which the processor does not note as the last one (SDM1 §8.1.8); MMX it does not note either. */
+static bool is_control(const ZydisDecodedInstruction *insn)
+{
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_FLDCW: case ZYDIS_MNEMONIC_FWAIT:
+        return true;
+    default:
+        return !is_x87(insn) || !is_waiting(insn);
+    }
+}
+
 /* Instructions that read MXCSR or raise SIMD floating-point exceptions: SDM2 tables 2-17 and 2-18, classes 2, 3 and 11. */
 static bool uses_mxcsr(const ZydisDecodedInstruction *insn)
 {
@@ -289,7 +300,7 @@ static void plan_state(const ZydisDecodedInstruction *insn, const ZydisDecodedOp
     if (insn->mnemonic == ZYDIS_MNEMONIC_VP2INTERSECTD || insn->mnemonic == ZYDIS_MNEMONIC_VP2INTERSECTQ)
         plan->masks_written |= (uint8_t)(plan->masks_written << 1 | plan->masks_written >> 1);   /* a pair */
     plan->full_store = insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY;
-    plan->x87 = stub->x87;
+    plan->x87 = stub->handler == native_run_environment;
     plan->mxcsr = stub->mxcsr;
     plan_flags(insn, stub, plan);
 }
@@ -534,6 +545,7 @@ static bool make_stub(struct native_cache *cache, const struct vcpu *vcpu, const
     set_operands(stub, insn, operands);
     set_checks(stub, insn, operands, vectors);
     stub->waiting = stub->x87 && is_waiting(insn);
+    stub->control = is_control(insn);
     stub->mxcsr = uses_mxcsr(insn) && vectors;
     stub->handler = native_special(insn->mnemonic);
     if (stub->handler && !stub->x87)

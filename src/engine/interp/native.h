@@ -58,4 +58,10 @@ enum native_verdict native_prepare(struct native_cache *cache, const struct vcpu
  */
 bool native_execute(struct vcpu *vcpu, const struct native_stub *stub);
 
+/*
+ * x87 state stays in the host's processor between x87 instructions: this brings it back to vcpu->fpu. To be called on the
+ * thread that ran native_execute before anybody else looks at vcpu->fpu.fxsave: at the latest when the engine returns.
+ */
+void native_sync(struct vcpu *vcpu);
+
 #endif

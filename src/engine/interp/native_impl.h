@@ -53,8 +53,9 @@ struct stub {
     /* Checks (SDM3 §2.5, SDM1 §13.5; SDM2 §2.4 and §2.8 exception classes): any of these makes check_fault look closer. */
     uint32_t cr0_ud, cr0_nm, cr4_need, xcr0_need;
     bool not_real;              /* #UD in real-address and virtual-8086 mode */
-    bool x87;                   /* loads and stores x87 or MMX state */
+    bool x87;                   /* uses x87 or MMX state */
     bool mmx;                   /* of these, MMX */
+    bool control;               /* of these, leaves the instruction pointer alone */
     bool waiting;               /* #MF if an unmasked x87 exception is pending */
     bool mxcsr;                 /* may raise #XM */
     bool reads, writes;         /* its memory operand */
@@ -128,7 +129,8 @@ struct stub_plan {
     uint8_t load_width;         /* 16, 32 or 64 bytes */
     bool full_store;            /* a VEX or EVEX destination: zeroed to the top */
     bool flags_in, flags_out;
-    bool x87, mxcsr;
+    bool x87;                   /* moves all x87 state: only where it is not in the processor already */
+    bool mxcsr;
 };
 /* Emits code for stub; false: the arena is full. */
 bool native_emit(struct native_arena *arena, struct stub *stub, const struct encoding *encoding, const struct stub_plan *plan);
@@ -141,21 +143,16 @@ uint64_t native_effective(const struct vcpu *vcpu, const struct stub *stub);
 bool native_linear(struct vcpu *vcpu, const struct stub *stub, uint64_t offset, unsigned size, bool write, uint64_t *gla);
 /* Effective address of the operand, linear, aligned where it must be. */
 bool native_address(struct vcpu *vcpu, const struct stub *stub, uint64_t *gla);
-native_handler native_run_register, native_run_memory, native_run_x87, native_run_undefined;
+native_handler native_run_register, native_run_memory, native_run_undefined;
 
 /* --- native_mask.c --- */
 native_handler native_run_masked, native_run_compress, native_run_maskmov, native_run_maskmovdqu, native_run_gather, native_run_scatter,
     native_run_half;
 
 /* --- native_x87.c --- */
+native_handler native_run_x87;
 /* FNSTENV, FLDENV, FNSAVE, FRSTOR. */
 native_handler native_run_environment;
-/*
- * Around an x87 stub: makes a host FOP recognizable, then puts the guest's instruction and operand pointers in the place
- * of the stub's. `before` returns what `after` wants back.
- */
-uint16_t native_x87_before(struct vcpu *vcpu, const struct stub *stub);
-void native_x87_after(struct vcpu *vcpu, const struct stub *stub, const void *memory, uint64_t offset, uint16_t fop);
 
 /* --- native_special.c --- */
 /* The handler in C of an instruction that no stub runs; NULL: none. */

@@ -151,6 +151,7 @@ bool native_run_maskmovdqu(struct vcpu *vcpu, const struct stub *stub)
     struct fpu *fpu = &vcpu->fpu;
     unsigned count = mmx ? 8 : 16;
     uint64_t gla;
+    native_sync(vcpu);
     if (mmx && fpu_exception_pending(fpu))
         return x86_raise(vcpu, VEC_MF);
     struct fpu entered = *fpu;

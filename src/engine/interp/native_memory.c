@@ -5,8 +5,6 @@
  */
 #include "engine/interp/native_impl.h"
 
-#include "x86/xstate.h"
-
 uint64_t native_effective(const struct vcpu *vcpu, const struct stub *stub)
 {
     const struct stub_address *a = &stub->address;
@@ -99,70 +97,4 @@ bool native_run_memory(struct vcpu *vcpu, const struct stub *stub)
     if (host)
         return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
     return run_bounced(vcpu, stub, gla);
-}
-
-/* SDM3 §8.7, §22.18: FWAIT is #NM only with both CR0.MP and CR0.TS; then a pending unmasked exception is #MF. */
-static bool x87_checks(struct vcpu *vcpu, const struct stub *stub)
-{
-    if (stub->detail.mnemonic == ZYDIS_MNEMONIC_FWAIT && (vcpu->cr0 & CR0_MP) && (vcpu->cr0 & CR0_TS))
-        return x86_raise(vcpu, VEC_NM);
-    if (stub->waiting && fpu_exception_pending(&vcpu->fpu))
-        return x86_raise(vcpu, VEC_MF);
-    return true;
-}
-
-/*
- * An x87 store through a buffer. An unmasked exception is noted and then nothing is stored, so whether memory is touched is
- * known only afterwards: the buffer tells by still holding its filling. If then the store faults, nothing has happened.
- */
-static bool store_x87(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, void *at)
-{
-    enum { FILLING = 0xA5 };
-    uint8_t image[IMAGE_BYTES], filling[16];
-    assert(stub->size <= sizeof(filling));
-    memset(filling, FILLING, sizeof(filling));
-    memset(at, FILLING, stub->size);
-    memcpy(image, vcpu->fpu.fxsave, sizeof(image));
-    if (!native_call(vcpu, stub, at))
-        return native_reflect(vcpu, stub);
-    if (fpu_exception_pending(&vcpu->fpu) && memcmp(at, filling, stub->size) == 0)
-        return true;
-    bool misaligned = vcpu->mmu->alignment_check && stub->size == 10 && (gla & 7);
-    if (!misaligned && mmu_store_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class))
-        return true;
-    if (misaligned)
-        x86_raise(vcpu, VEC_AC);
-    /* An MMX store that faults has already set the top of the stack to 0, but not yet the tags. */
-    if (stub->mmx)
-        vcpu->fpu.fxsave[IMAGE_FTW] = image[IMAGE_FTW];
-    else
-        memcpy(vcpu->fpu.fxsave, image, sizeof(image));
-    return false;
-}
-
-bool native_run_x87(struct vcpu *vcpu, const struct stub *stub)
-{
-    uint64_t offset = 0, gla = 0;
-    _Alignas(64) uint8_t buffer[192];
-    void *at = NULL;
-    if (!x87_checks(vcpu, stub))
-        return false;
-    if (stub->size) {
-        offset = native_effective(vcpu, stub);
-        if (!native_address(vcpu, stub, &gla))
-            return false;
-        at = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
-    }
-    bool bounced = stub->size && !at, ok;
-    if (bounced)
-        at = buffer + (gla & 63);
-    if (bounced && !stub->writes && !mmu_load_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class))
-        return false;
-    uint16_t fop = native_x87_before(vcpu, stub);
-    if (bounced && stub->writes)
-        ok = store_x87(vcpu, stub, gla, at);
-    else
-        ok = native_call(vcpu, stub, at) || native_reflect(vcpu, stub);
-    native_x87_after(vcpu, stub, at, offset, fop);
-    return ok;
 }

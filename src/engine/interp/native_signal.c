@@ -12,6 +12,8 @@
 #include <pthread.h>
 #include <ucontext.h>
 
+#include "x86/xstate.h"
+
 _Thread_local struct native_trap native_trap;
 
 static const int trapped[] = { SIGFPE, SIGSEGV, SIGILL, SIGBUS };
@@ -81,7 +83,9 @@ bool native_reflect(struct vcpu *vcpu, const struct stub *stub)
 {
     switch (native_trap.signal) {
     case SIGFPE:
-        if (!stub->mxcsr)
+        native_sync(vcpu);
+        /* Conversions with MMX registers may raise either; the pending x87 exception comes first. */
+        if (!stub->mxcsr || (stub->mmx && fpu_exception_pending(&vcpu->fpu)))
             return x86_raise(vcpu, VEC_MF);
         /* SDM3 §6.15 "Interrupt 19": without CR4.OSXMMEXCPT the exception is #UD. */
         return x86_raise(vcpu, vcpu->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);

@@ -29,6 +29,7 @@ static bool run_stmxcsr(struct vcpu *vcpu, const struct stub *stub)
 static bool run_fxsave(struct vcpu *vcpu, const struct stub *stub)
 {
     uint64_t gla;
+    native_sync(vcpu);
     if (vcpu->cr0 & (CR0_EM | CR0_TS))
         return x86_raise(vcpu, VEC_NM);
     return native_address(vcpu, stub, &gla) && x86_fxsave(vcpu, gla, stub->detail.rex_w);
@@ -37,6 +38,7 @@ static bool run_fxsave(struct vcpu *vcpu, const struct stub *stub)
 static bool run_fxrstor(struct vcpu *vcpu, const struct stub *stub)
 {
     uint64_t gla;
+    native_sync(vcpu);
     if (vcpu->cr0 & (CR0_EM | CR0_TS))
         return x86_raise(vcpu, VEC_NM);
     return native_address(vcpu, stub, &gla) && x86_fxrstor(vcpu, gla, stub->detail.rex_w);
@@ -45,6 +47,7 @@ static bool run_fxrstor(struct vcpu *vcpu, const struct stub *stub)
 /* SDM2 XSAVE: #UD without CR4.OSXSAVE, #GP(0) for the supervisor forms above ring 0, #NM with CR0.TS; then the address. */
 static bool xsave_checks(struct vcpu *vcpu, const struct stub *stub, bool supervisor, uint64_t *gla)
 {
+    native_sync(vcpu);
     if (!(vcpu->cr4 & CR4_OSXSAVE))
         return x86_raise(vcpu, VEC_UD);
     if (supervisor && vcpu->cpl != 0)
@@ -91,6 +94,7 @@ static bool run_xgetbv(struct vcpu *vcpu, const struct stub *stub)
 {
     uint32_t index = (uint32_t)vcpu->gpr[RCX];
     uint64_t value = vcpu->xcr0;
+    native_sync(vcpu);
     if (!(vcpu->cr4 & CR4_OSXSAVE))
         return x86_raise(vcpu, VEC_UD);
     if (index == 1 && x86_has(vcpu, FEATURE_XGETBV1))

@@ -20,27 +20,152 @@ static void put(uint8_t *p, uint64_t v, unsigned size)
     memcpy(p, &v, size);
 }
 
-uint16_t native_x87_before(struct vcpu *vcpu, const struct stub *stub)
+/* --- state in the processor --- */
+
+/*
+ * Loading and storing x87 state costs a hundred cycles, most x87 instructions cost one. So the state of the vCPU that used
+ * it last stays in this thread's processor: the VMM's own code uses no x87 (no long double), the kernel keeps it
+ * across switches and signals. What the processor notes about the last instruction is put right when the state comes back.
+ */
+struct x87_live {
+    struct vcpu *vcpu;          /* whose state is in the processor; NULL: nobody's */
+    const struct stub *last;    /* last non-control instruction since it came, NULL if none */
+    uint64_t rip;               /* its guest address */
+    const void *memory;         /* last memory operand: where the stub had it, and its guest offset */
+    uint64_t offset;
+    uint16_t fop;               /* as loaded */
+};
+static _Thread_local struct x87_live live;
+
+#define XMM_CLOBBERS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",    \
+    "xmm13", "xmm14", "xmm15", "memory"
+
+/* FXRSTOR brings the guest's MXCSR along: the host's default goes back at once. */
+static __attribute__((noinline)) void load(struct vcpu *vcpu)
 {
-    uint8_t *image = vcpu->fpu.fxsave;
-    uint16_t fop = (uint16_t)get(image + IMAGE_FOP, 2);
-    if (fop == stub->fop_host)
-        put(image + IMAGE_FOP, fop ^ 1, 2);
-    return fop;
+    const uint32_t host_mxcsr = MXCSR_INIT;
+    if (live.vcpu)
+        native_sync(live.vcpu);
+    live = (struct x87_live){ .vcpu = vcpu, .fop = (uint16_t)get(vcpu->fpu.fxsave + IMAGE_FOP, 2) };
+    __asm__ volatile("fxrstor64 %0\n\tldmxcsr %1" : : "m"(vcpu->fpu.fxsave), "m"(host_mxcsr) : XMM_CLOBBERS);
 }
 
-void native_x87_after(struct vcpu *vcpu, const struct stub *stub, const void *memory, uint64_t offset, uint16_t fop)
+/* The stub's addresses and opcode must not reach the guest. FOP changes only with FIP, on some processors only on exceptions. */
+static void put_pointers_right(uint8_t *image)
 {
-    uint8_t *image = vcpu->fpu.fxsave;
-    uint16_t now = (uint16_t)get(image + IMAGE_FOP, 2);
-    if (now == stub->fop_host)
-        put(image + IMAGE_FOP, stub->fop_guest, 2);
-    else if (fop == stub->fop_host)
-        put(image + IMAGE_FOP, fop, 2);
-    if (get(image + IMAGE_FIP, 8) == stub->insn_at)
-        put(image + IMAGE_FIP, vcpu->rip, 8);
-    if (memory && get(image + IMAGE_FDP, 8) == (uintptr_t)memory)
-        put(image + IMAGE_FDP, offset, 8);
+    uint16_t fop = (uint16_t)get(image + IMAGE_FOP, 2);
+    if (live.last && get(image + IMAGE_FIP, 8) == live.last->insn_at) {
+        put(image + IMAGE_FIP, live.rip, 8);
+        bool changed = fop != live.fop || (image[IMAGE_FSW] & FSW_ES);
+        if (changed && fop == live.last->fop_host)
+            put(image + IMAGE_FOP, live.last->fop_guest, 2);
+    }
+    if (live.memory && get(image + IMAGE_FDP, 8) == (uintptr_t)live.memory)
+        put(image + IMAGE_FDP, live.offset, 8);
+}
+
+void native_sync(struct vcpu *vcpu)
+{
+    if (likely(live.vcpu != vcpu))
+        return;
+    uint32_t mxcsr = fpu_mxcsr(&vcpu->fpu);
+    __asm__ volatile("fxsave64 %0" : "+m"(vcpu->fpu.fxsave) : : "memory");
+    fpu_set_mxcsr(&vcpu->fpu, mxcsr);
+    put_pointers_right(vcpu->fpu.fxsave);
+    live.vcpu = NULL;
+}
+
+/* Runs the stub on the state in the processor. */
+static inline bool run_live(struct vcpu *vcpu, const struct stub *stub, void *memory, uint64_t offset)
+{
+    if (unlikely(live.vcpu != vcpu))
+        load(vcpu);
+    if (!native_call(vcpu, stub, memory))
+        return native_reflect(vcpu, stub);
+    if (!stub->control) {
+        live.last = stub;
+        live.rip = vcpu->rip;
+    }
+    if (memory) {
+        live.memory = memory;
+        live.offset = offset;
+    }
+    return true;
+}
+
+/* --- running --- */
+
+/* SDM3 §8.7, §22.18: FWAIT is #NM only with both CR0.MP and CR0.TS. */
+static bool wait_allowed(struct vcpu *vcpu, const struct stub *stub)
+{
+    return stub->detail.mnemonic != ZYDIS_MNEMONIC_FWAIT || (vcpu->cr0 & (CR0_MP | CR0_TS)) != (CR0_MP | CR0_TS) ||
+           x86_raise(vcpu, VEC_NM);
+}
+
+/*
+ * A store through a buffer. An unmasked exception is noted and then nothing is stored, so whether memory is touched is
+ * known only afterwards: the buffer tells by still holding its filling. If then the store faults, nothing has happened.
+ */
+static bool store_through(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, uint64_t offset, void *at)
+{
+    enum { FILLING = 0xA5 };
+    uint8_t image[IMAGE_BYTES], filling[16];
+    assert(stub->size <= sizeof(filling));
+    memset(filling, FILLING, sizeof(filling));
+    memset(at, FILLING, stub->size);
+    memcpy(image, vcpu->fpu.fxsave, sizeof(image));
+    if (!run_live(vcpu, stub, at, offset))
+        return false;
+    native_sync(vcpu);
+    if (fpu_exception_pending(&vcpu->fpu) && memcmp(at, filling, stub->size) == 0)
+        return true;
+    bool misaligned = vcpu->mmu->alignment_check && stub->size == 10 && (gla & 7);
+    if (!misaligned && mmu_store_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class))
+        return true;
+    if (misaligned)
+        x86_raise(vcpu, VEC_AC);
+    /* An MMX store that faults has already set the top of the stack to 0, but not yet the tags. */
+    if (stub->mmx)
+        vcpu->fpu.fxsave[IMAGE_FTW] = image[IMAGE_FTW];
+    else
+        memcpy(vcpu->fpu.fxsave, image, sizeof(image));
+    return false;
+}
+
+/* A pending exception comes before anything about the operand; only the direct path can leave that to the processor. */
+static __attribute__((noinline)) bool run_slow(struct vcpu *vcpu, const struct stub *stub)
+{
+    _Alignas(64) uint8_t buffer[192];
+    uint64_t offset = native_effective(vcpu, stub), gla;
+    native_sync(vcpu);
+    if (stub->waiting && fpu_exception_pending(&vcpu->fpu))
+        return x86_raise(vcpu, VEC_MF);
+    if (!native_address(vcpu, stub, &gla))
+        return false;
+    void *at = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
+    if (at)
+        return run_live(vcpu, stub, at, offset);
+    at = buffer + (gla & 63);
+    if (stub->writes)
+        return store_through(vcpu, stub, gla, offset, at);
+    bool done = mmu_load_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class) && run_live(vcpu, stub, at, offset);
+    native_sync(vcpu);          /* the buffer's address must not be taken for a later operand's */
+    return done;
+}
+
+bool native_run_x87(struct vcpu *vcpu, const struct stub *stub)
+{
+    if (!stub->size)
+        return wait_allowed(vcpu, stub) && run_live(vcpu, stub, NULL, 0);
+    if (likely(stub->address.mode64)) {
+        uint64_t offset = native_effective(vcpu, stub), gla = offset;
+        if (stub->address.seg >= FS)
+            gla += vcpu->seg[stub->address.seg].base;
+        void *at = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
+        if (likely(at) && !stub->aligned)
+            return run_live(vcpu, stub, at, offset);
+    }
+    return run_slow(vcpu, stub);
 }
 
 /* --- FNSTENV, FLDENV, FNSAVE, FRSTOR --- */
@@ -159,12 +284,13 @@ static bool run_load(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, b
 
 bool native_run_environment(struct vcpu *vcpu, const struct stub *stub)
 {
-    bool load = stub->detail.mnemonic == ZYDIS_MNEMONIC_FLDENV || stub->detail.mnemonic == ZYDIS_MNEMONIC_FRSTOR;
+    bool loads = stub->detail.mnemonic == ZYDIS_MNEMONIC_FLDENV || stub->detail.mnemonic == ZYDIS_MNEMONIC_FRSTOR;
     bool whole = stub->detail.mnemonic == ZYDIS_MNEMONIC_FNSAVE || stub->detail.mnemonic == ZYDIS_MNEMONIC_FRSTOR;
     uint64_t gla;
-    if (load && fpu_exception_pending(&vcpu->fpu))
+    native_sync(vcpu);
+    if (loads && fpu_exception_pending(&vcpu->fpu))
         return x86_raise(vcpu, VEC_MF);
     if (!native_address(vcpu, stub, &gla))
         return false;
-    return load ? run_load(vcpu, stub, gla, whole) : run_store(vcpu, stub, gla, whole);
+    return loads ? run_load(vcpu, stub, gla, whole) : run_store(vcpu, stub, gla, whole);
 }

@@ -229,6 +229,7 @@ static enum run_result interp_run(struct vcpu *vcpu, uint64_t budget)
     int64_t start = budget > INT64_MAX ? INT64_MAX : (int64_t)budget;
     interp->left = start;
     enum run_result result = run_until(vcpu, interp);
+    native_sync(vcpu);
     counter_add(&vcpu->counters, COUNTER_instructions, (uint64_t)(start - interp->left));
     return result;
 }
