@@ -69,7 +69,8 @@ void native_sync(struct vcpu *vcpu)
     if (likely(live.vcpu != vcpu))
         return;
     uint32_t mxcsr = fpu_mxcsr(&vcpu->fpu);
-    __asm__ volatile("fxsave64 %0" : "+m"(vcpu->fpu.fxsave) : : "memory");
+    /* Outside the engine the compiler's code finds an empty stack and masked exceptions. */
+    __asm__ volatile("fxsave64 %0\n\tfninit" : "+m"(vcpu->fpu.fxsave) : : "memory");
     fpu_set_mxcsr(&vcpu->fpu, mxcsr);
     put_pointers_right(vcpu->fpu.fxsave);
     live.vcpu = NULL;
