@@ -134,7 +134,8 @@ void machine_end(struct machine *machine, enum machine_end end, uint32_t code)
         machine->end = end;
         machine->end_code = code;
     }
-    for (unsigned i = 0; i < machine->threads; i++)
+    /* All of them: the guest may end before machine_start has counted the thread that it runs on. */
+    for (unsigned i = 0; i < machine->config.cpus; i++)
         vcpu_kick(machine->vcpu[i], REQUEST_EXIT);
     pthread_cond_broadcast(&machine->state_changed);
     pthread_mutex_unlock(&machine->state_lock);
@@ -149,7 +150,7 @@ void machine_reset(struct machine *machine)
     pthread_mutex_lock(&machine->state_lock);
     machine->reset_wanted = true;
     /* The vCPU that asked must not run on into whatever follows its reset write. */
-    for (unsigned i = 0; i < machine->threads; i++)
+    for (unsigned i = 0; i < machine->config.cpus; i++)
         vcpu_kick(machine->vcpu[i], REQUEST_PAUSE);
     pthread_cond_broadcast(&machine->state_changed);
     pthread_mutex_unlock(&machine->state_lock);
