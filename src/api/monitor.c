@@ -19,7 +19,7 @@ enum { QUEUE_SIZE = 1024, TERMINALS = 2 };
 struct terminal {
     struct monitor *monitor;
     struct chardev *chardev;        /* NULL: there is none */
-    bool raw;                       /* echo, line editing and CR LF are ours to do */
+    bool raw;                       /* echo and line editing are ours to do */
     uint8_t queue[QUEUE_SIZE];      /* under monitor->mutex */
     size_t queued;
     bool greet;                     /* under monitor->mutex: print a prompt */
@@ -44,16 +44,7 @@ static void print(struct terminal *terminal, const char *text, size_t size)
 {
     struct machine *machine = terminal->monitor->machine;
     if (terminal->raw) {
-        for (size_t at = 0; at < size;) {
-            size_t line = strcspn(text + at, "\n");
-            line = line < size - at ? line : size - at;
-            chardev_divert_write(terminal->chardev, text + at, line);
-            at += line;
-            if (at < size) {
-                chardev_divert_write(terminal->chardev, "\r\n", 2);
-                at++;
-            }
-        }
+        chardev_divert_write(terminal->chardev, text, size);
         return;
     }
     pthread_mutex_lock(&machine->lock);
@@ -205,7 +196,7 @@ void monitor_toggle(struct monitor *monitor)
     pthread_mutex_unlock(&monitor->mutex);
     chardev_divert(terminal->chardev, monitor->diverted ? &client : NULL);
     if (!monitor->diverted)
-        chardev_divert_write(terminal->chardev, "\r\n", 2);
+        chardev_divert_write(terminal->chardev, "\n", 1);
 }
 
 /* --- life --- */

@@ -208,6 +208,9 @@ enum machine_end machine_wait(struct machine *machine)
 {
     while (wait_for_change(machine))
         carry_out_reset(machine);
+    /* Again: the end may have come while machine_start was still counting threads. */
+    for (unsigned i = 0; i < machine->threads; i++)
+        vcpu_kick(machine->vcpu[i], REQUEST_EXIT);
     for (unsigned i = 0; i < machine->threads; i++)
         vcpu_thread_join(machine->vcpu[i]);
     machine->threads = 0;
