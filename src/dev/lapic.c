@@ -232,13 +232,22 @@ static uint64_t elapsed_ticks(const struct lapic *lapic, uint64_t now)
     return (uint64_t)((unsigned __int128)(now - lapic->timer_start_ns) * timer_hz(lapic) / NS_PER_SECOND / divisor(lapic));
 }
 
-static uint32_t current_count(struct lapic *lapic)
+/* What is left of the present period. */
+static uint32_t current_in_period(struct lapic *lapic)
 {
-    if (!lapic->initial_count || timer_mode(lapic) >= TIMER_TSC_DEADLINE)
+    if (!lapic->initial_count)
         return 0;
     uint64_t elapsed = elapsed_ticks(lapic, clock_ns(lapic->device.world.clock));
+    return (uint32_t)(lapic->initial_count - elapsed % lapic->initial_count);
+}
+
+static uint32_t current_count(struct lapic *lapic)
+{
+    if (!lapic->counting || !lapic->initial_count || timer_mode(lapic) >= TIMER_TSC_DEADLINE)
+        return 0;
     if (timer_mode(lapic) == TIMER_PERIODIC)
-        elapsed %= lapic->initial_count;
+        return current_in_period(lapic);
+    uint64_t elapsed = elapsed_ticks(lapic, clock_ns(lapic->device.world.clock));
     return elapsed >= lapic->initial_count ? 0 : (uint32_t)(lapic->initial_count - elapsed);
 }
 
@@ -287,13 +296,12 @@ static void arm_tsc_deadline(struct lapic *lapic, struct after *after)
 static void arm_count(struct lapic *lapic)
 {
     uint64_t now = clock_ns(lapic->device.world.clock);
-    if (!lapic->initial_count) {
+    if (!lapic->counting || !lapic->initial_count) {
         arm_host_timer(lapic, CLOCK_NEVER);
     } else if (timer_mode(lapic) == TIMER_PERIODIC) {
         arm_host_timer(lapic, next_period_ns(lapic, now));
     } else {
-        bool done = elapsed_ticks(lapic, now) >= lapic->initial_count;
-        arm_host_timer(lapic, done ? CLOCK_NEVER : lapic->timer_start_ns + ticks_to_ns(lapic, lapic->initial_count));
+        arm_host_timer(lapic, lapic->timer_start_ns + ticks_to_ns(lapic, lapic->initial_count));
     }
 }
 
@@ -314,6 +322,8 @@ static void timer_fired(void *owner)
         expire(lapic, &after);
         if (timer_mode(lapic) == TIMER_PERIODIC && lapic->initial_count)
             arm_host_timer(lapic, next_period_ns(lapic, now));
+        else
+            lapic->counting = false;
     }
     finish(lapic, &after);
 }
@@ -323,8 +333,16 @@ static void write_initial_count(struct lapic *lapic, uint32_t value)
     if (timer_mode(lapic) == TIMER_TSC_DEADLINE)
         return;         /* SDM3 §11.5.4.1: ignored in this mode */
     lapic->initial_count = value;
+    lapic->counting = value;
     lapic->timer_start_ns = clock_ns(lapic->device.world.clock);
     arm_count(lapic);
+}
+
+/* The count goes on from `left`, as if it had run like that since it was loaded. */
+static void restart_at(struct lapic *lapic, uint32_t left)
+{
+    uint64_t now = clock_ns(lapic->device.world.clock), passed = ticks_to_ns(lapic, lapic->initial_count - left);
+    lapic->timer_start_ns = now > passed ? now - passed : 0;
 }
 
 static void write_divide(struct lapic *lapic, uint32_t value)
@@ -333,9 +351,7 @@ static void write_divide(struct lapic *lapic, uint32_t value)
     lapic->divide = value & 0xB;
     if (!left)
         return;
-    /* The count goes on from where it is, at the new rate. */
-    uint64_t now = clock_ns(lapic->device.world.clock), passed = ticks_to_ns(lapic, lapic->initial_count - left);
-    lapic->timer_start_ns = now > passed ? now - passed : 0;
+    restart_at(lapic, left);
     arm_count(lapic);
 }
 
@@ -354,9 +370,26 @@ static void reset_registers(struct lapic *lapic)
     for (int i = 0; i < LVT_COUNT; i++)
         lapic->lvt[i] = LVT_MASKED;
     lapic->initial_count = lapic->divide = 0;
+    lapic->counting = false;
     lapic->timer_start_ns = lapic->tsc_deadline = 0;
     lapic->extint_pending = false;
     arm_host_timer(lapic, CLOCK_NEVER);
+}
+
+/* A running count goes on in the other mode; one that has run out stays at 0. TSC-deadline mode disarms either way. */
+static void timer_mode_changed(struct lapic *lapic, enum lapic_timer_mode old)
+{
+    bool ran_out = elapsed_ticks(lapic, clock_ns(lapic->device.world.clock)) >= lapic->initial_count;
+    if (old == TIMER_ONE_SHOT && ran_out && timer_mode(lapic) == TIMER_PERIODIC)
+        lapic->counting = false;
+    if (old == TIMER_PERIODIC && lapic->counting)
+        restart_at(lapic, current_in_period(lapic));
+    if (old == TIMER_TSC_DEADLINE || timer_mode(lapic) == TIMER_TSC_DEADLINE) {
+        lapic->initial_count = 0;
+        lapic->counting = false;
+        lapic->tsc_deadline = 0;
+    }
+    arm_count(lapic);
 }
 
 static void write_lvt(struct lapic *lapic, enum lapic_lvt n, uint32_t value, struct after *after)
@@ -366,14 +399,8 @@ static void write_lvt(struct lapic *lapic, enum lapic_lvt n, uint32_t value, str
     lapic->lvt[n] = (value & lvt_writable[n]) | kept;
     if (!(lapic->svr & SVR_ENABLE))
         lapic->lvt[n] |= LVT_MASKED;    /* SDM3 §11.4.7.2: cannot be unmasked while software-disabled */
-    if (n == LVT_TIMER && ((old ^ value) & LVT_TIMER_MODE)) {
-        bool deadline = bits(old, 18, 17) == TIMER_TSC_DEADLINE || timer_mode(lapic) == TIMER_TSC_DEADLINE;
-        if (deadline) {
-            lapic->initial_count = 0;
-            lapic->tsc_deadline = 0;
-        }
-        arm_count(lapic);
-    }
+    if (n == LVT_TIMER && ((old ^ value) & LVT_TIMER_MODE))
+        timer_mode_changed(lapic, bits(old, 18, 17));
     /* A level that has been waiting at an input is seen when the entry is unmasked. */
     if ((n == LVT_LINT0 || n == LVT_LINT1) && lapic->lint_level[n - LVT_LINT0]) {
         bool waits = bits(value, 10, 8) == DELIVERY_EXTINT || (bits(value, 10, 8) == DELIVERY_FIXED && value & LVT_LEVEL);
@@ -929,6 +956,7 @@ static const struct state_field lapic_fields[] = {
     STATE_ARRAY(struct lapic, lvt),
     STATE_SCALAR(struct lapic, initial_count),
     STATE_SCALAR(struct lapic, divide),
+    STATE_SCALAR(struct lapic, counting),
     STATE_SCALAR(struct lapic, timer_start_ns),
     STATE_SCALAR(struct lapic, timer_next_ns),
     STATE_SCALAR(struct lapic, tsc_deadline),

@@ -49,6 +49,7 @@ struct lapic {
     uint64_t icr;
     uint32_t lvt[LVT_COUNT];
     uint32_t initial_count, divide;
+    bool counting;              /* loaded, and not run out in one-shot mode */
     uint64_t timer_start_ns;    /* when initial_count was loaded */
     uint64_t timer_next_ns;     /* next expiry; CLOCK_NEVER */
     uint64_t tsc_deadline;      /* guest TSC; 0: not armed */

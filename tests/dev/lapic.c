@@ -450,6 +450,30 @@ static void periodic_timer_keeps_its_phase(void **state)
     assert_int_equal(take(f, 0), -1);
 }
 
+static void count_goes_on_over_a_change_of_mode_and_stays_at_zero_once_run_out(void **state)
+{
+    struct fixture *f = *state;
+    reg_write(f, 0, 0x3E0, 0xB);
+    reg_write(f, 0, 0x320, 0x10060);
+    reg_write(f, 0, 0x380, 100000);
+    board_advance(f->board, 60000);
+    reg_write(f, 0, 0x320, 0x30060);                    /* periodic */
+    assert_int_equal(reg_read(f, 0, 0x390), 40000);
+    board_advance(f->board, 50000);
+    assert_int_equal(reg_read(f, 0, 0x390), 90000);     /* wrapped */
+    board_advance(f->board, 1000000);
+    reg_write(f, 0, 0x320, 0x10060);                    /* one-shot: this period is the last */
+    assert_int_equal(reg_read(f, 0, 0x390), 90000);
+    board_advance(f->board, 90000);
+    assert_int_equal(reg_read(f, 0, 0x390), 0);
+    reg_write(f, 0, 0x320, 0x30060);
+    board_advance(f->board, 10000);
+    assert_int_equal(reg_read(f, 0, 0x390), 0);
+    reg_write(f, 0, 0x380, 100000);
+    board_advance(f->board, 10000);
+    assert_int_equal(reg_read(f, 0, 0x390), 90000);
+}
+
 static void masked_timer_counts_silently(void **state)
 {
     struct fixture *f = *state;
@@ -681,6 +705,7 @@ int main(void)
         CASE(lint1_gives_an_nmi),
         CASE(one_shot_timer_counts_down_and_fires_once),
         CASE(periodic_timer_keeps_its_phase),
+        CASE(count_goes_on_over_a_change_of_mode_and_stays_at_zero_once_run_out),
         CASE(masked_timer_counts_silently),
         CASE(divisors_are_those_of_the_table),
         CASE(tsc_deadline_fires_at_the_guests_tsc),
