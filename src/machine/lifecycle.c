@@ -51,16 +51,17 @@ bool machine_start(struct machine *machine, struct error *err)
         return error_errno(err, status, "cannot start the event loop's thread");
     pthread_setname_np(machine->loop_thread, "loop");
     machine->running = true;
-    for (unsigned i = 0; i < machine->config.cpus; i++) {
-        if (vcpu_thread_start(machine->vcpu[i], err)) {
-            machine->threads = i + 1;
-            continue;
-        }
+    /* The lock keeps a guest that ends at once from asking the threads to stop before they are counted. */
+    pthread_mutex_lock(&machine->state_lock);
+    while (machine->threads < machine->config.cpus && vcpu_thread_start(machine->vcpu[machine->threads], err))
+        machine->threads++;
+    bool complete = machine->threads == machine->config.cpus;
+    pthread_mutex_unlock(&machine->state_lock);
+    if (!complete) {
         machine_end(machine, END_HOST_ERROR, 0);
         machine_wait(machine);
-        return false;
     }
-    return true;
+    return complete;
 }
 
 static void stop_vcpus(struct machine *machine)
