@@ -497,6 +497,8 @@ static void run_sequence(struct setting *s, unsigned (*const encode[])(struct fi
             report(s, &i, memory_difference(after, s->data, sizeof(after), text));
     }
     native_sync(vcpu);
+    if (!fpu_exception_pending(&host.fpu))      /* whose opcode it is, is known for sure while its exception is pending */
+        memcpy(host.fpu.fxsave + IMAGE_FOP, vcpu->fpu.fxsave + IMAGE_FOP, 2);
     if (difference(&host, vcpu, text) || pointer_difference(&host, vcpu, text))
         report(s, &i, text);
     vcpu->rip = start;

@@ -272,6 +272,57 @@ static void mxcsr_reserved_bits_are_refused(void **state)
     tear_down(s);
 }
 
+/* The supervisor forms, which the host lets no user program judge: what XSAVES leaves, XRSTORS brings back. */
+static void supervisor_save_and_restore(void **state)
+{
+    struct setting *s = set_up("host");
+    struct vcpu *vcpu = &s->f->vcpu;
+    if (!x86_has(vcpu, FEATURE_XSAVES))
+        skip();
+    uint8_t *area = ram_host(vcpu->ram, DATA + 64);
+    uint64_t header[2];
+    for (unsigned i = 0; i < 16; i++)
+        memset(vcpu->fpu.zmm[i], 0x40 + (int)i, 32);
+    struct fpu before = vcpu->fpu;
+    vcpu->gpr[RAX] = ~0u;
+    vcpu->gpr[RDX] = ~0u;
+    assert_int_equal(RUN(s, 0x48, 0x0F, 0xC7, 0x2E), RAN);              /* xsaves64 [rsi] */
+    memcpy(header, area + 512, sizeof(header));
+    assert_int_equal(header[0], XCR0_SSE | XCR0_AVX);                   /* x87 and AVX-512 are in their initial state */
+    assert_int_equal(header[1], BIT(63) | vcpu->xcr0);
+    memset(vcpu->fpu.zmm, 0xEE, sizeof(vcpu->fpu.zmm));
+    assert_int_equal(RUN(s, 0x48, 0x0F, 0xC7, 0x1E), RAN);              /* xrstors64 [rsi] */
+    assert_memory_equal(vcpu->fpu.zmm[0], before.zmm[0], 32);
+    assert_memory_equal(vcpu->fpu.zmm[15], before.zmm[15], 32);
+    area[520 + 7] = 0;                                                  /* not compacted */
+    assert_int_equal(RUN(s, 0x48, 0x0F, 0xC7, 0x1E), VEC_GP);
+    vcpu->cpl = 3;
+    assert_int_equal(RUN(s, 0x48, 0x0F, 0xC7, 0x2E), VEC_GP);
+    vcpu->cpl = 0;
+    vcpu->gpr[RSI] += 8;
+    assert_int_equal(RUN(s, 0x48, 0x0F, 0xC7, 0x2E), VEC_GP);
+    tear_down(s);
+}
+
+static void protection_key_rights(void **state)
+{
+    struct setting *s = set_up("host");
+    struct vcpu *vcpu = &s->f->vcpu;
+    if (!x86_has(vcpu, FEATURE_PKU))
+        skip();
+    vcpu->gpr[RAX] = 0x1234, vcpu->gpr[RCX] = vcpu->gpr[RDX] = 0;
+    assert_int_equal(RUN(s, 0x0F, 0x01, 0xEF), VEC_UD);                 /* wrpkru without CR4.PKE */
+    vcpu->cr4 |= CR4_PKE;
+    assert_int_equal(RUN(s, 0x0F, 0x01, 0xEF), RAN);
+    vcpu->gpr[RAX] = vcpu->gpr[RDX] = ~0ull;
+    assert_int_equal(RUN(s, 0x0F, 0x01, 0xEE), RAN);                    /* rdpkru */
+    assert_int_equal(vcpu->gpr[RAX], 0x1234);
+    assert_int_equal(vcpu->gpr[RDX], 0);
+    vcpu->gpr[RCX] = 1;
+    assert_int_equal(RUN(s, 0x0F, 0x01, 0xEE), VEC_GP);
+    tear_down(s);
+}
+
 /* --- the same bytes in 64-bit, 32-bit and 16-bit code --- */
 
 static void random_registers(struct setting *s)
@@ -477,6 +528,8 @@ int main(void)
         cmocka_unit_test(a_pending_x87_exception_comes_before_the_operand),
         cmocka_unit_test(vex_is_undefined_in_real_mode),
         cmocka_unit_test(mxcsr_reserved_bits_are_refused),
+        cmocka_unit_test(supervisor_save_and_restore),
+        cmocka_unit_test(protection_key_rights),
         cmocka_unit_test(code_of_32_bits_means_the_same),
         cmocka_unit_test(code_of_16_bits_means_the_same),
         cmocka_unit_test(environments_of_every_format),

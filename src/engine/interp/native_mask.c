@@ -41,17 +41,16 @@ static bool store_elements(struct vcpu *vcpu, uint64_t gla, const uint8_t *buffe
     return true;
 }
 
+/* A store's faults come after the instruction's own: it changes nothing but memory and MXCSR. */
 static bool run_on_copy(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, unsigned element, uint64_t enabled)
 {
     _Alignas(64) uint8_t buffer[192] = { 0 };
     uint8_t *at = buffer + (gla & 63);
-    if (stub->writes && !probe_elements(vcpu, gla, element, enabled))
-        return false;
     if (!stub->writes && !load_elements(vcpu, gla, at, element, enabled))
         return false;
     if (!native_call(vcpu, stub, at))
         return native_reflect(vcpu, stub);
-    return !stub->writes || store_elements(vcpu, gla, at, element, enabled);
+    return !stub->writes || (probe_elements(vcpu, gla, element, enabled) && store_elements(vcpu, gla, at, element, enabled));
 }
 
 /* Runs the stub with just these elements of memory behind it. #AC looks at the operand as a whole, and only at up to 8 bytes. */

@@ -31,14 +31,24 @@ struct x87_live {
     struct vcpu *vcpu;          /* whose state is in the processor; NULL: nobody's */
     const struct stub *last;    /* last non-control instruction since it came, NULL if none */
     uint64_t rip;               /* its guest address */
-    const void *memory;         /* last memory operand: where the stub had it, and its guest offset */
+    const struct stub *with_memory;     /* last one with a memory operand */
+    const void *memory;         /* where the stub had that, and its guest offset */
     uint64_t offset;
-    uint16_t fop;               /* as loaded */
+    uint16_t fop;               /* as it was loaded */
 };
 static _Thread_local struct x87_live live;
 
 #define XMM_CLOBBERS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",    \
     "xmm13", "xmm14", "xmm15", "memory"
+
+/*
+ * A memory form runs from [RSI], so the opcode that the processor notes for it differs from the guest's. One that the guest
+ * brings along and that looks like that is loaded with another register, which no stub uses: so the two are told apart.
+ */
+static bool looks_like_ours(uint16_t fop)
+{
+    return (fop & 0xC7) == 0x06;
+}
 
 /* FXRSTOR brings the guest's MXCSR along: the host's default goes back at once. */
 static __attribute__((noinline)) void load(struct vcpu *vcpu)
@@ -47,21 +57,23 @@ static __attribute__((noinline)) void load(struct vcpu *vcpu)
     if (live.vcpu)
         native_sync(live.vcpu);
     live = (struct x87_live){ .vcpu = vcpu, .fop = (uint16_t)get(vcpu->fpu.fxsave + IMAGE_FOP, 2) };
+    if (looks_like_ours(live.fop))
+        put(vcpu->fpu.fxsave + IMAGE_FOP, live.fop ^ 1, 2);
     __asm__ volatile("fxrstor64 %0\n\tldmxcsr %1" : : "m"(vcpu->fpu.fxsave), "m"(host_mxcsr) : XMM_CLOBBERS);
 }
 
-/* The stub's addresses and opcode must not reach the guest. FOP changes only with FIP, on some processors only on exceptions. */
+/* The stub's addresses and opcode must not reach the guest. */
 static void put_pointers_right(uint8_t *image)
 {
     uint16_t fop = (uint16_t)get(image + IMAGE_FOP, 2);
-    if (live.last && get(image + IMAGE_FIP, 8) == live.last->insn_at) {
+    if (live.last && get(image + IMAGE_FIP, 8) == live.last->insn_at)
         put(image + IMAGE_FIP, live.rip, 8);
-        bool changed = fop != live.fop || (image[IMAGE_FSW] & FSW_ES);
-        if (changed && fop == live.last->fop_host)
-            put(image + IMAGE_FOP, live.last->fop_guest, 2);
-    }
     if (live.memory && get(image + IMAGE_FDP, 8) == (uintptr_t)live.memory)
         put(image + IMAGE_FDP, live.offset, 8);
+    if (live.with_memory && fop == live.with_memory->fop_host)
+        put(image + IMAGE_FOP, live.with_memory->fop_guest, 2);
+    else if (looks_like_ours(live.fop) && fop == (live.fop ^ 1))
+        put(image + IMAGE_FOP, live.fop, 2);
 }
 
 void native_sync(struct vcpu *vcpu)
@@ -83,11 +95,12 @@ static inline bool run_live(struct vcpu *vcpu, const struct stub *stub, void *me
         load(vcpu);
     if (!native_call(vcpu, stub, memory))
         return native_reflect(vcpu, stub);
-    if (!stub->control) {
-        live.last = stub;
-        live.rip = vcpu->rip;
-    }
+    if (stub->control)
+        return true;
+    live.last = stub;
+    live.rip = vcpu->rip;
     if (memory) {
+        live.with_memory = stub;
         live.memory = memory;
         live.offset = offset;
     }
