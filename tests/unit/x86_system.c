@@ -1,6 +1,7 @@
 /* Modes, control registers, MSRs, fast system calls, flags instructions. */
 #include "x86_fixture.h"
 
+#include "state/state.h"
 #include "x86/pvclock.h"
 
 static void test_reset_state(void **state)
@@ -353,6 +354,28 @@ static void test_debug_registers(void **state)
     x86_fixture_destroy(f);
 }
 
+/* --- state --- */
+
+static void test_state_list_saves_and_loads(void **state)
+{
+    struct x86_fixture *a = x86_fixture_create(NULL), *b = x86_fixture_create(NULL);
+    struct state_buffer buffer = { 0 };
+    const char *field = NULL;
+    struct error err;
+    size_t used = 0;
+    uint64_t seed = 42;
+
+    state_randomize(&vcpu_state_list, &a->vcpu, &seed);
+    assert_false(state_equal(&vcpu_state_list, &a->vcpu, &b->vcpu, &field));
+    state_save(&vcpu_state_list, &a->vcpu, &buffer);
+    assert_true(state_load(&vcpu_state_list, &b->vcpu, buffer.data, buffer.size, &used, &err));
+    assert_int_equal(used, buffer.size);
+    assert_true(state_equal(&vcpu_state_list, &a->vcpu, &b->vcpu, &field));
+    state_buffer_free(&buffer);
+    x86_fixture_destroy(a);
+    x86_fixture_destroy(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -363,6 +386,7 @@ int main(void)
         cmocka_unit_test(test_pvclock_scale_is_precise), cmocka_unit_test(test_syscall_and_sysret),
         cmocka_unit_test(test_sysenter_and_sysexit), cmocka_unit_test(test_io_permission),
         cmocka_unit_test(test_popf_by_privilege), cmocka_unit_test(test_sti_shadow), cmocka_unit_test(test_debug_registers),
+        cmocka_unit_test(test_state_list_saves_and_loads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
