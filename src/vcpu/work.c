@@ -1,6 +1,8 @@
 #include "vcpu/work.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/log.h"
 
@@ -125,11 +127,28 @@ static void wait_serving(struct vcpu *caller, struct vcpu *target, struct vcpu_w
     pthread_mutex_unlock(&caller->mutex);
 }
 
-static void wait_plain(struct vcpu_work *work)
+/* From a thread of the machine. Nobody tells us when the target leaves its loop for good, so we look now and then. */
+static void wait_plain(struct vcpu *target, struct vcpu_work *work)
 {
+    enum { LOOK_NS = 10000000 };
     pthread_mutex_lock(work->waiter_mutex);
-    while (!work->done)
-        pthread_cond_wait(work->waiter_wake, work->waiter_mutex);
+    while (!work->done) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += LOOK_NS;
+        if (until.tv_nsec >= (long)NS_PER_SECOND) {
+            until.tv_nsec -= (long)NS_PER_SECOND;
+            until.tv_sec++;
+        }
+        if (pthread_cond_timedwait(work->waiter_wake, work->waiter_mutex, &until) != ETIMEDOUT)
+            continue;
+        if (!(atomic_load(&target->request) & REQUEST_EXIT))
+            continue;
+        pthread_mutex_unlock(work->waiter_mutex);
+        if (withdraw(target, work))
+            return;
+        pthread_mutex_lock(work->waiter_mutex);
+    }
     pthread_mutex_unlock(work->waiter_mutex);
 }
 
@@ -149,5 +168,5 @@ void vcpu_run_on(struct vcpu *caller, struct vcpu *target, void (*run)(struct vc
     if (caller)
         wait_serving(caller, target, &work);
     else
-        wait_plain(&work);
+        wait_plain(target, &work);
 }
