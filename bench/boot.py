@@ -28,7 +28,7 @@ def asset(kind):
 def commands(cpus):
     kernel, initramfs = asset("kernel"), asset("initramfs")
     append = "console=ttyS0 quiet panic=-1 doppel.test=cpu"
-    yield "doppel", [os.path.join(ROOT, "build", "doppel"), "run", "--memory", "512M", "--cpus", str(cpus), "--stats",
+    yield "doppel", [os.path.join(ROOT, "build", "doppel"), "run", "--memory", "512M", "--cpus", str(cpus), "--counters",
                      "--kernel", kernel, "--initrd", initramfs, "--append", append, "--no-reboot"]
     if shutil.which(QEMU):
         yield "qemu", [QEMU, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512M", "-smp", str(cpus),
@@ -49,7 +49,7 @@ def run(command):
         sys.exit("boot.py: %s ended with status %d:\n%s" % (command[0], status, "".join(text[-10:])))
     figures = {"to user space, s": ready, "to power-off, s": time.monotonic() - start,
                "processor time, s": usage.ru_utime + usage.ru_stime, "memory, MiB": usage.ru_maxrss / 1024}
-    instructions = re.search(r"^\s*instructions\W+(\d+)", "".join(text), re.MULTILINE)
+    instructions = re.search(r"^instructions\s+(\d+)", "".join(text), re.MULTILINE)
     if instructions:
         figures["instructions, millions"] = int(instructions[1]) / 1e6
         figures["MIPS"] = int(instructions[1]) / 1e6 / figures["processor time, s"]
