@@ -1,8 +1,11 @@
-# Shared by quickstart, check and tools/asset. Source it; it changes nothing but variables.
+# Shared by quickstart, check and tools/asset. Source it.
 # shellcheck shell=bash
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${DOPPEL_CACHE:-${XDG_CACHE_HOME:-~/.cache}/doppel}
+
+work=$(mktemp -d)       # for the script's run; it goes at its end
+trap 'rm -rf "$work"' EXIT
 
 say()  { printf '==> %s\n' "$*" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
@@ -41,15 +44,17 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" </dev/null >&2
 }
 
-# build DIR [MESON-OPTION...]: configures DIR once, then builds it.
+# build DIR [MESON-OPTION...]: configures DIR once, then builds it. On a terminal ninja shows how far it is.
 build() {
-    local dir=$1; shift
+    local dir=$1 quiet=; shift
     if [ ! -f "$top/$dir/build.ninja" ]; then
         say "configuring $dir"
-        meson setup "$top/$dir" "$top" "$@" >&2 || die "meson could not configure $dir"
+        meson setup "$top/$dir" "$top" "$@" >"$work/meson" 2>&1 ||
+            { tail -20 "$work/meson" >&2; die "meson could not configure $dir"; }
     fi
     say "building $dir"
-    ninja -C "$top/$dir" >&2 || die "the build failed"
+    [ -t 2 ] || quiet=--quiet
+    ninja -C "$top/$dir" $quiet >&2 || die "the build failed"
 }
 
 # publish STAGED FINAL: puts a finished file or directory in place in one step. Where another

@@ -20,13 +20,13 @@ rootfs() {
 rootfs_versions() { papt amd64 apt-cache policy base-files systemd libc6 dbus iproute2 bash | grep -E '^[a-z]|Candidate'; }
 
 make_rootfs() {
-    local out=$1 work mode
-    work=$(dirname "$out")
+    local out=$1 stage mode
+    stage=$(dirname "$out")
     case $(id -u) in 0) mode=root ;; *) mode=unshare ;; esac
     say "making a Debian root file system (mmdebstrap, a minute or so)"
-    rootfs_sources >"$work/sources.list"
-    grep -q . "$work/sources.list" || die "the package sources name no Debian 12"
-    chmod 755 "$work"
+    rootfs_sources >"$stage/sources.list"
+    grep -q . "$stage/sources.list" || die "the package sources name no Debian 12"
+    chmod 755 "$stage"
     mmdebstrap --mode="$mode" --variant=minbase --quiet --include="$rootfs_packages" \
         --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
@@ -35,8 +35,8 @@ make_rootfs() {
         --customize-hook='printf "[Match]\nType=ether\n[Network]\nDHCP=ipv4\n" >"$1/etc/systemd/network/10-dhcp.network"' \
         --customize-hook='chroot "$1" systemctl -q enable systemd-networkd' \
         --customize-hook='chroot "$1" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service' \
-        bookworm "$work/root.tar" "$work/sources.list" >&2 || return 1
-    truncate -s "$rootfs_size" "$out" && fill_image "$work/root.tar" "$out" || return 1
+        bookworm "$stage/root.tar" "$stage/sources.list" >&2 || return 1
+    truncate -s "$rootfs_size" "$out" && fill_image "$stage/root.tar" "$out" || return 1
 }
 
 # The machine's Debian 12 sources, one line each.
