@@ -281,12 +281,27 @@ static bool attempt(struct vcpu *vcpu, const struct event *event, uint64_t retur
     return vcpu->mode == MODE_V86 ? attempt_v86(vcpu, &d) : attempt_protected(vcpu, &d);
 }
 
+/* SDM3 §17.2.3: only the breakpoint bits are cleared by the processor; GD opens for the handler (§17.2.4). */
+static void set_debug_status(struct vcpu *vcpu, uint64_t dr6_bits)
+{
+    enum { DEBUGCTL_LBR = 1, DEBUGCTL_BTF = 2 };
+
+    vcpu->dr6 = (vcpu->dr6 & ~0xFull) | dr6_bits;
+    vcpu->dr7 &= ~(uint64_t)DR7_GD;
+    vcpu->debugctl &= ~(uint64_t)(DEBUGCTL_LBR | DEBUGCTL_BTF);
+}
+
 bool x86_interrupt(struct vcpu *vcpu, uint8_t vector, uint8_t kind, uint64_t next_rip)
 {
     struct event event = { .kind = kind, .vector = vector };
 
     if (!attempt(vcpu, &event, next_rip))
         return false;
+    if (kind == EVENT_ICEBP) {
+        /* A debug trap that MOV SS held back is the same #DB, not one more. */
+        set_debug_status(vcpu, vcpu->pending_debug);
+        vcpu->pending_debug = 0;
+    }
     vcpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
     return true;
 }
@@ -341,10 +356,7 @@ static void apply_payload(struct vcpu *vcpu, const struct event *event)
         counter_add(&vcpu->counters, COUNTER_page_faults, 1);
         vcpu->cr2 = event->payload;
     } else if (event->vector == VEC_DB) {
-        /* SDM3 §17.2.3: only the breakpoint bits are cleared by the processor; GD opens for the handler (§17.2.4). */
-        vcpu->dr6 = (vcpu->dr6 & ~0xFull) | event->payload;
-        vcpu->dr7 &= ~(uint64_t)DR7_GD;
-        vcpu->debugctl &= ~3ull;
+        set_debug_status(vcpu, event->payload);
     }
 }
 

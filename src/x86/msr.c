@@ -219,12 +219,16 @@ static bool read_mce_bank(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
     return true;
 }
 
-/* CTL takes all zeros or all ones (SDM3 §15.3.2.1); STATUS, ADDR and MISC can only be cleared. */
+/*
+ * CTL takes all zeros or all ones, STATUS can only be cleared (SDM3 §15.3.2). NOTE(spec): ADDR and MISC may refuse ones;
+ * here they keep what is written, as kernels that test for it expect.
+ */
 static bool write_mce_bank(struct vcpu *vcpu, uint32_t msr, uint64_t value)
 {
+    enum { CTL, STATUS };
     unsigned reg = (msr - 0x400) % 4;
 
-    if (value != 0 && (reg != 0 || value != ~0ull))
+    if (value && ((reg == CTL && value != ~0ull) || reg == STATUS))
         return false;
     vcpu->mce_bank[(msr - 0x400) / 4][reg] = value;
     return true;
