@@ -195,34 +195,40 @@ static void escape_key(struct chardev *chardev, uint8_t key)
         chardev->escape.key(chardev->escape.owner, (char)key);
 }
 
-/* Takes the escape sequences out. The key's handler may divert, so what came before it is delivered first. */
-static void receive_stdio(struct chardev *chardev, const uint8_t *data, size_t size)
-{
-    size_t first = 0;
-    for (size_t i = 0; i < size; i++) {
-        if (chardev->escaped) {
-            chardev->escaped = false;
-            first = i + 1;
-            escape_key(chardev, data[i]);
-        } else if (data[i] == CTRL_A) {
-            deliver(chardev, data + first, i - first);
-            first = i + 1;
-            chardev->escaped = true;
-        }
-    }
-    deliver(chardev, data + first, size - first);
-}
-
-/*
- * On a terminal the escape key must work even while the guest takes no input: then one byte is read at a time, and what
- * is not an escape is held until there is room.
- */
 static void hold(struct chardev *chardev, const uint8_t *data, size_t size)
 {
     size_t room = sizeof(chardev->held) - chardev->held_size;
     size_t taken = size < room ? size : room;
     memcpy(chardev->held + chardev->held_size, data, taken);
     chardev->held_size += taken;
+}
+
+/* As much as the client takes now; the rest is held. The key may have changed the client, and with it the room. */
+static void deliver_after_key(struct chardev *chardev, const uint8_t *data, size_t size)
+{
+    size_t room = chardev->held_size ? 0 : client_room(chardev), part = size < room ? size : room;
+    deliver(chardev, data, part);
+    hold(chardev, data + part, size - part);
+}
+
+/* Takes the escape sequences out. The key's handler may divert, so what came before it is delivered first. */
+static void receive_stdio(struct chardev *chardev, const uint8_t *data, size_t size)
+{
+    size_t first = 0;
+    bool keys = false;
+    for (size_t i = 0; i < size; i++) {
+        if (chardev->escaped) {
+            chardev->escaped = false;
+            first = i + 1;
+            escape_key(chardev, data[i]);
+            keys = true;
+        } else if (data[i] == CTRL_A) {
+            (keys ? deliver_after_key : deliver)(chardev, data + first, i - first);
+            first = i + 1;
+            chardev->escaped = true;
+        }
+    }
+    (keys ? deliver_after_key : deliver)(chardev, data + first, size - first);
 }
 
 static void deliver_held(struct chardev *chardev)
@@ -237,6 +243,10 @@ static void deliver_held(struct chardev *chardev)
     deliver(chardev, data, size);
 }
 
+/*
+ * On a terminal the escape key must work even while the guest takes no input: then one byte is read at a time, and what
+ * is not an escape is held until there is room.
+ */
 static void read_without_room(struct chardev *chardev)
 {
     uint8_t byte;

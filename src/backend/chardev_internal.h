@@ -28,7 +28,7 @@ struct chardev {
     bool in_watched, in_ended, is_terminal;
     struct loop_fd in_event;
     struct loop_work accept_work;
-    uint8_t held[64];                   /* typed while the device had no room */
+    uint8_t held[CHARDEV_READ];         /* typed while the device had no room */
     size_t held_size;
 
     int out_fd;                         /* -1: output goes nowhere; never the same number as in_fd: epoll has one entry each */

@@ -57,6 +57,26 @@ def terminal_signal(test):
             raise Failure("the terminal was left in raw mode")
 
 
+@case("Ctrl-A c opens the monitor on the terminal; it shows, stops and steps the guest and gives the terminal back")
+def terminal_monitor(test):
+    with test.linux("cloud", terminal=True) as machine:
+        machine.expect(r"^doppel:/# ")
+        machine.send("\x01c")
+        machine.expect(r"\(doppel\) ", 30)
+        for line, answer in (("info cpus", r"^processor 0  apic id 0 .* 64-bit"), ("info registers", r"^cr0 8005003[0-9a-f]"),
+                             ("translate rip", r"^level 1|^level 2"), ("info pci", r"^00:00\.0  8086:29c0"),
+                             ("stop", r"^[0-9a-f]{16}  [0-9a-f]+ +\S"), ("step 5", r"^[0-9a-f]{16}  [0-9a-f]+ +\S"),
+                             ("disassemble pc 3", r"^[0-9a-f]{16}  [0-9a-f]+ +\S"), ("continue", r"\(doppel\) ")):
+            machine.send(line + "\r")
+            machine.expect(answer, 30)
+            if line != "continue":
+                machine.expect(r"\(doppel\) ", 30)
+        machine.send("\x01c")
+        machine.command_line("echo $((6 * 7))-fine", "^42-fine$")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
+
+
 @case("a virtio console is the guest's console as well as the serial line is", long=True)
 def virtio_console(test):
     output = test.path("console")
