@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import os
 import random
+import re
 import subprocess
 import threading
 import time
@@ -145,6 +146,49 @@ def devices(test):
         for name in names:
             machine.result(name)
         machine.end(exit_status("DONE"))
+
+
+def model(test, name, flags="", noflags=""):
+    """Boots on a processor model; the guest must see the flags, not see the others, and reckon as on any other."""
+    with test.linux("cloud", "--cpu", name,
+                    append="doppel.test=cpu,smp doppel.flags=%s doppel.noflags=%s" % (flags, noflags)) as machine:
+        machine.result("cpu")
+        machine.result("smp")
+        machine.end(exit_status("DONE"))
+
+
+def host_has(flag):
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        return re.search(r"^flags.*\b%s\b" % flag, file.read(), re.MULTILINE)
+
+
+@case("processor models decide what the guest sees and uses: x86-64-v1 has no SSE4 and no AVX", long=True)
+def model_v1(test):
+    model(test, "x86-64-v1", "lm,sse2", "ssse3,sse4_1,popcnt,avx,avx2,bmi2,xsave")
+
+
+@case("processor models: a host with AVX-512 offers it under x86-64-v4", long=True)
+def model_v4(test):
+    if not host_has("avx512vl"):
+        raise Skip("this host has no AVX-512")
+    model(test, "x86-64-v4", "avx2,avx512f,avx512vl,avx512dq")
+
+
+@case("processor models: the whole of the host's processor", long=True)
+def model_host(test):
+    model(test, "host", "lm,sse2,hypervisor")
+
+
+@case("the kernel runs on 5-level page tables where the model has them", long=True)
+def model_la57(test):
+    model(test, "x86-64-v3,+la57", "la57")
+
+
+@case("the kernel runs with the 8259 pair and the 8254 alone, without any APIC", long=True)
+def without_apic(test):
+    with test.linux("cloud", append="noapic nolapic doppel.test=clock") as machine:
+        machine.result("clock")
+        machine.end(exit_status("DONE"), BOOT_SECONDS)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """The program around the guest: ways to end, the terminal, consoles, bad input."""
 import os
+import re
 import select
 import signal
+import socket
 import subprocess
 import time
 
@@ -108,6 +110,29 @@ def console_pty(test):
             machine.end(exit_status("DONE"))
         finally:
             os.close(line)
+
+
+@case("the monitor answers on a socket about a running guest: processors, counters, PCI functions, registers")
+def monitor_socket(test):
+    path = test.path("monitor")
+    with test.linux("cloud", "--monitor", "socket:" + path, cpus=1) as machine:
+        machine.expect(r"^doppel:/# ")
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(30)
+            line.connect(path)
+            for question, answer in (("info counters instructions", rb"[0-9]{6,}\s+instructions"),
+                                     ("info cpus", rb"\b0\b"), ("info pci", rb"1af4:1044"), ("info irq", rb"."),
+                                     ("info registers", rb"(?i)rip")):
+                line.sendall(question.encode() + b"\n")
+                text = b""
+                while not re.search(answer, text):
+                    piece = line.recv(65536)
+                    if not piece:
+                        raise Failure("the monitor hung up on '%s' after %r" % (question, text[-200:]))
+                    text += piece
+        machine.command_line("echo $((6 * 7))-fine", "^42-fine$")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
 
 
 def refused(test, words, *options):
