@@ -78,6 +78,9 @@ static void code_written(void *owner, uint64_t gpa, uint64_t size)
 {
     struct machine *machine = owner;
     for (unsigned i = 0; i < machine->config.cpus; i++) {
+        /* A vCPU that overwrites code itself has dropped it already. */
+        if (pthread_equal(machine->vcpu[i]->thread, pthread_self()) && machine->vcpu[i]->overwriting)
+            continue;
         struct code_drop *drop = malloc(sizeof(*drop));
         if (!drop)
             abort();    /* out of host memory: there is no way to keep the guest's view right */

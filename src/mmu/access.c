@@ -67,9 +67,12 @@ static void load_piece(struct vcpu *vcpu, const struct piece *piece, void *out, 
 static void watched_written(struct vcpu *vcpu, uint64_t gpa, unsigned size)
 {
     counter_add(&vcpu->counters, COUNTER_code_writes, 1);
-    if (vcpu->code_overwritten && code_map_hit(vcpu->ram, gpa, size))
+    if (vcpu->code_overwritten && code_map_hit(vcpu->ram, gpa, size)) {
         vcpu->code_overwritten(vcpu, gpa, size);
+        vcpu->overwriting = true;
+    }
     ram_written(vcpu->ram, gpa, size);
+    vcpu->overwriting = false;
 }
 
 static void store_piece(struct vcpu *vcpu, const struct piece *piece, const void *in, unsigned size)

@@ -176,6 +176,7 @@ struct vcpu {
     const struct engine *engine;
     /* Set by the engine: this vCPU itself has just overwritten code; it must not run on past the present instruction. */
     void (*code_overwritten)(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
+    bool overwriting;                   /* its own thread only: others are being told of it right now */
     void *engine_state;
 
     /* --- thread (vcpu/thread.h) --- */

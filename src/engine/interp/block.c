@@ -37,6 +37,7 @@ void block_flush(struct vcpu *vcpu)
     struct interp *interp = interp_of(vcpu);
     memset(interp->cache->hash, 0, sizeof(interp->cache->hash));
     memset(interp->cache->page, 0, sizeof(interp->cache->page));
+    memset(interp->cache->heat, 0, sizeof(interp->cache->heat));
     interp->cache->used = 0;
     interp->link_from = NULL;
     interp->drops++;
@@ -60,12 +61,22 @@ static void unhook_hash(struct block_cache *cache, struct block *block)
 
 static void make_stale(struct vcpu *vcpu, struct block *block)
 {
-    unhook_hash(interp_of(vcpu)->cache, block);
+    uint8_t *heat = &interp_of(vcpu)->cache->heat[page_hash(block->gpa)];
     for (unsigned i = 0; i < block->op_count; i++)
         block->op[i].run = op_stale;
-    block->gpa = BLOCK_DROPPED;
+    block->stale = true;
+    *heat += *heat < BLOCK_HEAT;
     interp_of(vcpu)->drops++;
     counter_add(&vcpu->counters, COUNTER_blocks_dropped, 1);
+}
+
+/* Its bytes have changed for good. */
+static void discard(struct vcpu *vcpu, struct block *block)
+{
+    if (!block->stale)
+        make_stale(vcpu, block);
+    unhook_hash(interp_of(vcpu)->cache, block);
+    block->gpa = BLOCK_DROPPED;
 }
 
 static bool overlaps(const struct block *block, uint64_t gpa, uint64_t size)
@@ -87,7 +98,7 @@ static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
         struct block **at = &cache->page[which][page_hash(gpa)];
         while (*at) {
             struct block *block = *at;
-            if (block->gpa != BLOCK_DROPPED && overlaps(block, gpa, size))
+            if (!block->stale && overlaps(block, gpa, size))
                 make_stale(vcpu, block);
             if (block->gpa == BLOCK_DROPPED)
                 *at = block->page_next[which];
@@ -201,7 +212,7 @@ static int fetch(struct vcpu *vcpu, struct source *source, unsigned where, uint8
 static struct block *arena_reserve(struct vcpu *vcpu)
 {
     struct block_cache *cache = interp_of(vcpu)->cache;
-    size_t most = sizeof(struct block) + (BLOCK_OPS_MAX + 1) * sizeof(struct op);
+    size_t most = sizeof(struct block) + (BLOCK_OPS_MAX + 1) * sizeof(struct op) + BLOCK_OPS_MAX * INSN_LENGTH_MAX;
     if (cache->used + most > BLOCK_ARENA_SIZE)
         block_flush(vcpu);
     return (struct block *)(cache->arena + cache->used);
@@ -215,23 +226,31 @@ static void close_block(struct block *block, bool open_ended, unsigned where)
         op->run = op_fallthrough;
         op->where = (uint16_t)where;
     }
-    for (unsigned i = 0; i < block->op_count; i++)
+    for (unsigned i = 0; i < block->op_count; i++) {
         block->op[i].back = (uint16_t)((char *)&block->op[i] - (char *)block);
+        block->op[i].handler = (int32_t)((intptr_t)block->op[i].run - (intptr_t)op_stale);
+    }
 }
 
-static void raise_op(struct block *block, op_fn *run)
+static void raise_op(struct block *block, op_fn *run, int size)
 {
     block->op[0] = (struct op){ .run = run };
     block->op_count = block->count = 1;
-    block->bytes = 1;
+    block->bytes = (uint16_t)size;
 }
 
 enum step { STEP_MORE, STEP_END, STEP_CLOSED, STEP_FULL, STEP_FAULT };
 
-/* Decodes the instruction at `where` into the block's next op. */
-static enum step decode_one(struct vcpu *vcpu, struct source *source, struct block *block, unsigned where)
+/* The bytes that the block was decoded from. */
+static uint8_t *block_code(struct block *block)
 {
-    uint8_t bytes[INSN_LENGTH_MAX];
+    return (uint8_t *)&block->op[block->op_count];
+}
+
+/* Decodes the instruction at `where` into the block's next op; its bytes go to code + where. */
+static enum step decode_one(struct vcpu *vcpu, struct source *source, struct block *block, unsigned where, uint8_t *code)
+{
+    uint8_t *bytes = code + where;
     struct insn insn;
     bool first = block->count == 0;
     const struct decoder *decoder = &interp_of(vcpu)->cache->decoder[block->key & KEY_MODE];
@@ -253,7 +272,7 @@ static enum step decode_one(struct vcpu *vcpu, struct source *source, struct blo
     }
     if (result != DECODE_OK) {
         if (first)
-            raise_op(block, result == DECODE_TOO_LONG ? op_too_long : op_undefined);
+            raise_op(block, result == DECODE_TOO_LONG ? op_too_long : op_undefined, size);
         return first ? STEP_CLOSED : STEP_END;
     }
     enum bind_result bound = bind_op(vcpu, &insn, &block->op[block->op_count], where, block->key, decoder);
@@ -268,11 +287,12 @@ static enum step decode_one(struct vcpu *vcpu, struct source *source, struct blo
 /* Decodes at most `most` instructions; false: fault pending, or (flushed) start again. */
 static bool decode_block(struct vcpu *vcpu, struct source *source, struct block *block, unsigned most, bool *flushed)
 {
+    uint8_t code[(BLOCK_OPS_MAX + 1) * INSN_LENGTH_MAX];
     unsigned where = 0;
     enum step step = STEP_MORE;
     *flushed = false;
     while (step == STEP_MORE && block->count < most) {
-        step = decode_one(vcpu, source, block, where);
+        step = decode_one(vcpu, source, block, where, code);
         if (step == STEP_FAULT)
             return false;
         if (step == STEP_FULL) {
@@ -283,6 +303,7 @@ static bool decode_block(struct vcpu *vcpu, struct source *source, struct block 
         where = block->bytes;
     }
     close_block(block, step != STEP_CLOSED, where);
+    memcpy(block_code(block), code, block->bytes);
     return true;
 }
 
@@ -305,7 +326,7 @@ static void hook(struct block_cache *cache, struct block *block)
         block->page_next[which] = *page;
         *page = block;
     }
-    cache->used += align_up(sizeof(*block) + block->op_count * sizeof(struct op), 16);
+    cache->used += align_up(sizeof(*block) + block->op_count * sizeof(struct op) + block->bytes, 16);
 }
 
 static bool crosses_page(const struct block *block)
@@ -341,15 +362,34 @@ static bool crossing_holds(struct vcpu *vcpu, const struct block *block, const s
     return mmu_fetch_page(vcpu, source->gla + block->bytes - 1, &gpa, &mmio) && (gpa & ~PAGE_MASK) == block->gpa2;
 }
 
+/* Watches the bytes of a stale block again and compares them with what it was decoded from. */
+static bool revive(struct vcpu *vcpu, struct block *block, const struct source *source)
+{
+    uint8_t rest_of_it[INSN_LENGTH_MAX];
+    unsigned in_page = (unsigned)(PAGE_SIZE - (block->gpa & PAGE_MASK));
+    watch(vcpu, block->gpa, min_u64(block->bytes, in_page));
+    if (block->bytes > in_page)
+        watch(vcpu, block->gpa2, block->bytes - in_page);
+    unsigned first = min_u64(block->bytes, in_page), rest = block->bytes - first;
+    if (rest && !mmu_fetch_bytes(vcpu, source->gla + first, rest_of_it, rest))
+        return false;
+    if (memcmp(source->host, block_code(block), first) || memcmp(rest_of_it, block_code(block) + first, rest))
+        return false;
+    for (unsigned i = 0; i < block->op_count; i++)
+        block->op[i].run = (op_fn *)((intptr_t)op_stale + block->op[i].handler);
+    block->stale = false;
+    return true;
+}
+
 static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uint32_t key)
 {
     struct interp *interp = interp_of(vcpu);
     struct block *block;
-    bool flushed;
+    bool flushed, hot = interp->cache->heat[page_hash(source->gpa)] >= BLOCK_HEAT;
     do {
         block = arena_reserve(vcpu);
         start_block(block, source, key);
-        if (!decode_block(vcpu, source, block, BLOCK_OPS_MAX, &flushed) && !flushed)
+        if (!decode_block(vcpu, source, block, hot ? BLOCK_OPS_HOT : BLOCK_OPS_MAX, &flushed) && !flushed)
             return NULL;
     } while (flushed);
     counter_add(&vcpu->counters, COUNTER_blocks_decoded, 1);
@@ -399,6 +439,14 @@ static struct block *copy_first(struct interp *interp, const struct block *block
     return scratch;
 }
 
+/* Is what the cache has for this address and key still what memory holds? False with a fault pending, too. */
+static bool still_good(struct vcpu *vcpu, struct block *block, const struct source *source)
+{
+    if (block->gpa2 != BLOCK_DROPPED && !crossing_holds(vcpu, block, source))
+        return false;
+    return !block->stale || revive(vcpu, block, source);
+}
+
 struct block *block_get(struct vcpu *vcpu, bool one)
 {
     struct interp *interp = interp_of(vcpu);
@@ -408,10 +456,10 @@ struct block *block_get(struct vcpu *vcpu, bool one)
     if (!source.host)
         return decode_scratch(vcpu, &source, interp->key);
     struct block *block = block_lookup(interp->cache, source.gpa, interp->key);
-    if (block && block->gpa2 != BLOCK_DROPPED && !crossing_holds(vcpu, block, &source)) {
+    if (block && !still_good(vcpu, block, &source)) {
         if (vcpu->pending.kind != EVENT_NONE)
             return NULL;
-        make_stale(vcpu, block);
+        discard(vcpu, block);
         block = NULL;
     }
     if (!block && one)

@@ -1,6 +1,11 @@
 /*
  * The cache of decoded blocks of one vCPU, by guest-physical address and mode key. Blocks live in an arena that is thrown
- * away as a whole when it is full; a block whose code was overwritten is unhooked and its ops made op_stale.
+ * away as a whole when it is full.
+ *
+ * Code is watched in granules of 64 bytes (mem/code_map.h), so a write drops neighbours, too, and data beside code drops code
+ * that did not change. A dropped block is therefore only made stale: when it is wanted again and its bytes are as they
+ * were it is revived, which costs a comparison. In pages where that happens often new blocks are kept short, so that little
+ * is decoded anew for each byte that did change.
  */
 #ifndef DOPPEL_INTERP_BLOCK_H
 #define DOPPEL_INTERP_BLOCK_H
@@ -12,12 +17,15 @@ enum {
     BLOCK_HASH_BITS = 15,
     BLOCK_PAGE_BITS = 12,
     BLOCK_ARENA_SIZE = 48 << 20,
+    BLOCK_HEAT = 32,            /* drops in a page from which its blocks are kept short */
+    BLOCK_OPS_HOT = 4,
 };
 #define BLOCK_DROPPED (~0ull)
 
 struct block_cache {
     struct block *hash[1 << BLOCK_HASH_BITS];
     struct block *page[2][1 << BLOCK_PAGE_BITS];    /* lists of blocks by page of gpa, and by gpa2 */
+    uint8_t heat[1 << BLOCK_PAGE_BITS];             /* drops, by page, saturating */
     uint8_t *arena;
     size_t used;
     struct decoder decoder[MODE_LONG64 + 1];

@@ -8,7 +8,7 @@
  * vcpu->rip stays at the block's first instruction while the block runs; op->where leads from there to the instruction.
  * So a handler that faults, or calls a rule of x86/, first adds op->where (leave_fault, op_at). Dropping a block
  * overwrites the handlers of all its ops with op_stale, so that a block that overwrites itself leaves at the very
- * next instruction.
+ * next instruction. Behind its ops a block keeps the bytes that it was decoded from.
  */
 #ifndef DOPPEL_INTERP_OP_H
 #define DOPPEL_INTERP_OP_H
@@ -40,6 +40,7 @@ struct op {
     uint8_t source_size;    /* of MOVZX and the like */
     uint8_t spare;
     uint16_t back;          /* bytes from the block's header to this op */
+    int32_t handler;        /* run as bound, relative to op_stale: to revive a dropped block */
 };
 static_assert(sizeof(struct op) == 48, "ops are packed");
 
@@ -64,13 +65,14 @@ enum { KEY_MODE = 7, KEY_FLAT_DATA = 8, KEY_STACK32 = 16, KEY_FLAT_CODE = 32, KE
 enum { BLOCK_OPS_MAX = 48, BLOCK_LINKS = 2 };
 
 struct block {
-    uint64_t gpa;                   /* of the first byte; BLOCK_DROPPED when its code was overwritten */
+    uint64_t gpa;                   /* of the first byte; BLOCK_DROPPED when the block is of no more use */
     uint64_t gpa2;                  /* page of the rest if the only instruction crosses into another page, else ~0 */
     uint32_t key;                   /* mode_key: what else the decoded form depends on */
     uint16_t count;                 /* instructions */
     uint16_t bytes;
     uint16_t op_count;              /* ops, with the closing pseudo-op */
     bool linkable;
+    bool stale;                     /* its granule was written: look at the bytes before it runs again */
     struct block *hash_next;
     struct block *page_next[2];     /* of the lists by gpa and by gpa2 */
     struct block *link[BLOCK_LINKS];        /* successors in the same page: [0] taken, [1] not taken or falling through */

@@ -153,9 +153,10 @@ static void link_blocks(struct interp *interp, struct block *target)
 {
     struct block *from = interp->link_from;
     interp->link_from = NULL;
-    if (!from || from->gpa == BLOCK_DROPPED || !from->linkable || target == interp->scratch)
+    if (!from || from->stale || !from->linkable || target == interp->scratch)
         return;
-    bool same_page = (from->gpa ^ target->gpa) < PAGE_SIZE && from->gpa + interp->link_delta == target->gpa;
+    bool same_page = target->gpa2 == BLOCK_DROPPED && (from->gpa ^ target->gpa) < PAGE_SIZE &&
+                     from->gpa + interp->link_delta == target->gpa;
     if (same_page && from->key == target->key)
         from->link[interp->link_slot] = target;
 }
@@ -171,7 +172,7 @@ static inline struct block *find(struct vcpu *vcpu, struct interp *interp)
         vcpu->rip = rip;
         uint64_t gpa = (table->info[i] & ~PAGE_MASK) | (rip & PAGE_MASK);
         struct block *block = block_lookup(interp->cache, gpa, interp->key);
-        if (likely(block))
+        if (likely(block && !block->stale && block->gpa2 == BLOCK_DROPPED))
             return block;
     }
     return block_get(vcpu, false);
