@@ -67,11 +67,10 @@ static void load_piece(struct vcpu *vcpu, const struct piece *piece, void *out, 
 static void watched_written(struct vcpu *vcpu, uint64_t gpa, unsigned size)
 {
     counter_add(&vcpu->counters, COUNTER_code_writes, 1);
-    if (vcpu->code_overwritten && code_map_hit(vcpu->ram, gpa, size)) {
-        vcpu->code_overwritten(vcpu, gpa, size);
-        vcpu->overwriting = true;
-    }
+    vcpu->overwriting = vcpu->code_overwritten && code_map_hit(vcpu->ram, gpa, size);
     ram_written(vcpu->ram, gpa, size);
+    if (vcpu->overwriting)
+        vcpu->code_overwritten(vcpu, gpa, size);
     vcpu->overwriting = false;
 }
 

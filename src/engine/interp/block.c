@@ -39,6 +39,7 @@ void block_flush(struct vcpu *vcpu)
     memset(interp->cache->page, 0, sizeof(interp->cache->page));
     memset(interp->cache->heat, 0, sizeof(interp->cache->heat));
     interp->cache->used = 0;
+    interp->cache->flushes++;
     interp->link_from = NULL;
     interp->drops++;
     if (interp->native)
@@ -61,11 +62,9 @@ static void unhook_hash(struct block_cache *cache, struct block *block)
 
 static void make_stale(struct vcpu *vcpu, struct block *block)
 {
-    uint8_t *heat = &interp_of(vcpu)->cache->heat[page_hash(block->gpa)];
     for (unsigned i = 0; i < block->op_count; i++)
         block->op[i].run = op_stale;
     block->stale = true;
-    *heat += *heat < BLOCK_HEAT;
     interp_of(vcpu)->drops++;
     counter_add(&vcpu->counters, COUNTER_blocks_dropped, 1);
 }
@@ -90,16 +89,28 @@ static bool overlaps(const struct block *block, uint64_t gpa, uint64_t size)
     return block->gpa2 < gpa + size && gpa < block->gpa2 + rest;
 }
 
+/* --- dropping --- */
+
+/* Makes the code map watch the bytes; only after that may they be read for decoding (mem/code_map.h). */
+static void watch(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+{
+    if (code_map_add(vcpu->ram, gpa, size))
+        mmu_unshare_writes(vcpu, gpa);
+}
+
 /* Dropped blocks stay in the other list that they may be in until somebody comes by there. */
-static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool watched)
 {
     struct block_cache *cache = interp_of(vcpu)->cache;
     for (unsigned which = 0; which < 2; which++) {
         struct block **at = &cache->page[which][page_hash(gpa)];
         while (*at) {
             struct block *block = *at;
-            if (!block->stale && overlaps(block, gpa, size))
-                make_stale(vcpu, block);
+            if (block->gpa != BLOCK_DROPPED && overlaps(block, gpa, size)) {
+                block->watched = watched && (block->watched || !block->stale);
+                if (!block->stale)
+                    make_stale(vcpu, block);
+            }
             if (block->gpa == BLOCK_DROPPED)
                 *at = block->page_next[which];
             else
@@ -109,17 +120,22 @@ static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 }
 
 /* Whole granules go: the code map forgets them as a whole, too. */
-void block_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+static void drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool watch_again)
 {
     uint64_t granule = 1u << CODE_GRANULE_SHIFT;
     uint64_t end = align_up(gpa + size, granule);
     gpa = align_down(gpa, granule);
     while (gpa < end) {
         uint64_t part = min_u64(end - gpa, PAGE_SIZE - (gpa & PAGE_MASK));
-        drop_in_page(vcpu, gpa, part);
+        if (watch_again)
+            watch(vcpu, gpa, part);
+        drop_in_page(vcpu, gpa, part, watch_again);
         gpa += part;
     }
 }
+
+void block_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size) { drop(vcpu, gpa, size, false); }
+void block_overwritten(struct vcpu *vcpu, uint64_t gpa, uint64_t size) { drop(vcpu, gpa, size, true); }
 
 /* --- the key --- */
 
@@ -155,13 +171,7 @@ struct source {
     uint64_t gpa2;              /* next page, if the first instruction was fetched from there, too, and it is RAM */
 };
 
-/* Makes the code map watch the granules of the next instruction before its bytes are read (mem/code_map.h). */
-static void watch(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
-{
-    if (code_map_add(vcpu->ram, gpa, size))
-        mmu_unshare_writes(vcpu, gpa);
-}
-
+/* Watches as far as the next instruction may reach. */
 static void watch_ahead(struct vcpu *vcpu, struct source *source, unsigned where)
 {
     unsigned granule = 1u << CODE_GRANULE_SHIFT;
@@ -316,6 +326,11 @@ static void start_block(struct block *block, const struct source *source, uint32
     block->linkable = (key & KEY_MODE) == MODE_LONG64 || (key & KEY_FLAT_CODE);
 }
 
+static size_t block_size(const struct block *block)
+{
+    return align_up(sizeof(*block) + block->op_count * sizeof(struct op) + block->bytes, 16);
+}
+
 static void hook(struct block_cache *cache, struct block *block)
 {
     struct block **bucket = &cache->hash[block_hash(block->gpa, block->key)];
@@ -326,7 +341,19 @@ static void hook(struct block_cache *cache, struct block *block)
         block->page_next[which] = *page;
         *page = block;
     }
-    cache->used += align_up(sizeof(*block) + block->op_count * sizeof(struct op) + block->bytes, 16);
+    cache->used += block_size(block);
+}
+
+/* Puts the new block where the stale one lies, lists and links to it unchanged, if there is room. */
+static bool replace(struct block *old, const struct block *new)
+{
+    if (old->gpa2 != BLOCK_DROPPED || new->gpa2 != BLOCK_DROPPED || block_size(new) > block_size(old))
+        return false;
+    struct block kept = *old;
+    memcpy(old, new, block_size(new));
+    old->hash_next = kept.hash_next;
+    old->page_next[0] = kept.page_next[0];
+    return true;
 }
 
 static bool crosses_page(const struct block *block)
@@ -367,9 +394,11 @@ static bool revive(struct vcpu *vcpu, struct block *block, const struct source *
 {
     uint8_t rest_of_it[INSN_LENGTH_MAX];
     unsigned in_page = (unsigned)(PAGE_SIZE - (block->gpa & PAGE_MASK));
-    watch(vcpu, block->gpa, min_u64(block->bytes, in_page));
-    if (block->bytes > in_page)
-        watch(vcpu, block->gpa2, block->bytes - in_page);
+    if (!block->watched) {
+        watch(vcpu, block->gpa, min_u64(block->bytes, in_page));
+        if (block->bytes > in_page)
+            watch(vcpu, block->gpa2, block->bytes - in_page);
+    }
     unsigned first = min_u64(block->bytes, in_page), rest = block->bytes - first;
     if (rest && !mmu_fetch_bytes(vcpu, source->gla + first, rest_of_it, rest))
         return false;
@@ -381,11 +410,25 @@ static bool revive(struct vcpu *vcpu, struct block *block, const struct source *
     return true;
 }
 
-static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uint32_t key)
+/* Counts a block that is decoded, and whether in place of one whose bytes have changed; true: keep it short. */
+static bool heat(struct block_cache *cache, uint64_t gpa, bool changed)
+{
+    uint8_t *page = &cache->heat[page_hash(gpa)];
+    if (++cache->decoded == BLOCK_COOLING) {
+        memset(cache->heat, 0, sizeof(cache->heat));
+        cache->decoded = 0;
+    }
+    *page += changed && *page < BLOCK_HEAT;
+    return *page == BLOCK_HEAT;
+}
+
+/* `old` is a stale block of the same address and key whose bytes have changed, or NULL. */
+static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uint32_t key, struct block *old)
 {
     struct interp *interp = interp_of(vcpu);
     struct block *block;
-    bool flushed, hot = interp->cache->heat[page_hash(source->gpa)] >= BLOCK_HEAT;
+    uint64_t flushes = interp->cache->flushes;
+    bool flushed, hot = heat(interp->cache, source->gpa, old);
     do {
         block = arena_reserve(vcpu);
         start_block(block, source, key);
@@ -398,6 +441,11 @@ static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uin
             return decode_scratch(vcpu, source, key);
         block->gpa2 = source->gpa2;
         block->linkable = false;
+    }
+    if (old && interp->cache->flushes == flushes) {
+        if (replace(old, block))
+            return old;
+        discard(vcpu, old);
     }
     hook(interp->cache, block);
     return block;
@@ -455,17 +503,17 @@ struct block *block_get(struct vcpu *vcpu, bool one)
         return NULL;
     if (!source.host)
         return decode_scratch(vcpu, &source, interp->key);
-    struct block *block = block_lookup(interp->cache, source.gpa, interp->key);
+    struct block *block = block_lookup(interp->cache, source.gpa, interp->key), *old = NULL;
     if (block && !still_good(vcpu, block, &source)) {
         if (vcpu->pending.kind != EVENT_NONE)
             return NULL;
-        discard(vcpu, block);
+        old = block;
         block = NULL;
     }
     if (!block && one)
         return decode_scratch(vcpu, &source, interp->key);
     if (!block)
-        block = decode_cached(vcpu, &source, interp->key);
+        block = decode_cached(vcpu, &source, interp->key, old);
     if (!block || block == interp->scratch)
         return block;
     /* What was decoded under another limit may run over this one. */

@@ -17,17 +17,20 @@ enum {
     BLOCK_HASH_BITS = 15,
     BLOCK_PAGE_BITS = 12,
     BLOCK_ARENA_SIZE = 48 << 20,
-    BLOCK_HEAT = 32,            /* drops in a page from which its blocks are kept short */
-    BLOCK_OPS_HOT = 4,
+    BLOCK_HEAT = 32,            /* blocks of a page whose bytes changed before its new ones are kept short */
+    BLOCK_OPS_HOT = 1,
+    BLOCK_COOLING = 8192,       /* after so many decoded blocks all pages are cool again */
 };
 #define BLOCK_DROPPED (~0ull)
 
 struct block_cache {
     struct block *hash[1 << BLOCK_HASH_BITS];
     struct block *page[2][1 << BLOCK_PAGE_BITS];    /* lists of blocks by page of gpa, and by gpa2 */
-    uint8_t heat[1 << BLOCK_PAGE_BITS];             /* drops, by page, saturating */
+    uint8_t heat[1 << BLOCK_PAGE_BITS];             /* changed blocks, by page, saturating */
     uint8_t *arena;
     size_t used;
+    uint64_t flushes;
+    unsigned decoded;                               /* blocks, since the pages cooled down */
     struct decoder decoder[MODE_LONG64 + 1];
 };
 
@@ -57,8 +60,10 @@ uint32_t block_mode_key(const struct vcpu *vcpu);
  */
 struct block *block_get(struct vcpu *vcpu, bool one);
 
-/* Drops the blocks that overlap the bytes. */
+/* Drops the blocks in the granules of the bytes, which the code map has forgotten. */
 void block_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
+/* The same after a write by this vCPU itself: it is likely to want most of them again, so they are watched at once. */
+void block_overwritten(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 /* Drops everything; not while a block runs. */
 void block_flush(struct vcpu *vcpu);
 

@@ -73,6 +73,7 @@ struct block {
     uint16_t op_count;              /* ops, with the closing pseudo-op */
     bool linkable;
     bool stale;                     /* its granule was written: look at the bytes before it runs again */
+    bool watched;                   /* stale, but the code map watches all its bytes */
     struct block *hash_next;
     struct block *page_next[2];     /* of the lists by gpa and by gpa2 */
     struct block *link[BLOCK_LINKS];        /* successors in the same page: [0] taken, [1] not taken or falling through */

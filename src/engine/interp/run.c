@@ -265,7 +265,7 @@ static bool interp_attach(struct vcpu *vcpu)
         interp_detach(vcpu);
         return false;
     }
-    vcpu->code_overwritten = block_drop;
+    vcpu->code_overwritten = block_overwritten;
     return true;
 }
 
