@@ -438,15 +438,15 @@ static void run_case(struct setting *s, const struct instruction *i)
     s->runs[i->insn.meta.isa_set]++;
     s->compared++;
     s->faults[vector]++;
-    /* A store of 80 bits that faults on its second page may have written the first (SDM1 §8.7.2 asks for nothing else). */
-    bool torn = vector == VEC_PF && (i->insn.mnemonic == ZYDIS_MNEMONIC_FSTP || i->insn.mnemonic == ZYDIS_MNEMONIC_FBSTP);
     if (ok != !fault.signal)
         report(s, i, (sprintf(text, "host %s %u, stub %s %u", fault.signal ? "faults" : "runs", vector, ok ? "runs" : "faults", vcpu->pending.vector), text));
     else if (!ok && vcpu->pending.vector != vector)
         report(s, i, (sprintf(text, "host fault %u, stub fault %u", vector, vcpu->pending.vector), text));
+    else if (vector == VEC_PF && !i->area && vcpu->pending.payload != fault.address)
+        report(s, i, (sprintf(text, "CR2: host %lx, stub %lx", fault.address, vcpu->pending.payload), text));
     else if (!(i->area && vector) && (difference(&host, vcpu, text) || pointer_difference(&host, vcpu, text)))     /* a restore that faults may be half done */
         report(s, i, text);
-    else if (!torn && memcmp(after, s->data, sizeof(after)) != 0)
+    else if (memcmp(after, s->data, sizeof(after)) != 0)
         report(s, i, memory_difference(after, s->data, sizeof(after), text));
 }
 

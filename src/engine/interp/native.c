@@ -337,6 +337,11 @@ static void set_address(struct stub *stub, const ZydisDecodedInstruction *insn, 
         .rip_relative = operand->mem.base == ZYDIS_REGISTER_RIP || operand->mem.base == ZYDIS_REGISTER_EIP,
         .mode64 = mode64,
     };
+    /* SIB base 5 under mod 0: a displacement and no base. Zydis 4.0.0 takes R13D for one with 32-bit addresses and REX.B. */
+    if ((insn->attributes & ZYDIS_ATTRIB_HAS_SIB) && insn->raw.sib.base == 5 && insn->raw.modrm.mod == 0) {
+        stub->address.base = NO_REGISTER;
+        stub->address.disp = insn->raw.disp.value;
+    }
     if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY && operand->mem.type == ZYDIS_MEMOP_TYPE_VSIB)
         stub->detail.index = (uint8_t)((unsigned)ZydisRegisterGetId(operand->mem.index) & 31);
 }

@@ -139,6 +139,23 @@ unsigned native_host_vector_bytes(void);
 
 /* --- native_memory.c --- */
 uint64_t native_effective(const struct vcpu *vcpu, const struct stub *stub);
+/*
+ * The linear address if no rule of segmentation can object that a TLB hit would not answer for: 64-bit mode (a hit implies
+ * a canonical address), or a flat, writable data segment.
+ */
+static inline bool native_flat(const struct vcpu *vcpu, const struct stub *stub, uint64_t offset, uint64_t *gla)
+{
+    const struct segment *seg = &vcpu->seg[stub->address.seg];
+    *gla = offset;
+    if (likely(stub->address.mode64)) {
+        if (stub->address.seg >= FS)
+            *gla += seg->base;
+        return true;
+    }
+    const uint32_t relevant = SEG_UNUSABLE | SEG_P | SEG_S | SEG_CODE | SEG_EXPAND_DOWN | SEG_WRITABLE;
+    return seg->base == 0 && seg->limit == ~0u && (seg->attr & relevant) == (SEG_P | SEG_S | SEG_WRITABLE);
+}
+
 /* Offset to linear address with the segment's checks; false: fault pending. */
 bool native_linear(struct vcpu *vcpu, const struct stub *stub, uint64_t offset, unsigned size, bool write, uint64_t *gla);
 /* Effective address of the operand, linear, aligned where it must be. */

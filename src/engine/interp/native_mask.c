@@ -21,14 +21,15 @@ static bool load_elements(struct vcpu *vcpu, uint64_t gla, uint8_t *buffer, unsi
     return true;
 }
 
+/* Of a store over two pages, a fault on the first names the first enabled byte, one on the second the last: as Intel's do. */
 static bool probe_elements(struct vcpu *vcpu, uint64_t gla, unsigned element, uint64_t enabled)
 {
-    for (; enabled; enabled &= enabled - 1) {
-        unsigned at = (unsigned)__builtin_ctzll(enabled) * element;
-        if (!mmu_probe(vcpu, gla + at, element, true, vcpu->mmu->data_class))
-            return false;
-    }
-    return true;
+    if (!enabled)
+        return true;
+    uint64_t first = gla + (unsigned)__builtin_ctzll(enabled) * element;
+    uint64_t last = gla + (63u - (unsigned)__builtin_clzll(enabled)) * element + element - 1;
+    return mmu_probe(vcpu, first, 1, true, vcpu->mmu->data_class) &&
+           ((first ^ last) < PAGE_SIZE || mmu_probe(vcpu, last, 1, true, vcpu->mmu->data_class));
 }
 
 static bool store_elements(struct vcpu *vcpu, uint64_t gla, const uint8_t *buffer, unsigned element, uint64_t enabled)
@@ -158,13 +159,15 @@ bool native_run_maskmovdqu(struct vcpu *vcpu, const struct stub *stub)
         fpu_enter_mmx(&entered);
     memcpy(source, mmx ? entered.fxsave + IMAGE_ST + (d->reg & 7) * 16 : fpu->zmm[d->reg], count);
     memcpy(mask, mmx ? entered.fxsave + IMAGE_ST + (d->rm & 7) * 16 : fpu->zmm[d->rm], count);
-    if (!native_linear(vcpu, stub, native_effective(vcpu, stub), count, true, &gla))
-        return false;
     if (mmx)
         *fpu = entered;
-    else if (vcpu->mmu->alignment_check && (gla & 7))
+    if (!native_linear(vcpu, stub, native_effective(vcpu, stub), count, true, &gla))
+        return false;
+    if (!mmx && vcpu->mmu->alignment_check && (gla & 7))
         return x86_raise(vcpu, VEC_AC);
-    return mmu_probe(vcpu, gla, count, true, vcpu->mmu->data_class) &&
+    /* The processor goes for the upper half first. */
+    return (mmx || mmu_probe(vcpu, gla + 8, 8, true, vcpu->mmu->data_class)) &&
+           mmu_probe(vcpu, gla, 8, true, vcpu->mmu->data_class) &&
            store_elements(vcpu, gla, source, 1, sign_mask(mask, 1, count));
 }
 

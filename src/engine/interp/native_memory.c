@@ -49,10 +49,15 @@ static bool check_alignment(struct vcpu *vcpu, const struct stub *stub, uint64_t
     return !stub->aligned || !(gla & (stub->size - 1u)) || x86_raise(vcpu, VEC_GP);
 }
 
+/* In 64-bit mode a misaligned operand is #GP(0) even where its address is not canonical and the stack's: that would be #SS. */
 bool native_address(struct vcpu *vcpu, const struct stub *stub, uint64_t *gla)
 {
-    return native_linear(vcpu, stub, native_effective(vcpu, stub), stub->size, stub->writes, gla) &&
-           check_alignment(vcpu, stub, *gla);
+    const struct stub_address *a = &stub->address;
+    uint64_t offset = native_effective(vcpu, stub);
+    if (a->mode64 && stub->aligned && ((offset + (a->seg >= FS ? vcpu->seg[a->seg].base : 0)) & (stub->size - 1u)) &&
+        !vcpu->mmu->alignment_check)
+        return x86_raise(vcpu, VEC_GP);
+    return native_linear(vcpu, stub, offset, stub->size, stub->writes, gla) && check_alignment(vcpu, stub, *gla);
 }
 
 bool native_run_undefined(struct vcpu *vcpu, const struct stub *stub)
@@ -82,19 +87,17 @@ static bool run_bounced(struct vcpu *vcpu, const struct stub *stub, uint64_t gla
 
 bool native_run_memory(struct vcpu *vcpu, const struct stub *stub)
 {
-    const struct stub_address *a = &stub->address;
-    uint64_t gla = native_effective(vcpu, stub);
-    if (likely(a->mode64)) {    /* a TLB hit implies a canonical address */
-        if (a->seg >= FS)
-            gla += vcpu->seg[a->seg].base;
-        void *host = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
-        if (likely(host))
-            return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
+    enum mmu_use use = stub->writes ? MMU_WRITE : MMU_READ;
+    uint64_t gla;
+    void *host = NULL;
+    if (likely(native_flat(vcpu, stub, native_effective(vcpu, stub), &gla)))
+        host = mmu_direct(vcpu, gla, stub->size, use);
+    if (unlikely(!host)) {
+        if (!native_address(vcpu, stub, &gla))
+            return false;
+        host = mmu_direct(vcpu, gla, stub->size, use);
+        if (!host)
+            return run_bounced(vcpu, stub, gla);
     }
-    if (!native_address(vcpu, stub, &gla))
-        return false;
-    void *host = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
-    if (host)
-        return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
-    return run_bounced(vcpu, stub, gla);
+    return native_call(vcpu, stub, host) || native_reflect(vcpu, stub);
 }

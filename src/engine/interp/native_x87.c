@@ -116,11 +116,25 @@ static bool wait_allowed(struct vcpu *vcpu, const struct stub *stub)
            x86_raise(vcpu, VEC_NM);
 }
 
+/* The store itself, with every check of its address. */
+static bool store(struct vcpu *vcpu, const struct stub *stub, const void *from)
+{
+    uint64_t gla;
+    if (!native_address(vcpu, stub, &gla))
+        return false;
+    if (vcpu->mmu->alignment_check && stub->size == 10 && (gla & 7))
+        return x86_raise(vcpu, VEC_AC);
+    /* 80 bits go out as 64 and 16: the second part may fault when the first is in memory. */
+    unsigned part = stub->size == 10 ? 8 : stub->size;
+    return mmu_store_slow(vcpu, gla, from, part, vcpu->mmu->data_class) &&
+           (part == stub->size || mmu_store_slow(vcpu, gla + 8, (const uint8_t *)from + 8, 2, vcpu->mmu->data_class));
+}
+
 /*
  * A store through a buffer. An unmasked exception is noted and then nothing is stored, so whether memory is touched is
  * known only afterwards: the buffer tells by still holding its filling. If then the store faults, nothing has happened.
  */
-static bool store_through(struct vcpu *vcpu, const struct stub *stub, uint64_t gla, uint64_t offset, void *at)
+static bool run_store_slowly(struct vcpu *vcpu, const struct stub *stub, uint64_t offset, void *at)
 {
     enum { FILLING = 0xA5 };
     uint8_t image[IMAGE_BYTES], filling[16];
@@ -133,11 +147,8 @@ static bool store_through(struct vcpu *vcpu, const struct stub *stub, uint64_t g
     native_sync(vcpu);
     if (fpu_exception_pending(&vcpu->fpu) && memcmp(at, filling, stub->size) == 0)
         return true;
-    bool misaligned = vcpu->mmu->alignment_check && stub->size == 10 && (gla & 7);
-    if (!misaligned && mmu_store_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class))
+    if (store(vcpu, stub, at))
         return true;
-    if (misaligned)
-        x86_raise(vcpu, VEC_AC);
     /* An MMX store that faults has already set the top of the stack to 0, but not yet the tags. */
     if (stub->mmx)
         vcpu->fpu.fxsave[IMAGE_FTW] = image[IMAGE_FTW];
@@ -146,40 +157,38 @@ static bool store_through(struct vcpu *vcpu, const struct stub *stub, uint64_t g
     return false;
 }
 
+static bool run_load_slowly(struct vcpu *vcpu, const struct stub *stub, uint64_t offset, void *at)
+{
+    uint64_t gla;
+    bool done = native_address(vcpu, stub, &gla) && mmu_load_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class) &&
+                run_live(vcpu, stub, at, offset);
+    native_sync(vcpu);          /* the buffer's address must not be taken for a later operand's */
+    return done;
+}
+
 /* A pending exception comes before anything about the operand; only the direct path can leave that to the processor. */
-static __attribute__((noinline)) bool run_slow(struct vcpu *vcpu, const struct stub *stub)
+static __attribute__((noinline)) bool run_slow(struct vcpu *vcpu, const struct stub *stub, uint64_t offset)
 {
     _Alignas(64) uint8_t buffer[192];
-    uint64_t offset = native_effective(vcpu, stub), gla;
+    uint64_t base = stub->address.mode64 && stub->address.seg < FS ? 0 : vcpu->seg[stub->address.seg].base;
+    void *at = buffer + ((offset + base) & 63);
     native_sync(vcpu);
     if (stub->waiting && fpu_exception_pending(&vcpu->fpu))
         return x86_raise(vcpu, VEC_MF);
-    if (!native_address(vcpu, stub, &gla))
-        return false;
-    void *at = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
-    if (at)
-        return run_live(vcpu, stub, at, offset);
-    at = buffer + (gla & 63);
-    if (stub->writes)
-        return store_through(vcpu, stub, gla, offset, at);
-    bool done = mmu_load_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class) && run_live(vcpu, stub, at, offset);
-    native_sync(vcpu);          /* the buffer's address must not be taken for a later operand's */
-    return done;
+    return stub->writes ? run_store_slowly(vcpu, stub, offset, at) : run_load_slowly(vcpu, stub, offset, at);
 }
 
 bool native_run_x87(struct vcpu *vcpu, const struct stub *stub)
 {
     if (!stub->size)
         return wait_allowed(vcpu, stub) && run_live(vcpu, stub, NULL, 0);
-    if (likely(stub->address.mode64)) {
-        uint64_t offset = native_effective(vcpu, stub), gla = offset;
-        if (stub->address.seg >= FS)
-            gla += vcpu->seg[stub->address.seg].base;
+    uint64_t offset = native_effective(vcpu, stub), gla;
+    if (likely(native_flat(vcpu, stub, offset, &gla)) && !stub->aligned) {
         void *at = mmu_direct(vcpu, gla, stub->size, stub->writes ? MMU_WRITE : MMU_READ);
-        if (likely(at) && !stub->aligned)
+        if (likely(at))
             return run_live(vcpu, stub, at, offset);
     }
-    return run_slow(vcpu, stub);
+    return run_slow(vcpu, stub, offset);
 }
 
 /* --- FNSTENV, FLDENV, FNSAVE, FRSTOR --- */
