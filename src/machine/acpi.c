@@ -1,5 +1,5 @@
 /*
- * The ACPI tables: RSDP, XSDT, FADT, MADT, MCFG, HPET and DSDT, one after the other from `tables_base` on. The RSDP comes first,
+ * The ACPI tables: RSDP, XSDT, FADT, FACS, MADT, MCFG, HPET and DSDT, one after the other from `tables_base` on. The RSDP comes first,
  * 16-byte aligned in the BIOS area, so that an operating system that is not told where it is finds it by searching
  * (ACPI 6.4 §5.2.5.1 "Finding the RSDP on IA-PC Systems").
  */
@@ -42,10 +42,10 @@ static struct acpi_header header(const char *signature, size_t length, uint8_t r
     return head;
 }
 
-/* Appends bytes 16-byte aligned; returns their guest-physical address. */
+/* Appends bytes 64-byte aligned, as the FACS must be; returns their guest-physical address. */
 static uint64_t append(struct builder *builder, const void *data, size_t size)
 {
-    uint64_t at = align_up(builder->used, 16);
+    uint64_t at = align_up(builder->used, 64);
     if (at > builder->size || size > builder->size - at) {
         builder->full = true;
         return 0;
@@ -72,11 +72,18 @@ static struct acpi_address port(uint32_t offset, uint8_t bytes)
                                   .address = PORT_ACPI_PM_BASE + offset };
 }
 
-static uint64_t add_fadt(struct builder *builder, uint64_t dsdt)
+static uint64_t add_facs(struct builder *builder)
+{
+    const struct acpi_facs facs = { .signature = { 'F', 'A', 'C', 'S' }, .length = sizeof(facs), .version = 2 };
+    return append(builder, &facs, sizeof(facs));
+}
+
+static uint64_t add_fadt(struct builder *builder, uint64_t facs, uint64_t dsdt)
 {
     struct acpi_fadt fadt = {
         .header = header("FACP", sizeof(fadt), 6),
         .minor_version = 4,
+        .firmware_ctrl = (uint32_t)facs,
         .dsdt = (uint32_t)dsdt,
         .x_dsdt = dsdt,
         .sci_int = IRQ_SCI,
@@ -178,7 +185,8 @@ static bool build(const struct acpi_config *config, struct builder *builder)
     uint32_t dsdt_size;
     const uint8_t *dsdt = acpi_dsdt(&dsdt_size);
     append(builder, &rsdp, sizeof(rsdp));
-    table[count++] = add_fadt(builder, append(builder, dsdt, dsdt_size));
+    uint64_t facs = add_facs(builder);
+    table[count++] = add_fadt(builder, facs, append(builder, dsdt, dsdt_size));
     table[count++] = add_madt(builder, config);
     table[count++] = add_mcfg(builder, config->ecam_base);
     if (config->hpet)

@@ -74,6 +74,16 @@ enum { FADT_WBINVD = 1 << 0, FADT_PROC_C1 = 1 << 2, FADT_SLP_BUTTON = 1 << 5, FA
        FADT_RESET_REG_SUP = 1 << 10 };
 enum { IAPC_LEGACY_DEVICES = 1 << 0, IAPC_VGA_NOT_PRESENT = 1 << 2 };
 
+/* §5.2.10 "Firmware ACPI Control Structure (FACS)": has no checksum, and stands at a multiple of 64 */
+struct acpi_facs {
+    char signature[4];
+    uint32_t length, hardware_signature, firmware_waking_vector, global_lock, flags;
+    uint64_t x_firmware_waking_vector;
+    uint8_t version, reserved0[3];
+    uint32_t ospm_flags;
+    uint8_t reserved1[24];
+} ACPI_PACKED;
+
 /* §5.2.12 "Multiple APIC Description Table (MADT)" and its structures */
 struct acpi_madt {
     struct acpi_header header;
@@ -133,7 +143,7 @@ struct acpi_hpet {
 
 static_assert(sizeof(struct acpi_header) == 36 && sizeof(struct acpi_address) == 12 && sizeof(struct acpi_rsdp) == 36 &&
               sizeof(struct acpi_fadt) == 276 && sizeof(struct acpi_madt) == 44 && sizeof(struct acpi_mcfg) == 60 &&
-              sizeof(struct acpi_hpet) == 56 && sizeof(struct madt_lapic) == 8 && sizeof(struct madt_ioapic) == 12 &&
+              sizeof(struct acpi_hpet) == 56 && sizeof(struct acpi_facs) == 64 && sizeof(struct madt_lapic) == 8 && sizeof(struct madt_ioapic) == 12 &&
               sizeof(struct madt_override) == 10 && sizeof(struct madt_lapic_nmi) == 6 && sizeof(struct madt_x2apic) == 16 &&
               sizeof(struct madt_x2apic_nmi) == 12, "layouts are the specification's");
 

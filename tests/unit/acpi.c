@@ -59,6 +59,9 @@ static void every_checksum_is_right(void **state)
         assert_true(table);
         assert_int_equal(sum(&target, table, guest32(&target, table + 4)), 0);
     }
+    uint32_t facs = guest32(&target, find(&target, "FACP") + offsetof(struct acpi_fadt, firmware_ctrl));
+    assert_int_equal(facs % 64, 0);
+    assert_int_equal(guest32(&target, facs + 4), 64);
     uint64_t dsdt = guest64(&target, find(&target, "FACP") + offsetof(struct acpi_fadt, x_dsdt));
     assert_int_equal(sum(&target, dsdt, guest32(&target, dsdt + 4)), 0);
     ram_destroy(target.ram);

@@ -154,6 +154,8 @@ static void multiboot_checks(void (*make)(struct image *image), uint64_t rip)
     assert_int_equal(entry.mode, BOOT_ENTRY_PROTECTED);
     assert_int_equal(entry.rax, 0x2BADB002);
     assert_int_equal(entry.rip, rip);
+    assert_int_equal(guest32(&target, 0x40E) & 0xFFFF, 0x9FC0);
+    assert_int_equal(guest32(&target, 0x413) & 0xFFFF, 639);
     uint64_t info = entry.rbx;
     assert_int_equal(guest32(&target, info), 0x24D);
     assert_int_equal(guest32(&target, info + 8), 15 * 1024);
