@@ -211,7 +211,7 @@ void monitor_print_counters(const struct machine *machine, const char *glob, FIL
     for (unsigned i = 0; i < COUNTER_COUNT; i++) {
         uint64_t value = machine_counter(machine, (enum counter)i);
         if (value && !fnmatch(glob, counter_name((enum counter)i), 0))
-            fprintf(out, "%16" PRIu64 "  %-16s %s\n", value, counter_name((enum counter)i), counter_text((enum counter)i));
+            fprintf(out, "%16" PRIu64 "  %-20s %s\n", value, counter_name((enum counter)i), counter_text((enum counter)i));
     }
 }
 

@@ -149,7 +149,7 @@ static void say_name(const char *what, const struct chardev *chardev)
 static void print_counters(const struct machine *machine)
 {
     for (unsigned i = 0; i < COUNTER_COUNT; i++)
-        fprintf(stderr, "%-16s %14" PRIu64 "  %s\n", counter_name(i), machine_counter(machine, i), counter_text(i));
+        fprintf(stderr, "%-20s %14" PRIu64 "  %s\n", counter_name(i), machine_counter(machine, i), counter_text(i));
 }
 
 static int run_machine(struct run *run, struct error *err)

@@ -72,7 +72,6 @@ struct mmu {
     bool nx, smep, wp, pge, pke;        /* the rules in force, from CR0, CR4 and EFER */
     uint32_t pkru;
     struct paging_format format;        /* with the reserved bits of this processor and mode */
-    uint64_t pdpte[4];          /* PAE paging: loaded by MOV CR3 (SDM3 §4.4.1) */
     uint64_t rule_bits;         /* what `format` and the rules were made from: see tlb.c */
     uint64_t cr3;               /* for which `context` was chosen */
     bool pcide;
@@ -113,7 +112,7 @@ static inline void mmu_privilege_changed(struct vcpu *vcpu)
     vcpu->tlb_code = &mmu->context->table[MMU_SUPERVISOR];
 }
 void mmu_load_cr3(struct vcpu *vcpu, bool keep);        /* vcpu->cr3 is new; keep: bit 63 of the source was set with PCIDE */
-/* Reads the four PDPTEs for PAE paging at CR3; false: a reserved bit is set (#GP is the caller's), nothing was loaded. */
+/* Reads vcpu->pdpte for PAE paging at CR3; false: a reserved bit is set (#GP is the caller's), nothing was loaded. */
 bool mmu_load_pdptes(struct vcpu *vcpu, uint64_t cr3);
 void mmu_flush_page(struct vcpu *vcpu, uint64_t gla);           /* INVLPG: all contexts' global entries, too */
 void mmu_flush_pcid_page(struct vcpu *vcpu, uint16_t pcid, uint64_t gla);

@@ -143,7 +143,7 @@ bool mmu_load_pdptes(struct vcpu *vcpu, uint64_t cr3)
     for (unsigned i = 0; i < 4; i++)
         if ((pdpte[i] & PTE_P) && (pdpte[i] & reserved))
             return false;
-    memcpy(vcpu->mmu->pdpte, pdpte, sizeof(pdpte));
+    memcpy(vcpu->pdpte, pdpte, sizeof(pdpte));
     return true;
 }
 

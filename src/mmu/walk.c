@@ -107,7 +107,7 @@ static enum outcome descend(struct vcpu *vcpu, struct walk *walk, struct path *p
     const struct paging_format *format = &mmu->format;
     uint64_t table = vcpu->cr3 & format->address_mask;
     if (format->pdpte_registers) {
-        uint64_t pdpte = mmu->pdpte[(walk->gla >> 30) & 3];
+        uint64_t pdpte = vcpu->pdpte[(walk->gla >> 30) & 3];
         if (!(pdpte & PTE_P))
             return fault(mmu, walk, 0);
         table = pdpte & format->address_mask;

@@ -137,6 +137,7 @@ struct vcpu {
     struct segment ldtr, tr;
     struct table_register gdtr, idtr;
     uint64_t cr0, cr2, cr3, cr4, xcr0, efer;
+    uint64_t pdpte[4];                  /* PAE paging: read from memory by MOV CR3 and its like only (SDM3 §4.4.1) */
     uint64_t dr[4], dr6, dr7;
     struct event pending;               /* the fault that the present instruction raised; EVENT_NONE otherwise */
     bool interrupt_held;                /* the intc has a vector, IF or a shadow holds it back: see x86_interrupts_unblocked */

@@ -286,7 +286,6 @@ void x86_cpuid(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[
 {
     leaf = effective_leaf(vcpu, leaf);
     memset(out, 0, 4 * sizeof(out[0]));
-    counter_add(&vcpu->counters, COUNTER_cpuid, 1);
     for (unsigned i = 0; i < ARRAY_SIZE(leaves); i++)
         if (leaves[i].leaf == leaf) {
             leaves[i].fill(vcpu, subleaf, out);

@@ -430,7 +430,6 @@ bool x86_rdmsr(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
 {
     if (!x86_require_cpl0(vcpu))
         return false;
-    counter_add(&vcpu->counters, COUNTER_msr_reads, 1);
     const struct msr *m = find(vcpu, msr);
     if (!m)
         return unknown(vcpu, msr, "read");
@@ -444,7 +443,6 @@ bool x86_wrmsr(struct vcpu *vcpu, uint32_t msr, uint64_t value)
 {
     if (!x86_require_cpl0(vcpu))
         return false;
-    counter_add(&vcpu->counters, COUNTER_msr_writes, 1);
     const struct msr *m = find(vcpu, msr);
     if (!m)
         return unknown(vcpu, msr, "write");

@@ -29,7 +29,6 @@ bool x86_syscall(struct vcpu *vcpu, uint64_t next_rip)
     if (vcpu->mode != MODE_LONG64 || !(vcpu->efer & EFER_SCE))
         return x86_raise(vcpu, VEC_UD);
     uint16_t selector = bits(vcpu->star, 47, 32);
-    counter_add(&vcpu->counters, COUNTER_syscalls, 1);
     vcpu->gpr[RCX] = next_rip;
     vcpu->gpr[R11] = vcpu->rflags;
     vcpu->rip = vcpu->lstar;
@@ -63,7 +62,6 @@ bool x86_sysenter(struct vcpu *vcpu)
 
     if (!vcpu_protected(vcpu) || !selector)
         return x86_raise_error(vcpu, VEC_GP, 0);
-    counter_add(&vcpu->counters, COUNTER_syscalls, 1);
     vcpu->rflags &= ~(uint64_t)(RFLAGS_VM | RFLAGS_IF | RFLAGS_RF);
     vcpu->gpr[RSP] = long_mode ? vcpu->sysenter_esp : (uint32_t)vcpu->sysenter_esp;
     vcpu->rip = long_mode ? vcpu->sysenter_eip : (uint32_t)vcpu->sysenter_eip;

@@ -32,6 +32,7 @@ static const struct state_field vcpu_fields[] = {
     STATE_NESTED(struct vcpu, tr, segment_list), STATE_NESTED(struct vcpu, gdtr, table_list),
     STATE_NESTED(struct vcpu, idtr, table_list),
     SCALAR(cr0), SCALAR(cr2), SCALAR(cr3), SCALAR(cr4), SCALAR(xcr0), SCALAR(efer),
+    STATE_ARRAY(struct vcpu, pdpte),
     STATE_ARRAY(struct vcpu, dr), SCALAR(dr6), SCALAR(dr7),
     STATE_NESTED(struct vcpu, pending, event_list), SCALAR(interrupt_held), SCALAR(nmi_held), SCALAR(pending_debug),
     SCALAR(star), SCALAR(lstar), SCALAR(cstar), SCALAR(sfmask), SCALAR(kernel_gs_base), SCALAR(tsc_aux),

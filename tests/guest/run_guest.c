@@ -1,9 +1,10 @@
 /*
  * Runs one bare-metal guest in a machine of its own in this process and counts its PASS and FAIL lines.
- *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... [--machines N] ELF
+ *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... [--machines N] [--counted GLOB] ELF
  * With --machines, that many run at the same time, each on its own threads. The guest must end itself by the debug-exit
- * port; anything else is a failure.
+ * port; anything else is a failure. With --counted, each counter whose name matches must have counted something.
  */
+#include <fnmatch.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@ struct run {
     struct machine *machine;
 };
 
-static bool parse(int argc, char **argv, struct machine_config *config, unsigned *machines)
+static bool parse(int argc, char **argv, struct machine_config *config, unsigned *machines, const char **counted)
 {
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -42,6 +43,8 @@ static bool parse(int argc, char **argv, struct machine_config *config, unsigned
             config->engine = value;
         else if (!strcmp(argv[i], "--machines"))
             *machines = (unsigned)atoi(value);
+        else if (!strcmp(argv[i], "--counted"))
+            *counted = value;
         else if (!strcmp(argv[i], "--device") && config->extra_count < MACHINE_EXTRA_MAX)
             config->extra[config->extra_count++] = value;
         else
@@ -96,10 +99,25 @@ static bool start(struct run *run, const struct machine_config *config)
     return false;
 }
 
-static void finish(struct run *run, unsigned *passed, unsigned *failed)
+static void check_counted(const struct machine *machine, const char *glob, unsigned *passed, unsigned *failed)
+{
+    for (unsigned i = 0; i < COUNTER_COUNT; i++) {
+        if (fnmatch(glob, counter_name(i), 0))
+            continue;
+        bool ok = machine_counter(machine, i);
+        printf("%s the counter %s has counted\n", ok ? "PASS" : "FAIL", counter_name(i));
+        *passed += ok;
+        *failed += !ok;
+    }
+}
+
+static void finish(struct run *run, const char *counted, unsigned *passed, unsigned *failed)
 {
     enum machine_end end = machine_wait(run->machine);
-    unsigned code = run->machine->end_code, failed_before = *failed;
+    unsigned code = run->machine->end_code, failed_before;
+    if (counted)
+        check_counted(run->machine, counted, passed, failed);
+    failed_before = *failed;
     machine_destroy(run->machine);
     count_lines(run->path, passed, failed);
     unlink(run->path);
@@ -113,15 +131,16 @@ int main(int argc, char **argv)
 {
     static struct run runs[RUNS_MAX];
     struct machine_config config = { 0 };
+    const char *counted = NULL;
     unsigned machines = 1, passed = 0, failed = 0, started = 0;
     machine_config_defaults(&config);
     config.memory = 64 * MiB;
     config.no_reboot = true;
     config.debug_exit = true;
     config.rng = false;
-    if (!parse(argc, argv, &config, &machines)) {
+    if (!parse(argc, argv, &config, &machines, &counted)) {
         fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... "
-                        "[--machines N] ELF\n");
+                        "[--machines N] [--counted GLOB] ELF\n");
         return 2;
     }
     signal(SIGALRM, on_alarm);
@@ -130,7 +149,7 @@ int main(int argc, char **argv)
         started++;
     failed += started < machines;
     for (unsigned i = 0; i < started; i++)
-        finish(&runs[i], &passed, &failed);
+        finish(&runs[i], counted, &passed, &failed);
     printf("%u passed, %u failed, 0 skipped\n", passed, failed);
     return failed || passed == 0;
 }

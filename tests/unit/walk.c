@@ -111,7 +111,7 @@ static bool ref_locate(struct reference *r)
     uint64_t table = v->cr3 & 0x000FFFFFFFFFF000ull;
     unsigned depth = pae ? 1 : v->cr4 & CR4_LA57 ? 4 : 3;
     if (pae) {
-        uint64_t pdpte = v->mmu->pdpte[(r->gla >> 30) & 3];
+        uint64_t pdpte = v->pdpte[(r->gla >> 30) & 3];
         if (!(pdpte & 1))
             return ref_fault(r, 0);
         table = pdpte & 0x000FFFFFFFFFF000ull;
@@ -225,7 +225,7 @@ static void random_mode(struct fixture *f, unsigned format)
     v->cr3 = fixture_below(f, TABLE_FRAMES) << 12;
     mmu_mode_changed(v);
     for (unsigned i = 0; i < 4; i++)
-        v->mmu->pdpte[i] = fixture_below(f, TABLE_FRAMES) << 12 | !fixture_chance(f, 8);
+        v->pdpte[i] = fixture_below(f, TABLE_FRAMES) << 12 | !fixture_chance(f, 8);
 }
 
 static void compare_one(struct fixture *f, uint8_t *copy)

@@ -234,6 +234,7 @@ static struct block *far_pointer(struct vcpu *vcpu, const struct op *op, bool ca
     uint64_t offset = op->imm, next;
     uint16_t selector = (uint16_t)op->disp;
     op_at(vcpu, op);
+    counter_add(&vcpu->counters, call ? COUNTER_trap_far_calls : COUNTER_trap_far_jumps, 1);
     next = rip_wrap(vcpu, vcpu->rip + op->length);
     bool done = call ? x86_far_call(vcpu, selector, offset, op->size, next) : x86_far_jump(vcpu, selector, offset, op->size, next);
     return leave_transfer(vcpu, op, done);
@@ -243,6 +244,7 @@ static struct block *far_memory(struct vcpu *vcpu, const struct op *op, bool cal
 {
     struct slow_value linear = far_linear(vcpu, op, op->size + 2u, false), offset = { 0, 0 }, selector = { 0, 0 };
     op_at(vcpu, op);
+    counter_add(&vcpu->counters, call ? COUNTER_trap_far_calls : COUNTER_trap_far_jumps, 1);
     uint64_t next = rip_wrap(vcpu, vcpu->rip + op->length);
     if (linear.ok)
         offset = load_slow(vcpu, linear.value, op->size, op->seg);
@@ -263,12 +265,14 @@ static struct block *call_far_memory(struct vcpu *vcpu, const struct op *op) { r
 struct block *op_ret_far(struct vcpu *vcpu, const struct op *op)
 {
     op_at(vcpu, op);
+    counter_add(&vcpu->counters, COUNTER_trap_far_returns, 1);
     return leave_transfer(vcpu, op, x86_far_return(vcpu, op->size, (uint16_t)op->imm));
 }
 
 struct block *op_iret(struct vcpu *vcpu, const struct op *op)
 {
     op_at(vcpu, op);
+    counter_add(&vcpu->counters, COUNTER_trap_iret, 1);
     return leave_transfer(vcpu, op, x86_iret(vcpu, op->size, rip_wrap(vcpu, vcpu->rip + op->length)));
 }
 

@@ -29,12 +29,14 @@ struct block *op_salc(struct vcpu *vcpu, const struct op *op)
 
 OP_BODY(op_cli)
 {
+    counter_add(&vcpu->counters, COUNTER_trap_cli, 1);
     return x86_cli(vcpu);
 }
 
 struct block *op_sti(struct vcpu *vcpu, const struct op *op)
 {
     op_at(vcpu, op);
+    counter_add(&vcpu->counters, COUNTER_trap_sti, 1);
     return leave_system(vcpu, op, x86_sti(vcpu));
 }
 

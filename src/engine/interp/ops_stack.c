@@ -93,6 +93,7 @@ OP_BODY_STATIC(pop_any)
 
 static struct block *pop_segment(struct vcpu *vcpu, const struct op *op)
 {
+    counter_add(&vcpu->counters, COUNTER_trap_segment_loads, 1);
     op_at(vcpu, op);
     struct slow_value value = interp_stack_load(vcpu, 0, 2);
     if (!value.ok || !x86_load_segment(vcpu, op->sub, (uint16_t)value.value))
@@ -193,12 +194,14 @@ OP_BODY(op_popa)
 OP_BODY(op_pushf)
 {
     uint64_t value;
+    counter_add(&vcpu->counters, COUNTER_trap_pushf, 1);
     return x86_pushf_value(vcpu, op->size, &value) && interp_stack_push(vcpu, value, op->size);
 }
 
 struct block *op_popf(struct vcpu *vcpu, const struct op *op)
 {
     op_at(vcpu, op);
+    counter_add(&vcpu->counters, COUNTER_trap_popf, 1);
     struct slow_value value = interp_stack_load(vcpu, 0, op->size);
     if (!value.ok || !x86_popf(vcpu, op->size, value.value))
         return leave_system(vcpu, op, false);

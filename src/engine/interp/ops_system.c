@@ -3,21 +3,26 @@
 #include "engine/interp/bind.h"
 #include "engine/interp/flags.h"
 
-/* SYSTEM_OP(name) { ... return ok; }: rip is the instruction's, the block ends, rip moves on when done. */
-#define SYSTEM_OP(name)                                                                    \
+/*
+ * SYSTEM_OP(name, counter) { ... return ok; }: rip is the instruction's, the block ends, rip moves on when done.
+ * Whether it succeeds or faults, the instruction is counted: a monitor that traps would have been entered.
+ */
+#define SYSTEM_OP(name, counter)                                                           \
     static bool name##_rule(struct vcpu *vcpu, const struct op *op);                       \
     struct block *name(struct vcpu *vcpu, const struct op *op)                             \
     {                                                                                      \
         op_at(vcpu, op);                                                                   \
+        counter_add(&vcpu->counters, COUNTER_##counter, 1);                                \
         return leave_system(vcpu, op, name##_rule(vcpu, op));                              \
     }                                                                                      \
     static bool name##_rule(struct vcpu *vcpu, const struct op *op)
 /* The same for rules that set rip themselves. */
-#define TRANSFER_OP(name)                                                                  \
+#define TRANSFER_OP(name, counter)                                                         \
     static bool name##_rule(struct vcpu *vcpu, const struct op *op);                       \
     struct block *name(struct vcpu *vcpu, const struct op *op)                             \
     {                                                                                      \
         op_at(vcpu, op);                                                                   \
+        counter_add(&vcpu->counters, COUNTER_##counter, 1);                                \
         return leave_transfer(vcpu, op, name##_rule(vcpu, op));                            \
     }                                                                                      \
     static bool name##_rule(struct vcpu *vcpu, const struct op *op)
@@ -76,7 +81,7 @@ static bool operand_write16(struct vcpu *vcpu, const struct op *op, uint64_t val
 
 /* --- MOV to and from segment, control and debug registers --- */
 
-SYSTEM_OP(op_mov_to_segment)
+SYSTEM_OP(op_mov_to_segment, trap_segment_loads)
 {
     struct slow_value value = operand_read(vcpu, op, op->src, 2);
     if (!value.ok || !x86_load_segment(vcpu, op->sub, (uint16_t)value.value))
@@ -95,13 +100,13 @@ OP_BODY_STATIC(mov_from_segment)
     return true;
 }
 
-SYSTEM_OP(op_mov_to_control)
+SYSTEM_OP(op_mov_to_control, trap_cr_writes)
 {
     uint64_t value = reg_get(vcpu, op->src, op->size);
     return x86_write_cr(vcpu, op->sub, value);
 }
 
-SYSTEM_OP(op_mov_from_control)
+SYSTEM_OP(op_mov_from_control, trap_cr_reads)
 {
     uint64_t value;
     if (!x86_read_cr(vcpu, op->sub, &value))
@@ -110,12 +115,12 @@ SYSTEM_OP(op_mov_from_control)
     return true;
 }
 
-SYSTEM_OP(op_mov_to_debug)
+SYSTEM_OP(op_mov_to_debug, trap_dr_writes)
 {
     return x86_write_dr(vcpu, op->sub, reg_get(vcpu, op->src, op->size));
 }
 
-SYSTEM_OP(op_mov_from_debug)
+SYSTEM_OP(op_mov_from_debug, trap_dr_reads)
 {
     uint64_t value;
     if (!x86_read_dr(vcpu, op->sub, &value))
@@ -145,7 +150,7 @@ op_fn *pick_mov_system(const struct insn *insn, struct op *op, enum family famil
 }
 
 /* LDS LES LFS LGS LSS: SUB is the segment register. */
-SYSTEM_OP(op_load_far)
+SYSTEM_OP(op_load_far, trap_segment_loads)
 {
     struct slow_value linear = memory_linear(vcpu, op, op->size + 2u, false);
     if (!linear.ok)
@@ -204,10 +209,10 @@ static bool load_table(struct vcpu *vcpu, const struct op *op, struct table_regi
     return true;
 }
 
-SYSTEM_OP(op_sgdt) { return store_table(vcpu, op, &vcpu->gdtr); }
-SYSTEM_OP(op_sidt) { return store_table(vcpu, op, &vcpu->idtr); }
-SYSTEM_OP(op_lgdt) { return load_table(vcpu, op, &vcpu->gdtr); }
-SYSTEM_OP(op_lidt) { return load_table(vcpu, op, &vcpu->idtr); }
+SYSTEM_OP(op_sgdt, trap_sgdt) { return store_table(vcpu, op, &vcpu->gdtr); }
+SYSTEM_OP(op_sidt, trap_sidt) { return store_table(vcpu, op, &vcpu->idtr); }
+SYSTEM_OP(op_lgdt, trap_lgdt) { return load_table(vcpu, op, &vcpu->gdtr); }
+SYSTEM_OP(op_lidt, trap_lidt) { return load_table(vcpu, op, &vcpu->idtr); }
 
 /* The LDT, task register and selector checks exist in protected mode only. */
 static bool protected_only(struct vcpu *vcpu)
@@ -215,11 +220,11 @@ static bool protected_only(struct vcpu *vcpu)
     return (vcpu_protected(vcpu) && !vcpu_v86(vcpu)) || x86_raise(vcpu, VEC_UD);
 }
 
-SYSTEM_OP(op_sldt) { return protected_only(vcpu) && umip_allows(vcpu) && operand_write16(vcpu, op, vcpu->ldtr.selector); }
-SYSTEM_OP(op_str) { return protected_only(vcpu) && umip_allows(vcpu) && operand_write16(vcpu, op, vcpu->tr.selector); }
-SYSTEM_OP(op_smsw) { return umip_allows(vcpu) && operand_write16(vcpu, op, vcpu->cr0); }
+SYSTEM_OP(op_sldt, trap_sldt) { return protected_only(vcpu) && umip_allows(vcpu) && operand_write16(vcpu, op, vcpu->ldtr.selector); }
+SYSTEM_OP(op_str, trap_str) { return protected_only(vcpu) && umip_allows(vcpu) && operand_write16(vcpu, op, vcpu->tr.selector); }
+SYSTEM_OP(op_smsw, trap_smsw) { return umip_allows(vcpu) && operand_write16(vcpu, op, vcpu->cr0); }
 
-SYSTEM_OP(op_lldt)
+SYSTEM_OP(op_lldt, trap_lldt)
 {
     if (!protected_only(vcpu) || !x86_require_cpl0(vcpu))
         return false;
@@ -227,7 +232,7 @@ SYSTEM_OP(op_lldt)
     return selector.ok && x86_lldt(vcpu, (uint16_t)selector.value);
 }
 
-SYSTEM_OP(op_ltr)
+SYSTEM_OP(op_ltr, trap_ltr)
 {
     if (!protected_only(vcpu) || !x86_require_cpl0(vcpu))
         return false;
@@ -235,7 +240,7 @@ SYSTEM_OP(op_ltr)
     return selector.ok && x86_ltr(vcpu, (uint16_t)selector.value);
 }
 
-SYSTEM_OP(op_lmsw)
+SYSTEM_OP(op_lmsw, trap_lmsw)
 {
     if (!x86_require_cpl0(vcpu))
         return false;
@@ -243,7 +248,7 @@ SYSTEM_OP(op_lmsw)
     return value.ok && x86_lmsw(vcpu, (uint16_t)value.value);
 }
 
-SYSTEM_OP(op_clts)
+SYSTEM_OP(op_clts, trap_clts)
 {
     return x86_require_cpl0(vcpu) && x86_write_cr(vcpu, 0, vcpu->cr0 & ~(uint64_t)CR0_TS);
 }
@@ -253,7 +258,7 @@ static void set_zf(struct vcpu *vcpu, bool zero)
     vcpu->rflags = (vcpu->rflags & ~(uint64_t)RFLAGS_ZF) | (zero ? RFLAGS_ZF : 0);
 }
 
-SYSTEM_OP(op_lar)
+SYSTEM_OP(op_lar, trap_lar)
 {
     uint32_t rights;
     bool ok;
@@ -268,7 +273,7 @@ SYSTEM_OP(op_lar)
     return true;
 }
 
-SYSTEM_OP(op_lsl)
+SYSTEM_OP(op_lsl, trap_lsl)
 {
     uint32_t limit;
     bool ok;
@@ -295,8 +300,8 @@ static bool verify(struct vcpu *vcpu, const struct op *op, bool write)
     return true;
 }
 
-SYSTEM_OP(op_verr) { return verify(vcpu, op, false); }
-SYSTEM_OP(op_verw) { return verify(vcpu, op, true); }
+SYSTEM_OP(op_verr, trap_verr) { return verify(vcpu, op, false); }
+SYSTEM_OP(op_verw, trap_verw) { return verify(vcpu, op, true); }
 
 OP_BODY(op_arpl)
 {
@@ -337,11 +342,11 @@ OP_BODY(op_bound)
 
 /* --- interrupts and fast system calls --- */
 
-TRANSFER_OP(op_int) { return x86_interrupt(vcpu, (uint8_t)op->imm, EVENT_SOFT_INT, after(vcpu, op)); }
-TRANSFER_OP(op_int3) { return x86_interrupt(vcpu, VEC_BP, EVENT_TRAP, after(vcpu, op)); }
-TRANSFER_OP(op_int1) { return x86_interrupt(vcpu, VEC_DB, EVENT_ICEBP, after(vcpu, op)); }
+TRANSFER_OP(op_int, trap_int_n) { return x86_interrupt(vcpu, (uint8_t)op->imm, EVENT_SOFT_INT, after(vcpu, op)); }
+TRANSFER_OP(op_int3, trap_int_n) { return x86_interrupt(vcpu, VEC_BP, EVENT_TRAP, after(vcpu, op)); }
+TRANSFER_OP(op_int1, trap_int_n) { return x86_interrupt(vcpu, VEC_DB, EVENT_ICEBP, after(vcpu, op)); }
 
-TRANSFER_OP(op_into)
+TRANSFER_OP(op_into, trap_int_n)
 {
     if (vcpu->rflags & RFLAGS_OF)
         return x86_interrupt(vcpu, VEC_OF, EVENT_TRAP, after(vcpu, op));
@@ -349,14 +354,14 @@ TRANSFER_OP(op_into)
     return true;
 }
 
-TRANSFER_OP(op_syscall) { return x86_syscall(vcpu, after(vcpu, op)); }
-TRANSFER_OP(op_sysret) { return x86_sysret(vcpu, op->size == 8 ? 8 : 4); }
-TRANSFER_OP(op_sysenter) { return x86_sysenter(vcpu); }
-TRANSFER_OP(op_sysexit) { return x86_sysexit(vcpu, op->size == 8 ? 8 : 4); }
+TRANSFER_OP(op_syscall, trap_syscalls) { return x86_syscall(vcpu, after(vcpu, op)); }
+TRANSFER_OP(op_sysret, trap_sysrets) { return x86_sysret(vcpu, op->size == 8 ? 8 : 4); }
+TRANSFER_OP(op_sysenter, trap_syscalls) { return x86_sysenter(vcpu); }
+TRANSFER_OP(op_sysexit, trap_sysrets) { return x86_sysexit(vcpu, op->size == 8 ? 8 : 4); }
 
 /* --- MSRs, TSC, CPUID --- */
 
-SYSTEM_OP(op_rdmsr)
+SYSTEM_OP(op_rdmsr, trap_msr_reads)
 {
     uint64_t value;
     if (!x86_require_cpl0(vcpu) || !x86_rdmsr(vcpu, (uint32_t)vcpu->gpr[RCX], &value))
@@ -365,7 +370,7 @@ SYSTEM_OP(op_rdmsr)
     return true;
 }
 
-SYSTEM_OP(op_wrmsr)
+SYSTEM_OP(op_wrmsr, trap_msr_writes)
 {
     return x86_require_cpl0(vcpu) && x86_wrmsr(vcpu, (uint32_t)vcpu->gpr[RCX], edx_eax(vcpu));
 }
@@ -373,6 +378,7 @@ SYSTEM_OP(op_wrmsr)
 OP_BODY(op_rdtsc)
 {
     uint64_t value;
+    counter_add(&vcpu->counters, COUNTER_trap_rdtsc, 1);
     if (!x86_rdtsc(vcpu, &value))
         return false;
     set_edx_eax(vcpu, value);
@@ -382,6 +388,7 @@ OP_BODY(op_rdtsc)
 OP_BODY(op_rdtscp)
 {
     uint64_t value;
+    counter_add(&vcpu->counters, COUNTER_trap_rdtsc, 1);
     if (!x86_has(vcpu, FEATURE_RDTSCP))
         return x86_raise(vcpu, VEC_UD);
     if (!x86_rdtsc(vcpu, &value))
@@ -399,7 +406,7 @@ OP_BODY(op_rdpid)
     return true;
 }
 
-SYSTEM_OP(op_rdpmc)
+SYSTEM_OP(op_rdpmc, trap_rdpmc)
 {
     uint64_t value;
     if (!x86_rdpmc(vcpu, (uint32_t)vcpu->gpr[RCX], &value))
@@ -411,7 +418,7 @@ SYSTEM_OP(op_rdpmc)
 OP_BODY(op_cpuid)
 {
     uint32_t out[4];
-    counter_add(&vcpu->counters, COUNTER_cpuid, 1);
+    counter_add(&vcpu->counters, COUNTER_trap_cpuid, 1);
     x86_cpuid(vcpu, (uint32_t)vcpu->gpr[RAX], (uint32_t)vcpu->gpr[RCX], out);
     vcpu->gpr[RAX] = out[0];
     vcpu->gpr[RBX] = out[1];
@@ -471,15 +478,15 @@ OP_BODY(op_wrbase)
     return true;
 }
 
-SYSTEM_OP(op_swapgs) { return x86_swapgs(vcpu); }
+SYSTEM_OP(op_swapgs, trap_swapgs) { return x86_swapgs(vcpu); }
 
 /* --- the rest --- */
 
-SYSTEM_OP(op_hlt) { return x86_hlt(vcpu); }
-SYSTEM_OP(op_wbinvd) { return x86_wbinvd(vcpu); }
-SYSTEM_OP(op_vmcall) { return x86_vmcall(vcpu); }
-SYSTEM_OP(op_xsetbv) { return x86_xsetbv(vcpu, (uint32_t)vcpu->gpr[RCX], edx_eax(vcpu)); }
-SYSTEM_OP(op_serialize)
+SYSTEM_OP(op_hlt, trap_hlt) { return x86_hlt(vcpu); }
+SYSTEM_OP(op_wbinvd, trap_wbinvd) { return x86_wbinvd(vcpu); }
+SYSTEM_OP(op_vmcall, trap_vmcall) { return x86_vmcall(vcpu); }
+SYSTEM_OP(op_xsetbv, trap_xsetbv) { return x86_xsetbv(vcpu, (uint32_t)vcpu->gpr[RCX], edx_eax(vcpu)); }
+SYSTEM_OP(op_serialize, trap_serialize)
 {
     if (!x86_has(vcpu, FEATURE_SERIALIZE))
         return x86_raise(vcpu, VEC_UD);
@@ -488,7 +495,7 @@ SYSTEM_OP(op_serialize)
 }
 
 /* INVLPG does not check limits or canonicality; a non-canonical address does nothing (SDM2 INVLPG). */
-SYSTEM_OP(op_invlpg)
+SYSTEM_OP(op_invlpg, trap_invlpg)
 {
     uint64_t gla = memory_offset(vcpu, op);
     if (vcpu->mode != MODE_LONG64)
@@ -498,7 +505,7 @@ SYSTEM_OP(op_invlpg)
     return x86_invlpg(vcpu, gla);
 }
 
-SYSTEM_OP(op_invpcid)
+SYSTEM_OP(op_invpcid, trap_invpcid)
 {
     uint64_t descriptor[2];
     if (!x86_has(vcpu, FEATURE_INVPCID))
@@ -511,7 +518,7 @@ SYSTEM_OP(op_invpcid)
     return x86_invpcid(vcpu, reg_get(vcpu, op->dst, vcpu->mode == MODE_LONG64 ? 8 : 4), descriptor);
 }
 
-SYSTEM_OP(op_monitor)
+SYSTEM_OP(op_monitor, trap_monitor)
 {
     uint64_t gla;
     if (!x86_linear(vcpu, op->seg, vcpu->gpr[RAX] & size_mask(op->address_size), 1, false, &gla))
@@ -519,7 +526,7 @@ SYSTEM_OP(op_monitor)
     return x86_monitor(vcpu, gla, (uint32_t)vcpu->gpr[RCX], (uint32_t)vcpu->gpr[RDX]);
 }
 
-SYSTEM_OP(op_mwait) { return x86_mwait(vcpu, (uint32_t)vcpu->gpr[RAX], (uint32_t)vcpu->gpr[RCX]); }
+SYSTEM_OP(op_mwait, trap_mwait) { return x86_mwait(vcpu, (uint32_t)vcpu->gpr[RAX], (uint32_t)vcpu->gpr[RCX]); }
 
 struct block *op_undefined(struct vcpu *vcpu, const struct op *op) { return leave_raise(vcpu, op, VEC_UD); }
 struct block *op_too_long(struct vcpu *vcpu, const struct op *op) { return leave_raise(vcpu, op, VEC_GP); }
