@@ -129,6 +129,28 @@ static void bind_sizes(const struct insn *insn, struct op *op)
     }
 }
 
+/* XCHG with memory locks by itself (SDM2 XCHG); the others are always carried out by a locked host instruction. */
+static bool always_locked(unsigned mnemonic)
+{
+    return mnemonic == ZYDIS_MNEMONIC_XCHG || mnemonic == ZYDIS_MNEMONIC_XADD || mnemonic == ZYDIS_MNEMONIC_CMPXCHG ||
+           mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B || mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+}
+
+/* Instructions that a processor without the feature does not know. Others ask when they run (ops_system.c). */
+static bool offered(const struct vcpu *vcpu, unsigned mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_POPCNT: return x86_has(vcpu, FEATURE_POPCNT);
+    case ZYDIS_MNEMONIC_MOVBE: return x86_has(vcpu, FEATURE_MOVBE);
+    case ZYDIS_MNEMONIC_CMPXCHG8B: return x86_has(vcpu, FEATURE_CX8);
+    case ZYDIS_MNEMONIC_CMPXCHG16B: return x86_has(vcpu, FEATURE_CMPXCHG16B);
+    case ZYDIS_MNEMONIC_MOVNTI: return x86_has(vcpu, FEATURE_SSE2);
+    case ZYDIS_MNEMONIC_LAHF:
+    case ZYDIS_MNEMONIC_SAHF: return vcpu->mode != MODE_LONG64 || x86_has(vcpu, FEATURE_LAHF_LM);
+    default: return true;
+    }
+}
+
 /* SIMD, x87 and the like: the stub's address travels in imm. */
 static struct block *op_native(struct vcpu *vcpu, const struct op *op)
 {
@@ -199,8 +221,12 @@ enum bind_result bind_op(struct vcpu *vcpu, const struct insn *insn, struct op *
     }
     if (insn->mnemonic == ZYDIS_MNEMONIC_ENTER)
         op->disp = (int32_t)insn->imm2;
-    if (insn->mnemonic == ZYDIS_MNEMONIC_XCHG && (op->flags & OP_MEMORY))
+    if ((op->flags & OP_MEMORY) && always_locked(insn->mnemonic))
         op->flags |= OP_LOCK;
+    if (!offered(vcpu, insn->mnemonic)) {
+        op->run = op_undefined;
+        return BIND_ENDS;
+    }
     op->run = binding->pick ? binding->pick(insn, op, family_of(op, key), binding->argument) : binding->handler;
     return binding->flow == FLOWS ? BIND_FLOWS : BIND_ENDS;
 }

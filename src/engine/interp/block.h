@@ -14,7 +14,7 @@
 #include "x86/decode.h"
 
 enum {
-    BLOCK_HASH_BITS = 15,
+    BLOCK_HASH_BITS = 16,
     BLOCK_PAGE_BITS = 12,
     BLOCK_ARENA_SIZE = 48 << 20,
     BLOCK_HEAT = 32,            /* blocks of a page whose bytes changed before its new ones are kept short */

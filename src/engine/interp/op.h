@@ -91,6 +91,7 @@ struct interp {
     bool incomplete;                /* a repeated string instruction left before its end */
     uint32_t key;                   /* mode_key of the present state */
     uint64_t drops;                 /* blocks dropped so far */
+    unsigned pauses;                /* PAUSE executed */
     struct block_cache *cache;
     struct native_cache *native;    /* NULL: the host allows none, then SIMD is #UD */
     struct block *scratch;          /* the one-op block of single steps and uncached code */

@@ -1,4 +1,6 @@
 /* MOV and its relatives: data movement that touches no flags. */
+#include <sched.h>
+
 #include "engine/interp/address.h"
 #include "engine/interp/bind.h"
 #include "engine/interp/flags.h"
@@ -344,6 +346,16 @@ struct block *op_cqo(struct vcpu *vcpu, const struct op *op)
 struct block *op_nop(struct vcpu *vcpu, const struct op *op)
 {
     NEXT;
+}
+
+/* Who spins may be waiting for a vCPU that the host has no processor for just now. */
+OP_BODY(op_pause)
+{
+    enum { PAUSES_BEFORE_YIELD = 128 };
+    struct interp *interp = interp_of(vcpu);
+    if (++interp->pauses % PAUSES_BEFORE_YIELD == 0 && vcpu->all_count > 1)
+        sched_yield();
+    return true;
 }
 
 struct block *op_fence(struct vcpu *vcpu, const struct op *op)
