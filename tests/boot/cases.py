@@ -7,12 +7,13 @@ import http.server
 import os
 import random
 import re
+import shutil
 import subprocess
 import threading
 import time
 import urllib.request
 
-from machine import BOOT_SECONDS, ROOT, Failure, Machine, Skip, exit_status
+from machine import BOOT_SECONDS, ROOT, Failure, Machine, Monitor, Skip, exit_status
 
 Case = collections.namedtuple("Case", "name proves long cpus body")
 ALL = []
@@ -304,3 +305,62 @@ def debian_login(test):
         machine.command_line("ip -4 -o address show scope global", r" 10\.0\.2\.15/24 ")
         machine.send("poweroff\n")
         machine.end(exit_status("DONE"), BOOT_SECONDS)
+
+
+@case("more memory in use than there is goes to swap on a virtio disk and comes back unchanged", long=True)
+def memory_swap(test):
+    with test.linux("cloud", "--disk", test.disk(mebibytes=512), memory="128M",
+                    append="doppel.test=swap doppel.hog=192") as machine:
+        machine.result("swap")
+        machine.end(exit_status("DONE"))
+
+
+@case("the kernel sees the board's address map, interrupts from I/O APIC, timer and MSI, and accessed bits that come back")
+def address_map(test):
+    names = "iomem interrupts accessed".split()
+    with test.linux("cloud", append="doppel.test=" + ",".join(names)) as machine:
+        for name in names:
+            machine.result(name)
+        machine.end(exit_status("DONE"))
+
+
+def applets(test):
+    """A folder with the test guest's own programs, for the host to run."""
+    folder = test.path("bin")
+    os.makedirs(folder)
+    subprocess.run([shutil.which("busybox"), "--install", "-s", folder], check=True)
+    return folder
+
+
+@case("hashes, compression, floating point and sorting give the results that the host gives", long=True)
+def same_results(test):
+    here = subprocess.run([shutil.which("busybox"), "sh", "-c", ". %s; fidelity" % os.path.join(ROOT, "tools", "guest", "fidelity")],
+                          stdout=subprocess.PIPE, text=True, check=True, env={"PATH": applets(test)})
+    with test.linux("cloud", append="doppel.test=results") as machine:
+        for line in here.stdout.splitlines():
+            found = machine.expect(r"^DOPPEL-RESULT (.*)$")[1]
+            if found != line:
+                raise Failure("the guest says %r, the host %r" % (found, line))
+        machine.result("results")
+        machine.end(exit_status("DONE"))
+
+
+@case("the monitor translates a process's address to the page that the guest's own pagemap names")
+def translate_pagemap(test):
+    path = test.path("monitor")
+    with test.linux("cloud", "--monitor", "socket:" + path, append="doppel.test=pagemap doppel.wait=20") as machine:
+        found = machine.expect(r"^DOPPEL-PAGEMAP ([0-9a-f]+) ([0-9a-f]{8}) ([0-9a-f]{8})")
+        address, frame = int(found[1], 16), int(found[3] + found[2], 16) & ((1 << 55) - 1)
+        with Monitor(path) as monitor:
+            for _ in range(20):
+                monitor.ask("stop")
+                text = monitor.ask("translate %#x" % address)
+                monitor.ask("continue")
+                translated = re.search(r"%016x -> ([0-9a-f]+)" % address, text)
+                if translated:
+                    break
+                time.sleep(0.2)
+        if not translated or int(translated[1], 16) != frame << 12:
+            raise Failure("pagemap says %#x, the monitor %r" % (frame << 12, text))
+        machine.result("pagemap")
+        machine.end(exit_status("DONE"))

@@ -3,6 +3,7 @@ import os
 import re
 import selectors
 import signal
+import socket
 import subprocess
 import termios
 import time
@@ -150,3 +151,35 @@ class Machine:
     def raw_mode(self):
         """Whether the terminal is in raw mode now."""
         return not termios.tcgetattr(self.slave)[tty.LFLAG] & (termios.ICANON | termios.ECHO)
+
+
+class Monitor:
+    """A client of a run's monitor socket."""
+
+    PROMPT = "(doppel) "
+
+    def __init__(self, path, seconds=30):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(seconds)
+        self.socket.connect(path)
+        self.read()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def read(self):
+        text = ""
+        while not text.endswith(self.PROMPT):
+            data = self.socket.recv(65536)
+            if not data:
+                raise Failure("the monitor closed the connection after %r" % text)
+            text += data.decode(errors="replace").replace("\r", "")
+        return text
+
+    def ask(self, command):
+        """Sends a command and returns what the monitor says."""
+        self.socket.sendall((command + "\n").encode())
+        return self.read()

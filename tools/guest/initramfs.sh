@@ -7,7 +7,7 @@ initramfs() {
     arch=$(kernel_arch "$name")
     dir=$(kernel_dir "$name") || exit 1
     box=$(busybox_for "$arch") || exit 1
-    key=$(cd "$top/tools/guest" && cat init udhcpc.script modules.txt initramfs.sh pick-modules.py "$box" | sha256sum | cut -c1-12)
+    key=$(cd "$top/tools/guest" && cat init fidelity udhcpc.script modules.txt initramfs.sh pick-modules.py "$box" | sha256sum | cut -c1-12)
     once "$cache/initramfs/${dir##*/}-$key.cpio" make_initramfs "$dir" "$box" || die "could not make the initramfs for kernel '$name'"
     echo "$cache/initramfs/${dir##*/}-$key.cpio"
 }
@@ -36,6 +36,7 @@ make_initramfs() {
     say "making an initramfs for ${kernel##*/}"
     mkdir -p "$root"/{bin,dev,etc,proc,sys,tmp,root,mnt,lib/modules} || return 1
     cp "$box" "$root/bin/busybox" && cp "$top/tools/guest/init" "$root/init" &&
+        cp "$top/tools/guest/fidelity" "$root/etc/fidelity" &&
         cp "$top/tools/guest/udhcpc.script" "$root/etc/" || return 1
     for applet in $(busybox_applets "$box"); do
         [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
