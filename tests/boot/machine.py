@@ -162,7 +162,6 @@ class Monitor:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(seconds)
         self.socket.connect(path)
-        self.read()
 
     def __enter__(self):
         return self
