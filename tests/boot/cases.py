@@ -338,7 +338,7 @@ def same_results(test):
                           stdout=subprocess.PIPE, text=True, check=True, env={"PATH": applets(test)})
     with test.linux("cloud", append="doppel.test=results") as machine:
         for line in here.stdout.splitlines():
-            found = machine.expect(r"^DOPPEL-RESULT (.*)$")[1]
+            found = machine.expect(r"^DOPPEL-RESULT (.*)\n")[1]
             if found != line:
                 raise Failure("the guest says %r, the host %r" % (found, line))
         machine.result("results")
