@@ -177,3 +177,17 @@ def locked_disk(test):
         machine.expect(r"^doppel:/# ")
         machine.send("poweroff -f\n")
         machine.end(exit_status("DONE"))
+
+
+@case("while Debian boots, each kind of privileged instruction that it uses is counted, and --counters shows them")
+def trap_counters(test):
+    used = ("cr_reads cr_writes dr_writes xsetbv msr_reads msr_writes cpuid rdtsc invlpg invpcid lgdt lidt lldt ltr segment_loads "
+            "swapgs iret syscalls sysrets pushf popf cli sti in out").split()
+    with test.linux("cloud", "--counters", append="quiet doppel.test=cpu") as machine:
+        machine.result("cpu")
+        machine.expect("^DOPPEL-DONE")
+        machine.end(exit_status("DONE"), BOOT_SECONDS)
+        counted = dict(re.findall(r"^trap_(\w+) +(\d+)  ", machine.seen, re.MULTILINE))
+    silent = [name for name in used if int(counted.get(name, 0)) == 0]
+    if silent:
+        raise Failure("nothing was counted for %s" % ", ".join(silent))

@@ -1,8 +1,10 @@
 /*
  * Runs one bare-metal guest in a machine of its own in this process and counts its PASS and FAIL lines.
- *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... [--machines N] [--counted GLOB] ELF
+ *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... [--machines N] [--counted GLOB]
+ *             [--victim 1] ELF
  * With --machines, that many run at the same time, each on its own threads. The guest must end itself by the debug-exit
  * port; anything else is a failure. With --counted, each counter whose name matches must have counted something.
+ * With --victim, another machine stands in the process (victim.h).
  */
 #include <fnmatch.h>
 #include <signal.h>
@@ -13,6 +15,7 @@
 
 #include "base/base.h"
 #include "machine/machine.h"
+#include "victim.h"
 
 enum { TIMEOUT_SECONDS = 240, RUNS_MAX = 8 };
 
@@ -23,7 +26,14 @@ struct run {
     struct machine *machine;
 };
 
-static bool parse(int argc, char **argv, struct machine_config *config, unsigned *machines, const char **counted)
+/* What else was asked for. */
+struct plan {
+    unsigned machines;
+    const char *counted;
+    bool victim;
+};
+
+static bool parse(int argc, char **argv, struct machine_config *config, struct plan *plan)
 {
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -42,16 +52,18 @@ static bool parse(int argc, char **argv, struct machine_config *config, unsigned
         else if (!strcmp(argv[i], "--engine"))
             config->engine = value;
         else if (!strcmp(argv[i], "--machines"))
-            *machines = (unsigned)atoi(value);
+            plan->machines = (unsigned)atoi(value);
         else if (!strcmp(argv[i], "--counted"))
-            *counted = value;
+            plan->counted = value;
+        else if (!strcmp(argv[i], "--victim"))
+            plan->victim = atoi(value);
         else if (!strcmp(argv[i], "--device") && config->extra_count < MACHINE_EXTRA_MAX)
             config->extra[config->extra_count++] = value;
         else
             return false;
         i++;
     }
-    return config->kernel && *machines >= 1 && *machines <= RUNS_MAX;
+    return config->kernel && plan->machines >= 1 && plan->machines <= RUNS_MAX;
 }
 
 /* Prints the guest's lines and counts them. */
@@ -131,25 +143,33 @@ int main(int argc, char **argv)
 {
     static struct run runs[RUNS_MAX];
     struct machine_config config = { 0 };
-    const char *counted = NULL;
-    unsigned machines = 1, passed = 0, failed = 0, started = 0;
+    struct plan plan = { .machines = 1 };
+    struct victim victim;
+    struct error err;
+    unsigned passed = 0, failed = 0, started = 0;
     machine_config_defaults(&config);
     config.memory = 64 * MiB;
     config.no_reboot = true;
     config.debug_exit = true;
     config.rng = false;
-    if (!parse(argc, argv, &config, &machines, &counted)) {
+    if (!parse(argc, argv, &config, &plan)) {
         fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... "
-                        "[--machines N] [--counted GLOB] ELF\n");
+                        "[--machines N] [--counted GLOB] [--victim 1] ELF\n");
         return 2;
     }
     signal(SIGALRM, on_alarm);
     alarm(TIMEOUT_SECONDS);
-    while (started < machines && start(&runs[started], &config))
+    if (plan.victim && !victim_create(&victim, &config, &err)) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    while (started < plan.machines && start(&runs[started], &config))
         started++;
-    failed += started < machines;
+    failed += started < plan.machines;
     for (unsigned i = 0; i < started; i++)
-        finish(&runs[i], counted, &passed, &failed);
+        finish(&runs[i], plan.counted, &passed, &failed);
+    if (plan.victim)
+        victim_check(&victim, &passed, &failed);
     printf("%u passed, %u failed, 0 skipped\n", passed, failed);
     return failed || passed == 0;
 }
