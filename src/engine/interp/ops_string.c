@@ -9,6 +9,7 @@
 #include "engine/interp/address.h"
 #include "engine/interp/bind.h"
 #include "engine/interp/flags.h"
+#include "mem/code_map.h"
 
 static uint64_t index_register(const struct vcpu *vcpu, const struct op *op, enum gpr reg)
 {
@@ -126,6 +127,8 @@ OP_BODY_STATIC(op_string_once)
 
 /* --- many at once --- */
 
+enum { CHUNK = 1 << CODE_GRANULE_SHIFT };
+
 /* Elements from gla to the end of its page, if the TLB allows direct use; *host is where. 0: not directly. */
 static uint64_t direct_run(struct vcpu *vcpu, const struct op *op, uint64_t gla, enum mmu_use use, uint8_t **host)
 {
@@ -175,35 +178,60 @@ static void fill_elements(uint8_t *to, uint64_t value, uint64_t count, unsigned 
         memcpy(to, &value, size);
 }
 
-/* Moves up to `limit` elements directly; returns how many. */
+/*
+ * Elements from gla to the end of its granule of the code map, in RAM whose writes are watched because code lies in the page:
+ * such a piece goes through the MMU's slow path, but as a whole.
+ */
+static uint64_t watched_run(struct vcpu *vcpu, const struct op *op, uint64_t gla, uint8_t **host)
+{
+    const struct tlb_entry *entry = data_entry(vcpu, gla);
+    if (entry->tag[MMU_WRITE] != ((gla & ~PAGE_MASK) | TLB_WATCHED) || vcpu->mmu->alignment_check)
+        return 0;
+    *host = (uint8_t *)(gla + entry->addend);
+    return (CHUNK - (gla & (CHUNK - 1))) / op->size;
+}
+
+static void advance_many(struct vcpu *vcpu, const struct op *op, enum gpr reg, uint64_t count)
+{
+    set_index(vcpu, op, reg, vcpu->gpr[reg] + count * op->size);
+}
+
+/* Moves up to `limit` elements; returns how many. */
 static uint64_t movs_run(struct vcpu *vcpu, const struct op *op, uint64_t limit)
 {
-    uint64_t from_gla, to_gla;
+    uint64_t from_gla, to_gla, count;
     uint8_t *from, *to;
     if (!run_linear(vcpu, op, op->seg, RSI, &from_gla) || !run_linear(vcpu, op, ES, RDI, &to_gla))
         return 0;
-    uint64_t count = min_u64(limit, direct_run(vcpu, op, from_gla, MMU_READ, &from));
-    if (count)
-        count = min_u64(count, direct_run(vcpu, op, to_gla, MMU_WRITE, &to));
-    if (!count)
+    limit = min_u64(limit, direct_run(vcpu, op, from_gla, MMU_READ, &from));
+    if (limit && (count = min_u64(limit, direct_run(vcpu, op, to_gla, MMU_WRITE, &to)))) {
+        copy_elements(to, from, count, op->size);
+    } else if (limit && (count = min_u64(limit, watched_run(vcpu, op, to_gla, &to)))) {
+        bool apart = to + CHUNK <= from || from + CHUNK <= to;
+        if (!apart || !mmu_store_slow(vcpu, to_gla, from, (unsigned)(count * op->size), vcpu->mmu->data_class))
+            return 0;
+    } else {
         return 0;
-    copy_elements(to, from, count, op->size);
-    set_index(vcpu, op, RSI, vcpu->gpr[RSI] + count * op->size);
-    set_index(vcpu, op, RDI, vcpu->gpr[RDI] + count * op->size);
+    }
+    advance_many(vcpu, op, RSI, count);
+    advance_many(vcpu, op, RDI, count);
     return count;
 }
 
 static uint64_t stos_run(struct vcpu *vcpu, const struct op *op, uint64_t limit)
 {
-    uint64_t gla;
-    uint8_t *to;
+    uint64_t gla, count;
+    uint8_t *to, chunk[CHUNK];
     if (!run_linear(vcpu, op, ES, RDI, &gla))
         return 0;
-    uint64_t count = min_u64(limit, direct_run(vcpu, op, gla, MMU_WRITE, &to));
-    if (!count)
-        return 0;
-    fill_elements(to, vcpu->gpr[RAX], count, op->size);
-    set_index(vcpu, op, RDI, vcpu->gpr[RDI] + count * op->size);
+    if ((count = min_u64(limit, direct_run(vcpu, op, gla, MMU_WRITE, &to)))) {
+        fill_elements(to, vcpu->gpr[RAX], count, op->size);
+    } else if ((count = min_u64(limit, watched_run(vcpu, op, gla, &to)))) {
+        fill_elements(chunk, vcpu->gpr[RAX], count, op->size);
+        if (!mmu_store_slow(vcpu, gla, chunk, (unsigned)(count * op->size), vcpu->mmu->data_class))
+            return 0;
+    }
+    advance_many(vcpu, op, RDI, count);
     return count;
 }
 
