@@ -19,6 +19,18 @@ enum {
 /* Bits of MXCSR that may be set: the same for every model, so that a saved guest can move (SDM1 §11.6.6). */
 #define MXCSR_MASK 0xFFFFu
 
+static inline uint64_t image_get(const uint8_t *at, unsigned size)
+{
+    uint64_t v = 0;
+    memcpy(&v, at, size);
+    return v;
+}
+
+static inline void image_put(uint8_t *at, uint64_t v, unsigned size)
+{
+    memcpy(at, &v, size);
+}
+
 static inline uint32_t fpu_mxcsr(const struct fpu *fpu)
 {
     uint32_t value;

@@ -137,6 +137,22 @@ bool native_emit(struct native_arena *arena, struct stub *stub, const struct enc
 /* Bytes of the widest vector register of this host: 16, 32 or 64. */
 unsigned native_host_vector_bytes(void);
 
+/* --- native_class.c --- */
+bool native_is_mine(const ZydisDecodedInstruction *insn);
+bool native_is_x87(const ZydisDecodedInstruction *insn);
+bool native_touches_vectors(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands);
+bool native_offered(const struct vcpu *vcpu, const ZydisDecodedInstruction *insn, bool vectors);
+bool native_uses_mxcsr(const ZydisDecodedInstruction *insn);
+bool native_must_be_aligned(const ZydisDecodedInstruction *insn, unsigned size);
+bool native_suppresses_faults(const ZydisDecodedInstruction *insn);
+/* Fills in what must hold before the instruction may run, and which x87 rules it is under. */
+void native_set_checks(struct stub *stub, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands, bool vectors);
+
+/* --- native_operands.c --- */
+void native_set_operands(struct stub *stub, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands);
+native_handler *native_pick_handler(struct stub *stub, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands);
+void native_plan(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands, struct stub *stub, struct stub_plan *plan);
+
 /* --- native_memory.c --- */
 uint64_t native_effective(const struct vcpu *vcpu, const struct stub *stub);
 /*
@@ -158,6 +174,11 @@ static inline bool native_flat(const struct vcpu *vcpu, const struct stub *stub,
 
 /* Offset to linear address with the segment's checks; false: fault pending. */
 bool native_linear(struct vcpu *vcpu, const struct stub *stub, uint64_t offset, unsigned size, bool write, uint64_t *gla);
+/* gla + n, which has 32 bits outside 64-bit mode (SDM3 §3.3). */
+static inline uint64_t native_add(const struct stub *stub, uint64_t gla, unsigned n)
+{
+    return stub->address.mode64 ? gla + n : (uint32_t)(gla + n);
+}
 /* Effective address of the operand, linear, aligned where it must be. */
 bool native_address(struct vcpu *vcpu, const struct stub *stub, uint64_t *gla);
 native_handler native_run_register, native_run_memory, native_run_undefined;

@@ -166,7 +166,7 @@ bool native_run_maskmovdqu(struct vcpu *vcpu, const struct stub *stub)
     if (!mmx && vcpu->mmu->alignment_check && (gla & 7))
         return x86_raise(vcpu, VEC_AC);
     /* The processor goes for the upper half first. */
-    return (mmx || mmu_probe(vcpu, gla + 8, 8, true, vcpu->mmu->data_class)) &&
+    return (mmx || mmu_probe(vcpu, native_add(stub, gla, 8), 8, true, vcpu->mmu->data_class)) &&
            mmu_probe(vcpu, gla, 8, true, vcpu->mmu->data_class) &&
            store_elements(vcpu, gla, source, 1, sign_mask(mask, 1, count));
 }
