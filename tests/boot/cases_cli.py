@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from cases import asset, case
-from machine import BOOT_SECONDS, DOPPEL, Failure, exit_status
+from machine import BOOT_SECONDS, DOPPEL, Failure, Skip, exit_status
 
 
 def to_the_end(test, words, status):
@@ -191,3 +191,33 @@ def trap_counters(test):
     silent = [name for name in used if int(counted.get(name, 0)) == 0]
     if silent:
         raise Failure("nothing was counted for %s" % ", ".join(silent))
+
+
+@case("Multiboot kernels, 32- and 64-bit ELF, get their command line and module, and end the run with a code of their own")
+def multiboot(test):
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "multiboot.S")
+    kernel, wide, module = test.path("kernel32"), test.path("kernel64"), test.path("module")
+    subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x200000,--build-id=none,-z,noexecstack",
+                    source, "-o", kernel], check=True)
+    subprocess.run(["objcopy", "-O", "elf64-x86-64", kernel, wide], check=True, stderr=subprocess.DEVNULL)
+    with open(module, "w", encoding="utf-8") as file:
+        file.write("contents of the module\n")
+    for path in (kernel, wide):
+        done = subprocess.run([DOPPEL, "run", "--memory", "16M", "--console", "none", "--debug-console", "stdio", "--debug-exit",
+                               "--kernel", path, "--initrd", module + " x=1", "--append", "one two"],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+        want = "%s one two\n%s x=1\ncontents of the module\n" % (path, module)
+        if done.stdout.replace("\r", "") != want or done.returncode != (0x21 << 1 | 1):
+            raise Failure("%s ends with status %d and prints %r" % (path, done.returncode, done.stdout))
+
+
+@case("a memory tester with two entry points, a bzImage without Linux in it, starts through both", long=True)
+def memtest(test):
+    for name in ("memtest86+x64.bin", "memtest86+ia32.bin"):
+        path = "/boot/" + name
+        if not os.path.exists(path):
+            raise Skip("there is no %s (package memtest86+)" % path)
+        with test.machine("--memory", "64M", "--kernel", path, "--append", "console=ttyS0,115200") as machine:
+            machine.expect("Memtest86", BOOT_SECONDS)
+            machine.process.send_signal(signal.SIGINT)
+            machine.end(exit_status("SIGNAL") + signal.SIGINT)
