@@ -5,13 +5,12 @@
 #include "api/monitor.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "api/monitor_internal.h"
 #include "backend/chardev.h"
-#include "vcpu/work.h"
 
 enum { QUEUE_SIZE = 1024, TERMINALS = 2 };
 
@@ -35,7 +34,8 @@ struct monitor {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool quitting, finished, diverted;
+    atomic_bool quitting;            /* set under the mutex; feed reads it without */
+    bool diverted;
 };
 
 /* --- output --- */
@@ -178,7 +178,6 @@ static void *monitor_main(void *argument)
         for (unsigned i = 0; i < TERMINALS && !monitor->quitting; i++)
             serve(&monitor->terminal[i]);
     }
-    monitor->finished = true;
     pthread_mutex_unlock(&monitor->mutex);
     return NULL;
 }
@@ -235,19 +234,11 @@ struct monitor *monitor_create(struct machine *machine, const char *socket, stru
     return monitor;
 }
 
-/* A command may still wait for a processor whose thread has ended: its work is done here. */
 static void let_thread_finish(struct monitor *monitor)
 {
     pthread_mutex_lock(&monitor->mutex);
     monitor->quitting = true;
     pthread_cond_signal(&monitor->changed);
-    while (!monitor->finished) {
-        pthread_mutex_unlock(&monitor->mutex);
-        for (unsigned i = 0; i < monitor->machine->config.cpus; i++)
-            vcpu_serve_work(monitor->machine->vcpu[i]);
-        usleep(1000);
-        pthread_mutex_lock(&monitor->mutex);
-    }
     pthread_mutex_unlock(&monitor->mutex);
     pthread_join(monitor->thread, NULL);
 }

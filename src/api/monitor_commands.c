@@ -16,10 +16,7 @@ struct vcpu *monitor_vcpu(const struct monitor_command *command)
 
 void monitor_on_vcpu(struct machine *machine, struct vcpu *vcpu, void (*run)(struct vcpu *vcpu, void *argument), void *argument)
 {
-    if (machine->threads)
-        vcpu_run_on(NULL, vcpu, run, argument);
-    else
-        run(vcpu, argument);
+    vcpu_run_on(NULL, vcpu, run, argument);
 }
 
 static bool register_value(const struct vcpu *vcpu, const char *name, size_t length, uint64_t *value)
@@ -145,8 +142,7 @@ static void monitor_step(struct monitor_command *command)
         fputs("stop the machine first\n", command->out);
         return;
     }
-    if (command->machine->threads)
-        machine_step(command->machine, command->session->cpu, count);
+    machine_step(command->machine, command->session->cpu, count);
     monitor_print_code(command, monitor_code_address(monitor_vcpu(command)), 1);
 }
 

@@ -51,12 +51,19 @@ bool machine_start(struct machine *machine, struct error *err)
         return error_errno(err, status, "cannot start the event loop's thread");
     pthread_setname_np(machine->loop_thread, "loop");
     machine->running = true;
-    /* The lock keeps a guest that ends at once from asking the threads to stop before they are counted. */
+    /*
+     * The monitor may pause the machine already: then its vCPUs start standing still. The second lock keeps a guest that ends
+     * at once from asking the threads to stop before they are counted.
+     */
+    pthread_mutex_lock(&machine->pause_lock);
+    for (unsigned i = 0; machine->pause_depth && i < machine->config.cpus; i++)
+        vcpu_kick(machine->vcpu[i], REQUEST_PAUSE);
     pthread_mutex_lock(&machine->state_lock);
     while (machine->threads < machine->config.cpus && vcpu_thread_start(machine->vcpu[machine->threads], err))
         machine->threads++;
     bool complete = machine->threads == machine->config.cpus;
     pthread_mutex_unlock(&machine->state_lock);
+    pthread_mutex_unlock(&machine->pause_lock);
     if (!complete) {
         machine_end(machine, END_HOST_ERROR, 0);
         machine_wait(machine);
@@ -74,36 +81,50 @@ static void stop_vcpus(struct machine *machine)
     pthread_mutex_unlock(&machine->state_lock);
 }
 
+/*
+ * Does not wait until they go: one that is told to stop again before it has noticed runs no instruction in between, so it
+ * may as well count as stopped; and one that goes may ask for a reset at once and stand still again.
+ * A reset that waits keeps them all where they are, and lets them go when it is done.
+ */
 static void release_vcpus(struct machine *machine)
 {
-    for (unsigned i = 0; i < machine->threads; i++)
-        vcpu_unpause(machine->vcpu[i]);
     pthread_mutex_lock(&machine->state_lock);
-    while (machine->vcpus_stopped > 0 && machine->end == END_NONE)
-        pthread_cond_wait(&machine->state_changed, &machine->state_lock);
+    for (unsigned i = 0; !machine->reset_wanted && i < machine->threads; i++)
+        vcpu_unpause(machine->vcpu[i]);
     pthread_mutex_unlock(&machine->state_lock);
+}
+
+/* With pause_lock held, as what follows. */
+static void pause_locked(struct machine *machine)
+{
+    if (machine->pause_depth++ > 0)
+        return;
+    stop_vcpus(machine);
+    clock_pause(machine->clock);
+    machine->paused = true;
+}
+
+static void resume_locked(struct machine *machine)
+{
+    if (machine->pause_depth == 0 || --machine->pause_depth > 0)
+        return;
+    machine->paused = false;
+    clock_resume(machine->clock);
+    release_vcpus(machine);
 }
 
 /* Each pause is ended by a resume; they nest, and one caller at a time changes the state. */
 void machine_pause(struct machine *machine)
 {
     pthread_mutex_lock(&machine->pause_lock);
-    if (machine->pause_depth++ == 0) {
-        stop_vcpus(machine);
-        clock_pause(machine->clock);
-        machine->paused = true;
-    }
+    pause_locked(machine);
     pthread_mutex_unlock(&machine->pause_lock);
 }
 
 void machine_resume(struct machine *machine)
 {
     pthread_mutex_lock(&machine->pause_lock);
-    if (machine->pause_depth > 0 && --machine->pause_depth == 0) {
-        machine->paused = false;
-        clock_resume(machine->clock);
-        release_vcpus(machine);
-    }
+    resume_locked(machine);
     pthread_mutex_unlock(&machine->pause_lock);
 }
 
@@ -116,16 +137,22 @@ static void step_on_vcpu(struct vcpu *vcpu, void *argument)
 {
     const struct step *step = argument;
     for (uint64_t i = 0; i < step->count && vcpu->activity == ACTIVITY_ACTIVE; i++) {
+        if (atomic_load(&vcpu->request) & REQUEST_EXIT)
+            return;
         atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_PAUSE);
         vcpu_step(vcpu, 1);
         atomic_fetch_or(&vcpu->request, REQUEST_PAUSE);
     }
 }
 
+/* Under the lock, so that a reset that the step asks for does not begin before its end. */
 void machine_step(struct machine *machine, unsigned index, uint64_t count)
 {
     struct step step = { count };
-    vcpu_run_on(NULL, machine->vcpu[index], step_on_vcpu, &step);
+    pthread_mutex_lock(&machine->pause_lock);
+    if (machine->threads)
+        vcpu_run_on(NULL, machine->vcpu[index], step_on_vcpu, &step);
+    pthread_mutex_unlock(&machine->pause_lock);
 }
 
 void machine_end(struct machine *machine, enum machine_end end, uint32_t code)
@@ -173,10 +200,8 @@ static void reset_vcpu(struct vcpu *vcpu, void *argument)
     mmu_flush_all(vcpu);
 }
 
-/* Full reset: every vCPU stands still, devices go to their power-on state, the image is loaded again. */
-static void carry_out_reset(struct machine *machine)
+static void reset_board(struct machine *machine)
 {
-    machine_pause(machine);
     for (unsigned i = 0; i < machine->config.cpus; i++)
         vcpu_run_on(NULL, machine->vcpu[i], reset_vcpu, NULL);
     pthread_mutex_lock(&machine->lock);
@@ -184,13 +209,25 @@ static void carry_out_reset(struct machine *machine)
         device->type->reset(device);
     pthread_mutex_unlock(&machine->lock);
     struct error err;
-    if (images_load(machine, &err)) {
-        machine_resume(machine);
+    if (images_load(machine, &err))
         return;
-    }
     log_message(&machine->log, LOG_ERROR, "cannot load the kernel again after a reset: %s", err.text);
     machine_end(machine, END_HOST_ERROR, 0);
-    machine_resume(machine);
+}
+
+/* Full reset: every vCPU stands still, devices go to their power-on state, the image is loaded again. */
+static void carry_out_reset(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->pause_lock);
+    pause_locked(machine);
+    pthread_mutex_lock(&machine->state_lock);
+    bool ended = machine->end != END_NONE;
+    machine->reset_wanted = false;
+    pthread_mutex_unlock(&machine->state_lock);
+    if (!ended)
+        reset_board(machine);
+    resume_locked(machine);
+    pthread_mutex_unlock(&machine->pause_lock);
 }
 
 /* True: a reset is to be carried out; false: the end. */
@@ -200,7 +237,6 @@ static bool wait_for_change(struct machine *machine)
     while (machine->end == END_NONE && !machine->reset_wanted)
         pthread_cond_wait(&machine->state_changed, &machine->state_lock);
     bool reset = machine->end == END_NONE;
-    machine->reset_wanted = false;
     pthread_mutex_unlock(&machine->state_lock);
     return reset;
 }
@@ -214,7 +250,9 @@ enum machine_end machine_wait(struct machine *machine)
         vcpu_kick(machine->vcpu[i], REQUEST_EXIT);
     for (unsigned i = 0; i < machine->threads; i++)
         vcpu_thread_join(machine->vcpu[i]);
+    pthread_mutex_lock(&machine->pause_lock);
     machine->threads = 0;
+    pthread_mutex_unlock(&machine->pause_lock);
     loop_stop(machine->loop);
     pthread_join(machine->loop_thread, NULL);
     machine->running = false;

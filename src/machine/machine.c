@@ -152,6 +152,7 @@ static void destroy_vcpu(struct vcpu *vcpu)
 {
     if (!vcpu)
         return;
+    vcpu_serve_work(vcpu);      /* what devices posted in their last moments */
     vcpu->engine->detach(vcpu);
     mmu_destroy(vcpu->mmu);
     vcpu_thread_fini(vcpu);

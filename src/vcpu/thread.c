@@ -4,11 +4,13 @@
 
 #include "base/error.h"
 #include "vcpu/loop.h"
+#include "vcpu/work.h"
 
 void vcpu_thread_init(struct vcpu *vcpu)
 {
     pthread_mutex_init(&vcpu->mutex, NULL);
     pthread_cond_init(&vcpu->wake, NULL);
+    vcpu->threadless = true;
 }
 
 void vcpu_thread_fini(struct vcpu *vcpu)
@@ -20,14 +22,25 @@ void vcpu_thread_fini(struct vcpu *vcpu)
 static void *thread_main(void *argument)
 {
     vcpu_loop(argument);
+    vcpu_end_work(argument);
     return NULL;
+}
+
+static void set_threadless(struct vcpu *vcpu, bool threadless)
+{
+    pthread_mutex_lock(&vcpu->mutex);
+    vcpu->threadless = threadless;
+    pthread_mutex_unlock(&vcpu->mutex);
 }
 
 bool vcpu_thread_start(struct vcpu *vcpu, struct error *err)
 {
+    set_threadless(vcpu, false);
     int status = pthread_create(&vcpu->thread, NULL, thread_main, vcpu);
-    if (status)
+    if (status) {
+        set_threadless(vcpu, true);
         return error_errno(err, status, "cannot start the thread of vCPU %u", vcpu->index);
+    }
     char name[16];
     snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
     pthread_setname_np(vcpu->thread, name);

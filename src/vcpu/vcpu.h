@@ -185,6 +185,8 @@ struct vcpu {
     pthread_mutex_t mutex;              /* guards the sleep in HLT and the work list */
     pthread_cond_t wake;
     struct vcpu_work *work;             /* posted work, newest first */
+    bool threadless;                    /* under mutex: no thread serves the list; who waits for work does it (vcpu/work.h) */
+    bool serving;                       /* under mutex: somebody does just now */
     void (*system_event)(void *owner, struct vcpu *vcpu, unsigned event);  /* machine-wide: enum system_event */
     const struct vcpu_stop_ops *stop_ops;
     void *system_owner;

@@ -1,8 +1,6 @@
 #include "vcpu/work.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/log.h"
 
@@ -88,6 +86,36 @@ void vcpu_serve_work(struct vcpu *vcpu)
     run_list(vcpu, take_list(vcpu, false));
 }
 
+void vcpu_end_work(struct vcpu *vcpu)
+{
+    for (;;) {
+        pthread_mutex_lock(&vcpu->mutex);
+        bool done = vcpu->threadless = !vcpu->work;
+        pthread_mutex_unlock(&vcpu->mutex);
+        if (done)
+            return;
+        vcpu_serve_work(vcpu);
+    }
+}
+
+/* In the place of a thread that is not there. */
+static void serve_for(struct vcpu *target)
+{
+    pthread_mutex_lock(&target->mutex);
+    while (target->serving)
+        pthread_cond_wait(&target->wake, &target->mutex);
+    bool threadless = target->threadless;
+    target->serving = threadless;
+    pthread_mutex_unlock(&target->mutex);
+    if (!threadless)
+        return;
+    vcpu_serve_work(target);
+    pthread_mutex_lock(&target->mutex);
+    target->serving = false;
+    pthread_cond_broadcast(&target->wake);
+    pthread_mutex_unlock(&target->mutex);
+}
+
 /* Takes the work back if nobody has begun it. */
 static bool withdraw(struct vcpu *target, struct vcpu_work *work)
 {
@@ -127,28 +155,11 @@ static void wait_serving(struct vcpu *caller, struct vcpu *target, struct vcpu_w
     pthread_mutex_unlock(&caller->mutex);
 }
 
-/* From a thread of the machine. Nobody tells us when the target leaves its loop for good, so we look now and then. */
-static void wait_plain(struct vcpu *target, struct vcpu_work *work)
+static void wait_plain(struct vcpu_work *work)
 {
-    enum { LOOK_NS = 10000000 };
     pthread_mutex_lock(work->waiter_mutex);
-    while (!work->done) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += LOOK_NS;
-        if (until.tv_nsec >= (long)NS_PER_SECOND) {
-            until.tv_nsec -= (long)NS_PER_SECOND;
-            until.tv_sec++;
-        }
-        if (pthread_cond_timedwait(work->waiter_wake, work->waiter_mutex, &until) != ETIMEDOUT)
-            continue;
-        if (!(atomic_load(&target->request) & REQUEST_EXIT))
-            continue;
-        pthread_mutex_unlock(work->waiter_mutex);
-        if (withdraw(target, work))
-            return;
-        pthread_mutex_lock(work->waiter_mutex);
-    }
+    while (!work->done)
+        pthread_cond_wait(work->waiter_wake, work->waiter_mutex);
     pthread_mutex_unlock(work->waiter_mutex);
 }
 
@@ -165,8 +176,10 @@ void vcpu_run_on(struct vcpu *caller, struct vcpu *target, void (*run)(struct vc
         .waiter_mutex = caller ? &caller->mutex : &mutex, .waiter_wake = caller ? &caller->wake : &wake,
     };
     enqueue(target, &work);
-    if (caller)
+    if (caller) {
         wait_serving(caller, target, &work);
-    else
-        wait_plain(target, &work);
+        return;
+    }
+    serve_for(target);
+    wait_plain(&work);
 }

@@ -25,13 +25,17 @@ void vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argu
  * Otherwise the caller is another vCPU's thread, perhaps in the midst of an instruction: while it waits it serves what other
  * vCPUs ask of it in this way (and nothing else), so that two that wait for each other both go on. So a function that is
  * run with a caller may find its target in the midst of an instruction, too, and must not care: it may drop TLB
- * entries, but not decoded code or registers. A caller that is told to exit takes its work back, as does a thread of the
- * machine when the target was told to exit: then it has not run.
+ * entries, but not decoded code or registers. A caller that is told to exit takes its work back.
  * Every place where a vCPU stands still (HLT, pause, wait for SIPI, shutdown) must serve its list.
  * Never call it with a device's lock held.
  */
 void vcpu_run_on(struct vcpu *caller, struct vcpu *target, void (*run)(struct vcpu *, void *), void *argument);
 /* Serves the posted work; the vCPU's thread, or its stopper. */
 void vcpu_serve_work(struct vcpu *vcpu);
+/*
+ * The vCPU's thread, before it ends: serves what is left. From then on (and before the first start) a thread of the machine
+ * that calls vcpu_run_on does the work itself, one at a time; posts wait for it or for the next thread.
+ */
+void vcpu_end_work(struct vcpu *vcpu);
 
 #endif

@@ -199,5 +199,8 @@ int main(int argc, char **argv)
     for (unsigned long i = 0; i < rounds; i++)
         one(&t);
     printf("%lu instructions ran, %lu faulted\n", t.ran, t.faulted);
+    native_cache_destroy(t.cache);
+    for (unsigned i = 0; i < ARRAY_SIZE(t.model); i++)
+        x86_model_destroy(t.model[i]);
     return t.ran < rounds / 50 || t.full;
 }

@@ -153,15 +153,17 @@ static void an_exiting_vcpu_does_not_wait_for_ever(void **state)
     free(crowd);
 }
 
-static void a_machine_does_not_wait_for_a_vcpu_that_left(void **state)
+static void the_work_of_a_vcpu_that_left_is_done_by_who_asks(void **state)
 {
     struct crowd *crowd = calloc(1, sizeof(*crowd));
     atomic_store(&crowd->stop, true);
     crowd_start(crowd, idle_loop);
     crowd_join(crowd);
-    vcpu_kick(&crowd->vcpu[0], REQUEST_EXIT);
+    vcpu_post(&crowd->vcpu[0], count_run, &crowd->ran);
+    vcpu_end_work(&crowd->vcpu[0]);
+    assert_int_equal(atomic_load(&crowd->ran), 1);
     vcpu_run_on(NULL, &crowd->vcpu[0], count_run, &crowd->ran);
-    assert_int_equal(atomic_load(&crowd->ran), 0);
+    assert_int_equal(atomic_load(&crowd->ran), 2);
     free(crowd);
 }
 
@@ -247,7 +249,7 @@ int main(void)
         cmocka_unit_test(vcpus_that_wait_for_each_other_go_on),
         cmocka_unit_test(posts_wait_for_the_border),
         cmocka_unit_test(an_exiting_vcpu_does_not_wait_for_ever),
-        cmocka_unit_test(a_machine_does_not_wait_for_a_vcpu_that_left),
+        cmocka_unit_test(the_work_of_a_vcpu_that_left_is_done_by_who_asks),
         cmocka_unit_test(no_write_to_decoded_code_goes_unseen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
