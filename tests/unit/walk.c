@@ -286,6 +286,29 @@ static void pdptes_with_reserved_bits_are_refused(void **state)
     fixture_destroy(f);
 }
 
+/* PAE paging reads the PDPTEs at MOV CR3 and its like, never in a walk (SDM3 §4.4.1): a saved vCPU brings them along. */
+static void pdptes_are_registers(void **state)
+{
+    struct fixture *f = fixture_create(RAM_BYTES);
+    struct vcpu *v = &f->vcpu;
+    uint64_t gpa;
+    fixture_put64(f, 0x1020, 0x2000 | PTE_P);
+    fixture_put64(f, 0x2000, 0x3000 | PTE_P);
+    fixture_put64(f, 0x3000, 0x9000 | PTE_P);
+    v->cr0 = CR0_PE | CR0_PG;
+    v->cr4 = CR4_PAE;
+    v->cr3 = 0x1020;
+    mmu_mode_changed(v);
+    assert_true(mmu_load_pdptes(v, v->cr3));
+    fixture_put64(f, 0x1020, 0);
+    mmu_flush_all(v);
+    assert_true(mmu_translate(v, 0x123, &gpa));
+    assert_int_equal(gpa, 0x9123);
+    memset(v->pdpte, 0, sizeof(v->pdpte));
+    assert_false(mmu_translate(v, 0x123, &gpa));
+    fixture_destroy(f);
+}
+
 static void peeking_leaves_no_trace(void **state)
 {
     struct fixture *f = fixture_create(RAM_BYTES);
@@ -305,6 +328,7 @@ int main(void)
         cmocka_unit_test(agrees_with_the_manual),
         cmocka_unit_test(paging_off_is_identity),
         cmocka_unit_test(pdptes_with_reserved_bits_are_refused),
+        cmocka_unit_test(pdptes_are_registers),
         cmocka_unit_test(peeking_leaves_no_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

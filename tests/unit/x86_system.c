@@ -370,6 +370,7 @@ static void test_state_list_saves_and_loads(void **state)
     state_save(&vcpu_state_list, &a->vcpu, &buffer);
     assert_true(state_load(&vcpu_state_list, &b->vcpu, buffer.data, buffer.size, &used, &err));
     assert_int_equal(used, buffer.size);
+    assert_memory_equal(a->vcpu.pdpte, b->vcpu.pdpte, sizeof(b->vcpu.pdpte));      /* registers, not a cache */
     assert_true(state_equal(&vcpu_state_list, &a->vcpu, &b->vcpu, &field));
     state_buffer_free(&buffer);
     x86_fixture_destroy(a);
