@@ -5,6 +5,7 @@
 /* Every engine, the default first; ended by NULL. */
 static const struct engine *const engines[] = {
     &engine_interp,
+    &engine_dbt,
     NULL,
 };
 

@@ -29,7 +29,7 @@ struct engine {
     void (*code_written)(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 };
 
-extern const struct engine engine_interp;
+extern const struct engine engine_interp, engine_dbt;
 
 /* By name; NULL if unknown. */
 const struct engine *engine_find(const char *name);

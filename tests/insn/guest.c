@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "bus/bus.h"
+#include "engine/dbt/dbt.h"
 #include "engine/engine.h"
 #include "mem/ram.h"
 #include "mmu/mmu.h"
@@ -96,6 +97,8 @@ struct guest *guest_start(const char *engine, const char *cpu_model)
     }
     x86_reset(vcpu, false);
     vcpu->engine->attach(vcpu);
+    if (vcpu->engine == &engine_dbt)
+        dbt_set_hot(vcpu, 0);
     guest->ram->watcher = (struct ram_watcher){ code_written, guest };
     for (unsigned i = 0; i < DATA_SIZE / PAGE_SIZE; i++)
         map_page(guest, DATA_BASE + i * PAGE_SIZE, (DATA_GPA + i * PAGE_SIZE) | PTE_NX);

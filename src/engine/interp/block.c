@@ -251,12 +251,6 @@ static void raise_op(struct block *block, op_fn *run, int size)
 
 enum step { STEP_MORE, STEP_END, STEP_CLOSED, STEP_FULL, STEP_FAULT };
 
-/* The bytes that the block was decoded from. */
-static uint8_t *block_code(struct block *block)
-{
-    return (uint8_t *)&block->op[block->op_count];
-}
-
 /* Decodes the instruction at `where` into the block's next op; its bytes go to code + where. */
 static enum step decode_one(struct vcpu *vcpu, struct source *source, struct block *block, unsigned where, uint8_t *code)
 {

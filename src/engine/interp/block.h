@@ -50,6 +50,12 @@ static inline struct block *block_lookup(const struct block_cache *cache, uint64
     return block;
 }
 
+/* The bytes that the block was decoded from. */
+static inline uint8_t *block_code(struct block *block)
+{
+    return (uint8_t *)&block->op[block->op_count];
+}
+
 /* What the mode key of the vCPU's present state is. */
 uint32_t block_mode_key(const struct vcpu *vcpu);
 

@@ -74,6 +74,7 @@ struct block {
     bool linkable;
     bool stale;                     /* its granule was written: look at the bytes before it runs again */
     bool watched;                   /* stale, but the code map watches all its bytes */
+    uint32_t heat;                  /* of the translator: how often it was run here */
     struct block *hash_next;
     struct block *page_next[2];     /* of the lists by gpa and by gpa2 */
     struct block *link[BLOCK_LINKS];        /* successors in the same page: [0] taken, [1] not taken or falling through */
@@ -92,10 +93,20 @@ struct interp {
     uint32_t key;                   /* mode_key of the present state */
     uint64_t drops;                 /* blocks dropped so far */
     unsigned pauses;                /* PAUSE executed */
+    void (*run_blocks)(struct vcpu *vcpu, struct interp *interp);       /* what `run` calls: interp_run_blocks */
     struct block_cache *cache;
     struct native_cache *native;    /* NULL: the host allows none, then SIMD is #UD */
     struct block *scratch;          /* the one-op block of single steps and uncached code */
 };
+
+/* --- run.c, for an engine that builds on this one; its state begins with a struct interp, zeroed --- */
+bool interp_init(struct vcpu *vcpu, struct interp *interp);
+void interp_fini(struct vcpu *vcpu, struct interp *interp);
+enum run_result interp_run(struct vcpu *vcpu, uint64_t budget);
+/* Until a request, the budget's end, a fault, or an instruction that may have changed what blocks depend on. */
+void interp_run_blocks(struct vcpu *vcpu, struct interp *interp);
+/* The block at rip; NULL: a fault is pending. */
+struct block *interp_next_block(struct vcpu *vcpu, struct interp *interp);
 
 static inline struct interp *interp_of(const struct vcpu *vcpu) { return vcpu->engine_state; }
 

@@ -178,8 +178,15 @@ static inline struct block *find(struct vcpu *vcpu, struct interp *interp)
     return block_get(vcpu, false);
 }
 
-/* Until a request, the budget's end, a fault, or an instruction that may have changed what blocks depend on. */
-static void run_blocks(struct vcpu *vcpu, struct interp *interp)
+struct block *interp_next_block(struct vcpu *vcpu, struct interp *interp)
+{
+    struct block *block = find(vcpu, interp);
+    if (block && interp->link_from)
+        link_blocks(interp, block);
+    return block;
+}
+
+void interp_run_blocks(struct vcpu *vcpu, struct interp *interp)
 {
     while (!atomic_load_explicit(&vcpu->request, memory_order_relaxed)) {
         struct block *block = find(vcpu, interp);
@@ -219,12 +226,12 @@ static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
             if (!step(vcpu, &result))
                 return result;
         } else {
-            run_blocks(vcpu, interp);
+            interp->run_blocks(vcpu, interp);
         }
     }
 }
 
-static enum run_result interp_run(struct vcpu *vcpu, uint64_t budget)
+enum run_result interp_run(struct vcpu *vcpu, uint64_t budget)
 {
     struct interp *interp = interp_of(vcpu);
     int64_t start = budget > INT64_MAX ? INT64_MAX : (int64_t)budget;
@@ -237,36 +244,47 @@ static enum run_result interp_run(struct vcpu *vcpu, uint64_t budget)
 
 /* --- the engine --- */
 
+void interp_fini(struct vcpu *vcpu, struct interp *interp)
+{
+    block_cache_destroy(interp->cache);
+    if (interp->native)
+        native_cache_destroy(interp->native);
+    free(interp->scratch);
+    vcpu->engine_state = NULL;
+    vcpu->code_overwritten = NULL;
+}
+
+bool interp_init(struct vcpu *vcpu, struct interp *interp)
+{
+    vcpu->engine_state = interp;
+    vcpu->zero = 0;
+    interp->run_blocks = interp_run_blocks;
+    interp->cache = block_cache_create(vcpu);
+    interp->native = native_cache_create();
+    interp->scratch = calloc(1, sizeof(struct block) + 3 * sizeof(struct op));
+    vcpu->code_overwritten = block_overwritten;
+    if (interp->cache && interp->scratch)
+        return true;
+    interp_fini(vcpu, interp);
+    return false;
+}
+
 static void interp_detach(struct vcpu *vcpu)
 {
     struct interp *interp = vcpu->engine_state;
     if (!interp)
         return;
-    block_cache_destroy(interp->cache);
-    if (interp->native)
-        native_cache_destroy(interp->native);
-    free(interp->scratch);
+    interp_fini(vcpu, interp);
     free(interp);
-    vcpu->engine_state = NULL;
-    vcpu->code_overwritten = NULL;
 }
 
 static bool interp_attach(struct vcpu *vcpu)
 {
     struct interp *interp = calloc(1, sizeof(*interp));
-    if (!interp)
-        return false;
-    vcpu->engine_state = interp;
-    vcpu->zero = 0;
-    interp->cache = block_cache_create(vcpu);
-    interp->native = native_cache_create();
-    interp->scratch = calloc(1, sizeof(struct block) + 3 * sizeof(struct op));
-    if (!interp->cache || !interp->scratch) {
-        interp_detach(vcpu);
-        return false;
-    }
-    vcpu->code_overwritten = block_overwritten;
-    return true;
+    if (interp && interp_init(vcpu, interp))
+        return true;
+    free(interp);
+    return false;
 }
 
 const struct engine engine_interp = {

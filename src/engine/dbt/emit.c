@@ -1,0 +1,105 @@
+#include "engine/dbt/emit.h"
+
+static void emit_modrm(struct emitter *e, unsigned reg, const struct rm *rm, unsigned after)
+{
+    reg = (reg & 7) << 3;
+    switch (rm->kind) {
+    case RM_REG:
+        emit8(e, 0xC0 | reg | (rm->base & 7));
+        break;
+    case RM_VCPU:
+        emit8(e, reg | 4);
+        emit8(e, 0x25);                         /* SIB: no base, no index: an absolute displacement, relative to GS */
+        emit32(e, (uint32_t)rm->disp);
+        break;
+    case RM_DATA:
+        emit8(e, reg | 5);
+        emit32(e, (uint32_t)((const uint8_t *)rm->data - (emit_here(e) + 4 + after)));
+        break;
+    default: {
+        bool no_base = rm->base == HOST_NONE, small = rm->disp == (int8_t)rm->disp;
+        unsigned mod = no_base ? 0 : rm->disp == 0 && (rm->base & 7) != 5 ? 0 : small ? 0x40 : 0x80;
+        if (rm->index != HOST_NONE || no_base || (rm->base & 7) == 4) {
+            emit8(e, mod | reg | 4);
+            emit8(e, (unsigned)rm->scale << 6 | (rm->index == HOST_NONE ? 4 : rm->index & 7u) << 3 |
+                     (no_base ? 5 : rm->base & 7u));
+        } else {
+            emit8(e, mod | reg | (rm->base & 7));
+        }
+        if (mod == 0x40)
+            emit8(e, (uint8_t)rm->disp);
+        else if (mod == 0x80 || no_base)
+            emit32(e, (uint32_t)rm->disp);
+    }
+    }
+}
+
+void emit_insn(struct emitter *e, unsigned how, unsigned opcode, unsigned reg, struct rm rm, unsigned after)
+{
+    unsigned rex = (how & EMIT_W ? 8 : 0) | (reg & 8 ? 4 : 0);
+    if (rm.kind == RM_REG || rm.kind == RM_MEMORY)
+        rex |= rm.base != HOST_NONE && rm.base & 8 ? 1 : 0;
+    if (rm.kind == RM_MEMORY && rm.index != HOST_NONE && rm.index & 8)
+        rex |= 2;
+    if (rm.kind == RM_VCPU)
+        emit8(e, 0x65);
+    if (how & EMIT_LOCK)
+        emit8(e, 0xF0);
+    if (how & EMIT_16)
+        emit8(e, 0x66);
+    if (how & EMIT_F3)
+        emit8(e, 0xF3);
+    if (rex || how & EMIT_REX)
+        emit8(e, 0x40 | rex);
+    if (how & EMIT_0F)
+        emit8(e, 0x0F);
+    emit8(e, opcode);
+    emit_modrm(e, reg, &rm, after);
+}
+
+void emit_load(struct emitter *e, unsigned reg, struct rm from) { emit_insn(e, EMIT_W, 0x8B, reg, from, 0); }
+void emit_store(struct emitter *e, struct rm to, unsigned reg) { emit_insn(e, EMIT_W, 0x89, reg, to, 0); }
+void emit_lea(struct emitter *e, unsigned reg, struct rm rm) { emit_insn(e, EMIT_W, 0x8D, reg, rm, 0); }
+
+void emit_move(struct emitter *e, unsigned to, unsigned from)
+{
+    if (to != from)
+        emit_insn(e, EMIT_W, 0x8B, to, rm_reg(from), 0);
+}
+
+void emit_constant(struct emitter *e, unsigned reg, uint64_t value)
+{
+    if (value == (uint32_t)value) {
+        if (reg & 8)
+            emit8(e, 0x41);
+        emit8(e, 0xB8 | (reg & 7));
+        emit32(e, (uint32_t)value);
+    } else if (value == (uint64_t)(int64_t)(int32_t)value) {
+        emit_insn(e, EMIT_W, 0xC7, 0, rm_reg(reg), 4);
+        emit32(e, (uint32_t)value);
+    } else {
+        emit8(e, 0x48 | (reg >> 3));
+        emit8(e, 0xB8 | (reg & 7));
+        emit64(e, value);
+    }
+}
+
+void emit_target(const struct emitter *e, uint8_t *field, const uint8_t *target)
+{
+    int32_t relative = (int32_t)(target - (field + e->shift + 4));
+    memcpy(field, &relative, 4);
+}
+
+uint8_t *emit_jump(struct emitter *e, unsigned opcode, const uint8_t *target)
+{
+    emit8(e, opcode);
+    e->at += 4;
+    emit_target(e, e->at - 4, target);
+    return e->at - 4;
+}
+
+uint8_t *emit_jcc(struct emitter *e, unsigned cc, const uint8_t *target)
+{
+    emit8(e, 0x0F);
+    return emit_jump(e, 0x80 | cc, target);
+}

@@ -1,0 +1,69 @@
+/*
+ * Writing host instructions (SDM2 chapter 2 "Instruction Format"). The emitter writes through the writable view of the code
+ * cache; addresses that count are those of the executable view, `shift` bytes away.
+ */
+#ifndef DOPPEL_DBT_EMIT_H
+#define DOPPEL_DBT_EMIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+struct emitter {
+    uint8_t *at;
+    intptr_t shift;             /* executable address - writable address */
+};
+
+/* Where an instruction's r/m operand is. */
+enum rm_kind { RM_REG, RM_MEMORY, RM_VCPU, RM_DATA };
+struct rm {
+    enum rm_kind kind;
+    uint8_t base, index;        /* host registers; index HOST_NONE: none */
+    uint8_t scale;              /* as a shift */
+    int32_t disp;
+    const void *data;           /* RM_DATA: must lie within 2 GiB of the code */
+};
+enum { HOST_NONE = 0xFF };
+
+/* The opcode's map and prefixes. */
+enum {
+    EMIT_W = 1,                 /* REX.W */
+    EMIT_16 = 2,                /* 66 */
+    EMIT_0F = 4,
+    EMIT_LOCK = 8,
+    EMIT_F3 = 16,
+    EMIT_REX = 32,              /* a REX prefix even where no bit of it is set: byte registers 4 to 7 */
+};
+
+static inline struct rm rm_reg(unsigned reg) { return (struct rm){ .kind = RM_REG, .base = (uint8_t)reg }; }
+static inline struct rm rm_mem(unsigned base, int32_t disp)
+{
+    return (struct rm){ .kind = RM_MEMORY, .base = (uint8_t)base, .index = HOST_NONE, .disp = disp };
+}
+/* A field of the vCPU, at which GS points. */
+static inline struct rm rm_vcpu(size_t offset) { return (struct rm){ .kind = RM_VCPU, .disp = (int32_t)offset }; }
+/* A field of the engine's own state, RIP-relative. */
+static inline struct rm rm_data(const void *data) { return (struct rm){ .kind = RM_DATA, .data = data }; }
+
+static inline uint8_t *emit_here(const struct emitter *e) { return e->at + e->shift; }
+static inline void emit8(struct emitter *e, unsigned v) { *e->at++ = (uint8_t)v; }
+static inline void emit32(struct emitter *e, uint32_t v) { memcpy(e->at, &v, 4); e->at += 4; }
+static inline void emit64(struct emitter *e, uint64_t v) { memcpy(e->at, &v, 8); e->at += 8; }
+
+/* An instruction with ModRM; `after`: bytes of immediate that the caller emits behind it. */
+void emit_insn(struct emitter *e, unsigned how, unsigned opcode, unsigned reg, struct rm rm, unsigned after);
+/* 64-bit forms. */
+void emit_load(struct emitter *e, unsigned reg, struct rm from);
+void emit_store(struct emitter *e, struct rm to, unsigned reg);
+void emit_move(struct emitter *e, unsigned to, unsigned from);
+void emit_lea(struct emitter *e, unsigned reg, struct rm rm);
+/* The shortest MOV of a constant; no flags. */
+void emit_constant(struct emitter *e, unsigned reg, uint64_t value);
+/* Opcode with a 32-bit relative target; returns where the target is written. */
+uint8_t *emit_jump(struct emitter *e, unsigned opcode, const uint8_t *target);
+uint8_t *emit_jcc(struct emitter *e, unsigned cc, const uint8_t *target);
+void emit_target(const struct emitter *e, uint8_t *field, const uint8_t *target);
+enum { JUMP = 0xE9, CALL = 0xE8 };
+
+#endif

@@ -1,0 +1,17 @@
+/* Apart from the rest because <elf.h>, which <sys/auxv.h> brings, and our names of page-fault bits collide. */
+#include "engine/dbt/gs.h"
+
+#include <asm/prctl.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { FSGSBASE_ENABLED = 2 };      /* of AT_HWCAP2 */
+
+void gs_point_at(void *at)
+{
+    if (getauxval(AT_HWCAP2) & FSGSBASE_ENABLED)
+        asm volatile("wrgsbase %0" : : "r"(at));
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, at);
+}
