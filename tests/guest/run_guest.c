@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "engine/dbt/dbt.h"
 #include "machine/machine.h"
 #include "victim.h"
 
@@ -102,6 +103,9 @@ static bool start(struct run *run, const struct machine_config *config)
     snprintf(run->console, sizeof(run->console), "file:%s", run->path);
     run->config.debug_console = run->console;
     run->machine = machine_create(&run->config, &err);
+    for (unsigned i = 0; run->machine && i < run->config.cpus; i++)     /* these guests run nothing often */
+        if (run->machine->vcpu[i]->engine == &engine_dbt)
+            dbt_set_hot(run->machine->vcpu[i], i & 1 ? 2 : 0);
     if (run->machine && machine_start(run->machine, &err))
         return true;
     fprintf(stderr, "%s\n", err.text);
