@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 #include "base/base.h"
-#include "engine/dbt/dbt.h"
+#include "engine/dbt/hot.h"
+#include "engine/engine.h"
 #include "machine/machine.h"
 #include "victim.h"
 

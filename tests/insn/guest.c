@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "bus/bus.h"
-#include "engine/dbt/dbt.h"
+#include "engine/dbt/hot.h"
 #include "engine/engine.h"
 #include "mem/ram.h"
 #include "mmu/mmu.h"

@@ -117,8 +117,4 @@ void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt);
 /* NULL: not worth it or not possible. */
 struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct block *block);
 
-/* --- run.c --- */
-/* For tests: translate after so many runs in the interpreter. */
-void dbt_set_hot(struct vcpu *vcpu, unsigned runs);
-
 #endif

@@ -1,6 +1,7 @@
 /* The engine: the interpreter's run function, with translated blocks in the place of hot ones. */
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/gs.h"
+#include "engine/dbt/hot.h"
 
 enum { DROPS_MAX = 12 };
 
