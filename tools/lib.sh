@@ -44,7 +44,8 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" </dev/null >&2
 }
 
-# build DIR [MESON-OPTION...]: configures DIR once, then builds it. On a terminal ninja shows how far it is.
+# build DIR [MESON-OPTION...]: configures DIR once, then builds it, or what build_targets names of it. On a terminal
+# ninja shows how far it is.
 build() {
     local dir=$1 quiet=; shift
     if [ ! -f "$top/$dir/build.ninja" ]; then
@@ -54,7 +55,7 @@ build() {
     fi
     say "building $dir"
     [ -t 2 ] || quiet=--quiet
-    ninja -C "$top/$dir" $quiet >&2 || die "the build failed"
+    ninja -C "$top/$dir" $quiet ${build_targets:-} >&2 || die "the build failed"
 }
 
 # publish STAGED FINAL: puts a finished file or directory in place in one step. Where another
