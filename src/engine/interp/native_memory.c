@@ -54,8 +54,7 @@ bool native_address(struct vcpu *vcpu, const struct stub *stub, uint64_t *gla)
 {
     const struct stub_address *a = &stub->address;
     uint64_t offset = native_effective(vcpu, stub);
-    if (a->mode64 && stub->aligned && ((offset + (a->seg >= FS ? vcpu->seg[a->seg].base : 0)) & (stub->size - 1u)) &&
-        !vcpu->mmu->alignment_check)
+    if (a->mode64 && stub->aligned && ((offset + (a->seg >= FS ? vcpu->seg[a->seg].base : 0)) & (stub->size - 1u)))
         return x86_raise(vcpu, VEC_GP);
     return native_linear(vcpu, stub, offset, stub->size, stub->writes, gla) && check_alignment(vcpu, stub, *gla);
 }
