@@ -3,6 +3,7 @@
  * break the rules stop the device until it is reset.
  */
 #include <fcntl.h>
+#include <linux/virtio_pci.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -555,6 +556,24 @@ static void frames_are_spread_over_mergeable_buffers(void **state)
     check_arp(BIT(15) | F_PACKED, 32);
 }
 
+/* VIRTIO §2.1.1, §3.1.1 */
+static void agreed_features_stay_until_the_reset(void **state)
+{
+    struct disk disk;
+    disk_create(&disk);
+    driver_start(&disk.d, F_PACKED, 16);
+    uint8_t status = driver_status(&disk.d);
+    common_write(&disk.d, VIRTIO_PCI_COMMON_STATUS, 1, status & ~(VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK));
+    assert_int_equal(driver_status(&disk.d), status);
+    common_write(&disk.d, VIRTIO_PCI_COMMON_GFSELECT, 4, 1);
+    common_write(&disk.d, VIRTIO_PCI_COMMON_GF, 4, 1);
+    assert_true(((struct virtio *)disk.d.function)->features & F_PACKED);
+    common_write(&disk.d, VIRTIO_PCI_COMMON_STATUS, 1, 0);
+    common_write(&disk.d, VIRTIO_PCI_COMMON_STATUS, 1, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER_OK);
+    assert_int_equal(driver_status(&disk.d), VIRTIO_CONFIG_S_ACKNOWLEDGE);
+    disk_destroy(&disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -575,6 +594,7 @@ int main(void)
         cmocka_unit_test(console_talks_both_ways),
         cmocka_unit_test(network_answers_arp),
         cmocka_unit_test(frames_are_spread_over_mergeable_buffers),
+        cmocka_unit_test(agreed_features_stay_until_the_reset),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

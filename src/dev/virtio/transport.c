@@ -68,20 +68,18 @@ static void postpone(struct virtio_queue *queue)
 
 /*
  * While we work the driver need not notify. Before we stop we ask for notifications again, and look once more, because a
- * buffer may have come in between.
+ * buffer may have come in between. Rounds are counted, not buffers: another processor may make one come and go for ever.
  */
 void virtio_run_queue(struct virtio_queue *queue)
 {
     struct virtio *virtio = queue->virtio;
-    unsigned taken = 0;
     virtio_queue_want_notify(queue, false);
-    while (virtio_queue_live(queue)) {
-        if (taken == BATCH) {
+    for (unsigned rounds = 0; virtio_queue_live(queue); rounds++) {
+        if (rounds == BATCH) {
             postpone(queue);
             break;
         }
         enum virtio_progress progress = virtio->ops->handle(virtio, queue);
-        taken += progress == VIRTIO_TOOK;
         if (progress == VIRTIO_STALLED)
             break;
         if (progress == VIRTIO_EMPTY) {
@@ -146,9 +144,13 @@ static void write_status(struct virtio *virtio, uint8_t value)
         reset_virtio(virtio);
         return;
     }
-    uint8_t new = value | (old & VIRTIO_CONFIG_S_NEEDS_RESET);
+    /* §2.1.1: bits go by a reset only, else features could change under rings that are in use. */
+    uint8_t new = value | (old & (VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK));
     if (new & ~old & VIRTIO_CONFIG_S_FEATURES_OK && !features_acceptable(virtio))
         new &= (uint8_t)~VIRTIO_CONFIG_S_FEATURES_OK;
+    /* §3.1.1 "Driver Requirements: Device Initialization": no rings before the features are agreed. */
+    if (!(new & VIRTIO_CONFIG_S_FEATURES_OK))
+        new &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK;
     virtio->status = new;
     if (new & ~old & VIRTIO_CONFIG_S_DRIVER_OK && virtio->ops->start)
         virtio->ops->start(virtio);
