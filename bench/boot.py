@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Times the boot of Debian's cloud kernel on doppel and, where it is installed, on QEMU's TCG.
 
-usage: bench/boot.py [--runs N] [--cpus N] [--only doppel|qemu]
+usage: bench/boot.py [--runs N] [--cpus N] [--only doppel|qemu] [--work NAME]
 
 Each run boots to the first line of user space with a quiet console and 512 MiB, and powers off.
 Shown are the medians (and the range) of the time to that line, the time to the end, the processor
-time used, the most memory held, and for doppel the guest instructions carried out a second.
+time used, the most memory held, and for doppel the guest instructions carried out a second of
+processor time. --work names what the guest does then: one of the tests in tools/guest/init.
 """
 import argparse
 import os
@@ -25,9 +26,9 @@ def asset(kind):
                           stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def commands(cpus):
+def commands(cpus, work):
     kernel, initramfs = asset("kernel"), asset("initramfs")
-    append = "console=ttyS0 quiet panic=-1 doppel.test=cpu"
+    append = "console=ttyS0 quiet panic=-1 doppel.test=" + work
     yield "doppel", [os.path.join(ROOT, "build", "doppel"), "run", "--memory", "512M", "--cpus", str(cpus), "--counters",
                      "--kernel", kernel, "--initrd", initramfs, "--append", append, "--no-reboot"]
     if shutil.which(QEMU):
@@ -60,9 +61,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--work", default="cpu")
     parser.add_argument("--only", choices=["doppel", "qemu"])
     arguments = parser.parse_args()
-    for name, command in commands(arguments.cpus):
+    for name, command in commands(arguments.cpus, arguments.work):
         if arguments.only not in (None, name):
             continue
         runs = [run(command) for _ in range(arguments.runs)]
