@@ -78,8 +78,8 @@ static void code_written(void *owner, uint64_t gpa, uint64_t size)
 {
     struct machine *machine = owner;
     for (unsigned i = 0; i < machine->config.cpus; i++) {
-        /* A vCPU that overwrites code itself has dropped it already. */
-        if (pthread_equal(machine->vcpu[i]->thread, pthread_self()) && machine->vcpu[i]->overwriting)
+        /* A vCPU that overwrites code drops it itself, without waiting for the border; but not a whole page at once. */
+        if (size < PAGE_SIZE && pthread_equal(machine->vcpu[i]->thread, pthread_self()) && machine->vcpu[i]->overwriting)
             continue;
         struct code_drop *drop = malloc(sizeof(*drop));
         if (!drop)

@@ -1,6 +1,7 @@
 /*
  * Which bytes of a page hold decoded or translated code: one bit for each 64 bytes, so that data beside code can be
- * written without dropping it. Shared by all vCPUs; a bit is set by whoever decodes and cleared when its granule is written.
+ * written without dropping it. Shared by all vCPUs; a bit is set by whoever decodes; a page that is
+ * written often loses its bits together with its code.
  *
  * The protocol, in order:
  *   decode:  code_map_add(gpa, size)  sets the bits and PAGE_CODE; if the page word then has PAGE_WRITE_CACHED, the
@@ -27,7 +28,13 @@ enum { CODE_GRANULE_SHIFT = 6, CODE_GRANULE = 1 << CODE_GRANULE_SHIFT };
 bool code_map_add(struct ram *ram, uint64_t gpa, uint64_t size);
 bool code_map_hit(struct ram *ram, uint64_t gpa, uint64_t size);
 /*
- * All code of these granules is about to be dropped by every vCPU at its next block border. ram_written does this before it
+ * Counts a write to a marked granule of the page. Marks outlive the code that they stand for: a page whose code is changed
+ * again and again keeps them, and so does one that has become data. True once in a while: the marks of the whole
+ * page are to be removed and all its code dropped; what is still run from it is marked anew.
+ */
+bool code_map_wear(struct ram_slot *slot, uint64_t gpa);
+/*
+ * All code of these granules is about to be dropped by every vCPU at its next block border. ram_written does this, before it
  * tells the watcher, and nobody else needs to: an engine that dropped code on its own account must not, since
  * other vCPUs may hold code of the same granules. Being done before the vCPUs are told, it may leave marks on code
  * that is dropped without need, but never unmarked code.

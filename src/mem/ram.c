@@ -189,14 +189,17 @@ bool ram_load(struct ram *ram, uint64_t gpa, const void *buffer, size_t size)
 
 /* --- after a write --- */
 
-/* The granules lose their marks here, once, before any vCPU is told: see code_map_remove. */
-static void drop_code(struct ram *ram, uint64_t gpa, uint64_t size)
+/* The page's code goes, or that of the granules: see code_map_wear. */
+static void drop_code(struct ram *ram, struct ram_slot *slot, uint64_t gpa, uint64_t size)
 {
     uint64_t first = align_down(gpa, CODE_GRANULE), end = align_up(gpa + size, CODE_GRANULE);
-    if (!ram->watcher.code_written)
-        return;
-    code_map_remove(ram, first, end - first);
-    ram->watcher.code_written(ram->watcher.owner, first, end - first);
+    if (code_map_wear(slot, gpa)) {
+        first = align_down(gpa, PAGE_SIZE);
+        end = first + PAGE_SIZE;
+        code_map_remove(ram, first, PAGE_SIZE);
+    }
+    if (ram->watcher.code_written)
+        ram->watcher.code_written(ram->watcher.owner, first, end - first);
 }
 
 static void page_written(struct ram *ram, struct ram_slot *slot, uint64_t gpa, uint64_t size)
@@ -207,7 +210,7 @@ static void page_written(struct ram *ram, struct ram_slot *slot, uint64_t gpa, u
     if (unlikely(missing))
         atomic_fetch_or(page, missing);
     if (unlikely(word & PAGE_CODE) && code_map_hit(ram, gpa, size))
-        drop_code(ram, gpa, size);
+        drop_code(ram, slot, gpa, size);
 }
 
 void ram_written(struct ram *ram, uint64_t gpa, size_t size)

@@ -25,6 +25,8 @@ enum {
     PAGE_DIRTY = 1u << 0,           /* DIRTY_CLIENTS bits from here: written since the client last looked */
     PAGE_CODE = 1u << 8,            /* some vCPU has decoded or translated code from it: writes are watched */
     PAGE_ROM = 1u << 10,            /* guest writes are dropped */
+    PAGE_CODE_HIT = 1u << 11,       /* counts, up to PAGE_CODE_HITS, the writes to marked granules: code_map.h */
+    PAGE_CODE_HITS = 31u << 11,
     PAGE_WRITER = 1u << 16,         /* << (vCPU index mod 16): its software TLB may hold a direct-write entry for it */
     PAGE_WRITE_CACHED = 0xFFFF0000u,
 };
@@ -43,7 +45,7 @@ struct ram_slot {
 
 /*
  * Called on the writer's thread after decoded code was written, by a vCPU or by DMA: every vCPU must drop all code that
- * touches [gpa, gpa+size), which are whole granules of code_map.h, at its next block border.
+ * touches [gpa, gpa+size), which are whole granules of code_map.h or a whole page, at its next block border.
  */
 struct ram_watcher {
     void (*code_written)(void *owner, uint64_t gpa, uint64_t size);

@@ -188,20 +188,13 @@ static void writes_to_code_are_told_and_writes_beside_it_are_not(void **state)
     assert_int_equal(drops.count, 1);
     assert_int_equal(drops.gpa, frame + 0xC0);      /* whole granules: both that the store touched */
     assert_int_equal(drops.size, 0x80);
-    assert_true(mmu_store64(v, gla + 0xF9, 6));     /* told once: the code is gone */
-    assert_int_equal(drops.count, 1);
     assert_true(mmu_store8(v, gla + 0x17F, 5));
     assert_int_equal(drops.count, 2);
-    code_map_add(v->ram, frame + 0x100, 0x80);
-    mmu_unshare_writes(v, frame);
     bool fault;
     assert_non_null(mmu_modify(v, gla + 0x120, 4, MMU_SUPERVISOR, &fault));
     assert_int_equal(drops.count, 3);
-    code_map_add(v->ram, frame + 0x100, 0x80);
-    mmu_unshare_writes(v, frame);
     mmu_phys_write(v, frame + 0x100, &fault, 1);
     assert_int_equal(drops.count, 4);
-    code_map_add(v->ram, frame + 0x100, 0x80);
     assert_true(ram_write(v->ram, frame, (uint8_t[0x100]){ 0 }, 0x100));
     assert_int_equal(drops.count, 4);
     assert_true(ram_write(v->ram, frame, ram_host(v->ram, frame), 0x101));
@@ -211,6 +204,29 @@ static void writes_to_code_are_told_and_writes_beside_it_are_not(void **state)
     assert_true(mmu_store64(v, gla + 0x100, 5));
     assert_int_equal(v->tlb_data->entry[tlb_index(gla)].tag[MMU_WRITE], gla);
     assert_int_equal(drops.count, 5);
+    fixture_destroy(f);
+}
+
+/* Code that became data: some writes are told in vain, then all code of the page goes and writes are direct. */
+static void marks_wear_off(void **state)
+{
+    uint64_t pte[2];
+    struct fixture *f = prepared(PTE_P | PTE_W, PTE_P | PTE_W, pte);
+    struct drops drops = { .count = 0 };
+    struct vcpu *v = &f->vcpu;
+    v->ram->watcher = (struct ram_watcher){ .code_written = code_written, .owner = &drops };
+    for (unsigned life = 0; life < 2; life++) {
+        code_map_add(v->ram, frame, PAGE_SIZE);
+        mmu_unshare_writes(v, frame);
+        drops.count = 0;
+        for (unsigned n = 0; n < 1000; n++)
+            assert_true(mmu_store8(v, gla + n, n));
+        assert_int_equal(drops.count, PAGE_CODE_HITS / PAGE_CODE_HIT + 1);
+        assert_int_equal(drops.gpa, frame);
+        assert_int_equal(drops.size, PAGE_SIZE);
+        assert_false(*ram_page(ram_find(v->ram, frame), frame) & (PAGE_CODE | PAGE_CODE_HITS));
+        assert_int_equal(v->tlb_data->entry[tlb_index(gla)].tag[MMU_WRITE], gla);
+    }
     fixture_destroy(f);
 }
 
@@ -354,6 +370,7 @@ int main(void)
         cmocka_unit_test(mmio_goes_to_the_bus_in_aligned_pieces),
         cmocka_unit_test(rom_swallows_writes),
         cmocka_unit_test(writes_to_code_are_told_and_writes_beside_it_are_not),
+        cmocka_unit_test(marks_wear_off),
         cmocka_unit_test(setting_a_and_d_bits_drops_code_in_the_table),
         cmocka_unit_test(each_write_after_a_collection_marks_the_page),
         cmocka_unit_test(data_breakpoints_see_every_access_to_their_page),

@@ -119,23 +119,24 @@ static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool wa
     }
 }
 
-/* Whole granules go: the code map forgets them as a whole, too. */
-static void drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool watch_again)
+static void drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool watched)
 {
-    uint64_t granule = 1u << CODE_GRANULE_SHIFT;
-    uint64_t end = align_up(gpa + size, granule);
-    gpa = align_down(gpa, granule);
-    while (gpa < end) {
-        uint64_t part = min_u64(end - gpa, PAGE_SIZE - (gpa & PAGE_MASK));
-        if (watch_again)
-            watch(vcpu, gpa, part);
-        drop_in_page(vcpu, gpa, part, watch_again);
-        gpa += part;
+    for (uint64_t part; size; gpa += part, size -= part) {
+        part = min_u64(size, PAGE_SIZE - (gpa & PAGE_MASK));
+        drop_in_page(vcpu, gpa, part, watched);
     }
 }
 
 void block_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size) { drop(vcpu, gpa, size, false); }
-void block_overwritten(struct vcpu *vcpu, uint64_t gpa, uint64_t size) { drop(vcpu, gpa, size, true); }
+
+/*
+ * Only what the bytes touch goes: the granule is still watched, so its other blocks stay. If the code map forgot the page with
+ * this write, block_drop of the whole page is on its way.
+ */
+void block_overwritten(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+{
+    drop(vcpu, gpa, size, code_map_hit(vcpu->ram, gpa, size));
+}
 
 /* --- the key --- */
 

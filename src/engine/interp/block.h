@@ -2,8 +2,8 @@
  * The cache of decoded blocks of one vCPU, by guest-physical address and mode key. Blocks live in an arena that is thrown
  * away as a whole when it is full.
  *
- * Code is watched in granules of 64 bytes (mem/code_map.h), so a write drops neighbours, too, and data beside code drops code
- * that did not change. A dropped block is therefore only made stale: when it is wanted again and its bytes are as they
+ * Code is watched in granules of 64 bytes (mem/code_map.h). A vCPU's own write drops what it touches; one by another vCPU or a
+ * device drops whole granules or pages, and with them code that did not change. A dropped block is therefore only made stale: when it is wanted again and its bytes are as they
  * were it is revived, which costs a comparison. In pages where that happens often new blocks are kept short, so that little
  * is decoded anew for each byte that did change.
  */
