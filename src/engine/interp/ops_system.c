@@ -323,21 +323,23 @@ OP_BODY(op_arpl)
     return true;
 }
 
+/* The upper bound is only read when the lower one holds. */
 OP_BODY(op_bound)
 {
-    struct slow_value linear = far_linear(vcpu, op, op->size * 2u, false), low, high = { 0, 0 };
+    struct slow_value linear = far_linear(vcpu, op, op->size * 2u, false), low, high;
+    unsigned width = op->size * 8;
+    int64_t index = (int64_t)sign_extend(reg_get(vcpu, op->dst, op->size), width);
     if (!linear.ok)
         return false;
     low = load_slow(vcpu, linear.value, op->size, op->seg);
-    if (low.ok)
-        high = load_slow(vcpu, linear.value + op->size, op->size, op->seg);
+    if (!low.ok)
+        return false;
+    if (index < (int64_t)sign_extend(low.value, width))
+        return x86_raise(vcpu, VEC_BR);
+    high = load_slow(vcpu, linear.value + op->size, op->size, op->seg);
     if (!high.ok)
         return false;
-    unsigned width = op->size * 8;
-    int64_t index = (int64_t)sign_extend(reg_get(vcpu, op->dst, op->size), width);
-    if (index < (int64_t)sign_extend(low.value, width) || index > (int64_t)sign_extend(high.value, width))
-        return x86_raise(vcpu, VEC_BR);
-    return true;
+    return index <= (int64_t)sign_extend(high.value, width) || x86_raise(vcpu, VEC_BR);
 }
 
 /* --- interrupts and fast system calls --- */
