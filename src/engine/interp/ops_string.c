@@ -265,20 +265,16 @@ static bool must_leave(struct vcpu *vcpu, uint64_t drops)
 }
 
 /*
- * A fault in a repetition: CMPS and SCAS restore the flags (SDM2 REP). NOTE(spec): with 32-bit addresses, Intel processors have
- * written the count back by then, and MOVS and STOS their indices, which clears the upper halves.
+ * NOTE(spec): with 32-bit addresses Intel processors write the count back, and MOVS and STOS their indices, even if no element
+ * is done (count zero, a fault): the upper halves are cleared.
  */
-static enum repeat_result repeat_fault(struct vcpu *vcpu, const struct op *op, uint64_t old_rflags)
+static void clear_upper_halves(struct vcpu *vcpu, const struct op *op)
 {
-    vcpu->rflags = old_rflags;
-    if (op->address_size == 4) {
-        set_index(vcpu, op, RCX, vcpu->gpr[RCX]);
-        if (op->sub == STRING_MOVS)
-            set_index(vcpu, op, RSI, vcpu->gpr[RSI]);
-        if (op->sub == STRING_MOVS || op->sub == STRING_STOS)
-            set_index(vcpu, op, RDI, vcpu->gpr[RDI]);
-    }
-    return REPEAT_FAULT;
+    set_index(vcpu, op, RCX, vcpu->gpr[RCX]);
+    if (op->sub == STRING_MOVS)
+        set_index(vcpu, op, RSI, vcpu->gpr[RSI]);
+    if (op->sub == STRING_MOVS || op->sub == STRING_STOS)
+        set_index(vcpu, op, RDI, vcpu->gpr[RDI]);
 }
 
 static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, const struct op *op)
@@ -289,11 +285,15 @@ static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, co
     /* Port permission is checked even if the count is zero. */
     if (op->sub >= STRING_INS && !x86_io_allowed(vcpu, (uint16_t)vcpu->gpr[RDX], op->size))
         return REPEAT_FAULT;
+    if (op->address_size == 4)
+        clear_upper_halves(vcpu, op);
     while (count) {
         uint64_t done = interp->stepping ? 0 : run_many(vcpu, op, count);
         if (!done) {
-            if (!one_table[op->sub](vcpu, op))
-                return repeat_fault(vcpu, op, old_rflags);
+            if (!one_table[op->sub](vcpu, op)) {
+                vcpu->rflags = old_rflags;      /* CMPS and SCAS: SDM2 REP, "EFLAGS is restored" */
+                return REPEAT_FAULT;
+            }
             done = 1;
         }
         count -= done;
