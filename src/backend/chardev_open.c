@@ -208,12 +208,16 @@ struct chardev *chardev_open(const char *text, struct loop *loop, pthread_mutex_
     return chardev;
 }
 
+/* As long as the reader keeps up. More than a safe piece might block for ever, and the end of the run with it. */
 static void last_words(struct chardev *chardev)
 {
     struct pollfd ready = { .fd = chardev->out_fd, .events = POLLOUT };
-    if (chardev->pending && chardev->out_fd >= 0 && poll(&ready, 1, 100) == 1) {
-        ssize_t written = write(chardev->out_fd, chardev->buffer, chardev->pending);
-        (void)written;
+    for (size_t done = 0; done < chardev->pending && chardev->out_fd >= 0 && poll(&ready, 1, 100) == 1;) {
+        size_t left = chardev->pending - done;
+        ssize_t written = write(chardev->out_fd, chardev->buffer + done, left < CHARDEV_SAFE_WRITE ? left : CHARDEV_SAFE_WRITE);
+        if (written <= 0)
+            return;
+        done += (size_t)written;
     }
 }
 

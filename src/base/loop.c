@@ -23,6 +23,7 @@ struct loop {
     atomic_bool stop;
     pthread_mutex_t lock;               /* guards the work list and the always-ready list */
     struct loop_work *work_head, **work_tail;
+    struct loop_work *work_now;         /* under the lock, too: the rest of what this round runs */
     struct loop_fd *always_ready;       /* descriptors that epoll refuses: regular files are always ready */
     struct loop_fd *ready_now;          /* the one of them that this round handles; loop_remove clears it */
     struct loop_poller *pollers;
@@ -90,17 +91,25 @@ void loop_post(struct loop *loop, struct loop_work *work)
         wake(loop);
 }
 
+/* With the lock held. */
+static bool unlink_work(struct loop_work **link, struct loop_work ***tail, struct loop_work *work)
+{
+    while (*link && *link != work)
+        link = &(*link)->next;
+    if (!*link)
+        return false;
+    *link = work->next;
+    if (tail && *tail == &work->next)
+        *tail = link;
+    work->queued = false;
+    return true;
+}
+
 void loop_cancel(struct loop *loop, struct loop_work *work)
 {
     pthread_mutex_lock(&loop->lock);
-    for (struct loop_work **link = &loop->work_head; work->queued && *link; link = &(*link)->next)
-        if (*link == work) {
-            *link = work->next;
-            if (loop->work_tail == &work->next)
-                loop->work_tail = link;
-            work->queued = false;
-            break;
-        }
+    if (work->queued && !unlink_work(&loop->work_now, NULL, work))
+        unlink_work(&loop->work_head, &loop->work_tail, work);
     pthread_mutex_unlock(&loop->lock);
 }
 
@@ -108,19 +117,16 @@ void loop_cancel(struct loop *loop, struct loop_work *work)
 static void run_work(struct loop *loop)
 {
     pthread_mutex_lock(&loop->lock);
-    struct loop_work **last = loop->work_tail;
-    while (loop->work_head) {
-        struct loop_work *work = loop->work_head;
-        bool is_last = &work->next == last;
-        loop->work_head = work->next;
-        if (!loop->work_head)
-            loop->work_tail = &loop->work_head;
+    loop->work_now = loop->work_head;
+    loop->work_head = NULL;
+    loop->work_tail = &loop->work_head;
+    while (loop->work_now) {
+        struct loop_work *work = loop->work_now;
+        loop->work_now = work->next;
         work->queued = false;
         pthread_mutex_unlock(&loop->lock);
         work->run(work->owner);         /* may free the work */
         pthread_mutex_lock(&loop->lock);
-        if (is_last)
-            break;
     }
     pthread_mutex_unlock(&loop->lock);
 }
@@ -140,6 +146,7 @@ void loop_add(struct loop *loop, struct loop_fd *fd)
 {
     struct epoll_event event = { .events = fd->events, .data.ptr = fd };
     fd->always_ready = false;
+    fd->added = true;           /* before the loop's thread may see it and remove it */
     if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd->fd, &event)) {
         /* EPERM: a file for which poll() makes no sense. */
         fd->always_ready = true;
@@ -149,7 +156,6 @@ void loop_add(struct loop *loop, struct loop_fd *fd)
         pthread_mutex_unlock(&loop->lock);
         wake(loop);
     }
-    fd->added = true;
 }
 
 void loop_change(struct loop *loop, struct loop_fd *fd, uint32_t events)

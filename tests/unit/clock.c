@@ -162,6 +162,40 @@ static void posted_work_runs_once_each_round(void **state)
     loop_destroy(loop);
 }
 
+struct restless {
+    struct loop *loop;
+    struct loop_work work, *victim;
+    unsigned runs;
+};
+
+/* Posts itself again and again, and takes back the last that was posted before the round. */
+static void run_restless(void *owner)
+{
+    struct restless *restless = owner;
+    restless->runs++;
+    loop_cancel(restless->loop, restless->victim);
+    loop_post(restless->loop, &restless->work);
+}
+
+static void a_round_ends_even_if_its_last_work_is_taken_back(void **state)
+{
+    struct loop *loop = loop_create(NULL);
+    struct counted last = { .loop = loop };
+    struct restless restless = { .loop = loop, .victim = &last.work };
+    last.work = (struct loop_work){ .run = run_counted, .owner = &last };
+    restless.work = (struct loop_work){ .run = run_restless, .owner = &restless };
+    loop_post(loop, &restless.work);
+    loop_post(loop, &last.work);
+    loop_run_once(loop, 1000);
+    assert_int_equal(restless.runs, 1);
+    loop_post(loop, &last.work);
+    loop_cancel(loop, &last.work);
+    loop_run_once(loop, 1000);
+    assert_int_equal(restless.runs, 2);
+    assert_int_equal(last.runs, 0);
+    loop_destroy(loop);
+}
+
 static void fd_ready(void *owner, uint32_t events)
 {
     struct counted *counted = owner;
@@ -221,6 +255,7 @@ int main(void)
         cmocka_unit_test(posted_work_runs_once_each_round),
         cmocka_unit_test(removed_descriptor_is_not_handled_even_in_the_same_batch),
         cmocka_unit_test(regular_file_is_always_ready),
+        cmocka_unit_test(a_round_ends_even_if_its_last_work_is_taken_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
