@@ -97,12 +97,12 @@ def amd64_shell_1(test):
     to_a_shell(test, "amd64", "x86_64")
 
 
-@case("Debian's stock kernel boots on two processors to a shell", long=True, cpus=2)
+@case("Debian's stock kernel boots on two processors to a shell", cpus=2)
 def amd64_shell_2(test):
     to_a_shell(test, "amd64", "x86_64", cpus=2)
 
 
-@case("a 32-bit PAE kernel boots to a shell", long=True)
+@case("a 32-bit PAE kernel boots to a shell")
 def i386_pae_shell_1(test):
     to_a_shell(test, "686-pae", "i686", optional=True)
 
@@ -112,7 +112,7 @@ def i386_pae_shell_2(test):
     to_a_shell(test, "686-pae", "i686", cpus=2, optional=True)
 
 
-@case("a 32-bit kernel without PAE boots to a shell", long=True)
+@case("a 32-bit kernel without PAE boots to a shell")
 def i386_shell_1(test):
     to_a_shell(test, "686", "i686", optional=True)
 
@@ -225,7 +225,7 @@ def network(test):
         machine.end(exit_status("DONE"))
 
 
-@case("a connection to a forwarded port of the host reaches a server in the guest", long=True)
+@case("a connection to a forwarded port of the host reaches a server in the guest")
 def network_forward(test):
     port = random.Random().randrange(20000, 30000)
     with test.linux("cloud", "--net", "user,hostfwd=tcp:127.0.0.1:%d-:80" % port,
@@ -255,7 +255,7 @@ def disk_reboot(test):
         raise Failure("the image does not hold what the guest wrote")
 
 
-@case("a read-only disk refuses writes and its image stays as it was", long=True)
+@case("a read-only disk refuses writes and its image stays as it was")
 def disk_readonly(test):
     disk = test.disk()
     with open(disk, "rb") as file:
@@ -268,7 +268,7 @@ def disk_readonly(test):
             raise Failure("the image has changed")
 
 
-@case("a guest with 6 GiB, part of it above 4 GiB, boots and has it all", long=True)
+@case("a guest with 6 GiB, part of it above 4 GiB, boots and has it all")
 def memory_6g(test):
     with test.linux("cloud", memory="6G", append="doppel.test=memory doppel.mem=5800") as machine:
         machine.result("memory")

@@ -23,7 +23,7 @@ def end_reboot(test):
     to_the_end(test, "doppel.test=cpu doppel.end=reboot", "REBOOT")
 
 
-@case("a guest that reboots by a triple fault ends the run with the status for it, under --no-reboot", long=True)
+@case("a guest that reboots by a triple fault ends the run with the status for it, under --no-reboot")
 def end_triple_fault(test):
     to_the_end(test, "reboot=triple doppel.test=cpu doppel.end=reboot", "TRIPLE_FAULT")
 
@@ -79,7 +79,7 @@ def terminal_monitor(test):
         machine.end(exit_status("DONE"))
 
 
-@case("a virtio console is the guest's console as well as the serial line is", long=True)
+@case("a virtio console is the guest's console as well as the serial line is")
 def virtio_console(test):
     output = test.path("console")
     with test.linux("cloud", "--console", "file:" + output, "--virtio-console", "stdio",
