@@ -44,7 +44,7 @@ bool ins_one(struct vcpu *vcpu, const struct op *op);
 bool outs_one(struct vcpu *vcpu, const struct op *op);
 
 /* Pseudo-ops. */
-op_fn op_fallthrough, op_too_long, op_step_end;
+op_fn op_fallthrough, op_too_long;
 
 /* Shared by pickers. */
 pick_fn pick_mov_system;

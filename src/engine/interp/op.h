@@ -142,9 +142,6 @@ static inline bool canonical(const struct vcpu *vcpu, uint64_t gla)
     static op_fn name;                                \
     OP_BODY(name)
 
-/* The address of the present and of the next instruction. */
-static inline uint64_t op_rip(const struct vcpu *vcpu, const struct op *op) { return vcpu->rip + op->where; }
-
 /* RIP wraps with the code size: 32 bits outside 64-bit mode. */
 static inline uint64_t rip_wrap(const struct vcpu *vcpu, uint64_t rip)
 {
@@ -162,10 +159,6 @@ struct block *leave_fault(struct vcpu *vcpu, const struct op *op);
 struct block *leave_raise(struct vcpu *vcpu, const struct op *op, uint8_t vector);
 /* Leaves before the instruction: it will be run again (repeated strings that must look at requests). */
 struct block *leave_again(struct vcpu *vcpu, const struct op *op);
-/* Leaves after the instruction, which may have changed anything; rip goes to the next one. */
-struct block *leave_changed(struct vcpu *vcpu, const struct op *op);
-/* The same after an instruction that has set vcpu->rip itself. */
-struct block *leave_jumped(struct vcpu *vcpu);
 
 /* For system instructions: rip now is that of the instruction, as the rules in x86/ want it. */
 static inline void op_at(struct vcpu *vcpu, const struct op *op) { vcpu->rip = rip_wrap(vcpu, vcpu->rip + op->where); }
