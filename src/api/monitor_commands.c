@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "api/monitor_internal.h"
+#include "base/error.h"
+#include "engine/engine.h"
 #include "vcpu/work.h"
 
 /* --- helpers --- */
@@ -163,6 +165,14 @@ static void monitor_trace(struct monitor_command *command)
 static void monitor_counters(struct monitor_command *command)
 {
     monitor_print_counters(command->machine, command->count > 1 ? command->word[1] : "*", command->out);
+}
+
+static void monitor_engine(struct monitor_command *command)
+{
+    struct error err;
+    if (command->count > 1 && !machine_set_engine(command->machine, command->word[1], &err))
+        fprintf(command->out, "%s\n", err.text);
+    fprintf(command->out, "engine %s\n", monitor_vcpu(command)->engine->name);
 }
 
 static void monitor_power(struct monitor_command *command)

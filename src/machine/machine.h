@@ -122,6 +122,8 @@ void machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
 /* While paused: runs `count` instructions on one vCPU, events included. */
 void machine_step(struct machine *machine, unsigned index, uint64_t count);
+/* As machine_pause: every vCPU goes on with another engine. False: err tells why, and some may have kept the old one. */
+bool machine_set_engine(struct machine *machine, const char *name, struct error *err);
 /* Any thread, returns at once: asks everything to stop; the first reason given wins. */
 void machine_end(struct machine *machine, enum machine_end end, uint32_t code);
 /* Any thread, returns at once: full reset (or the end, with no_reboot). */
