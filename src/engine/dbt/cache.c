@@ -102,8 +102,6 @@ static unsigned hash_of(uint64_t gpa, uint64_t rip)
     return (unsigned)(h & ((1u << DBT_HASH_BITS) - 1));
 }
 
-static struct jump *jump_of(struct dbt *dbt, uint64_t rip) { return &dbt->jump[rip & ((1u << DBT_JUMP_BITS) - 1)]; }
-
 struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip)
 {
     struct translation *t = dbt->hash[hash_of(gpa, rip)];
@@ -121,9 +119,9 @@ void dbt_add(struct dbt *dbt, struct translation *t)
     *page = t;
 }
 
-void dbt_remember_jump(struct dbt *dbt, const struct translation *t, const uint8_t *host)
+void dbt_remember_jump(struct dbt *dbt, struct translation *t, const uint8_t *host)
 {
-    *jump_of(dbt, t->rip) = (struct jump){ .rip = t->rip, .host = (uintptr_t)host, .code = t->indirect_entry };
+    *dbt_jump(dbt, t->rip) = (struct jump){ .rip = t->rip, .host = (uintptr_t)host, .code = t->indirect_entry, .translation = t };
 }
 
 /* --- links --- */
@@ -152,7 +150,7 @@ static void unhook(struct dbt *dbt, struct translation *t)
     while (*at != t)
         at = &(*at)->hash_next;
     *at = t->hash_next;
-    struct jump *jump = jump_of(dbt, t->rip);
+    struct jump *jump = dbt_jump(dbt, t->rip);
     if (jump->code == t->indirect_entry)
         *jump = (struct jump){ 0 };
     for (struct link *link = t->incoming; link; link = link->next) {

@@ -67,7 +67,7 @@ struct site {
 struct jump {
     uint64_t rip, host;
     const uint8_t *code;
-    uint64_t unused;
+    struct translation *translation;
 };
 
 struct dbt {
@@ -80,6 +80,7 @@ struct dbt {
     uint8_t *enter, *leave, *indirect, *help;       /* shared pieces of code, executable addresses */
     struct work *work;                  /* of the translator, plan.h */
     unsigned hot;
+    bool gs_instruction;                /* gs.h */
     uint64_t flushes;                   /* of interp's blocks, at our own last flush */
     uint8_t *code, *code_start;         /* writable view: next free byte; first behind the shared pieces */
     uint8_t *code_base;
@@ -108,7 +109,11 @@ struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip);
 void dbt_add(struct dbt *dbt, struct translation *translation);
 void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 void dbt_link(struct dbt *dbt, struct link *link, struct translation *to);
-void dbt_remember_jump(struct dbt *dbt, const struct translation *translation, const uint8_t *host);
+static inline struct jump *dbt_jump(struct dbt *dbt, uint64_t rip)
+{
+    return &dbt->jump[rip & ((1u << DBT_JUMP_BITS) - 1)];
+}
+void dbt_remember_jump(struct dbt *dbt, struct translation *translation, const uint8_t *host);
 
 /* --- thunks.c --- */
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt);

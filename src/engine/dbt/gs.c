@@ -8,9 +8,11 @@
 
 enum { FSGSBASE_ENABLED = 2 };      /* of AT_HWCAP2 */
 
-void gs_point_at(void *at)
+bool gs_has_instruction(void) { return getauxval(AT_HWCAP2) & FSGSBASE_ENABLED; }
+
+void gs_point_at(void *at, bool has_instruction)
 {
-    if (getauxval(AT_HWCAP2) & FSGSBASE_ENABLED)
+    if (has_instruction)
         asm volatile("wrgsbase %0" : : "r"(at));
     else
         syscall(SYS_arch_prctl, ARCH_SET_GS, at);

@@ -15,25 +15,54 @@ static struct link *enter(struct vcpu *vcpu, struct dbt *dbt, const struct trans
     return link;
 }
 
-/* The translation of what is at rip, if there is one, and the host address of the code. */
-static struct translation *find(struct vcpu *vcpu, struct dbt *dbt, const uint8_t **host)
+/* The host address of the code at rip, NULL if the TLB does not say. */
+static const uint8_t *host_code(const struct vcpu *vcpu)
 {
-    const struct tlb_table *table = vcpu->tlb_code;
-    unsigned i = tlb_index(vcpu->rip);
-    if (unlikely(table->entry[i].tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK)))
+    const struct tlb_entry *entry = &vcpu->tlb_code->entry[tlb_index(vcpu->rip)];
+    if (unlikely(entry->tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK)))
         return NULL;
-    *host = (const uint8_t *)(vcpu->rip + table->entry[i].addend);
-    return dbt_find(dbt, (table->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK), vcpu->rip);
+    return (const uint8_t *)(vcpu->rip + entry->addend);
+}
+
+static struct translation *find_jump(struct vcpu *vcpu, struct dbt *dbt)
+{
+    const struct jump *jump = dbt_jump(dbt, vcpu->rip);
+    const uint8_t *host = host_code(vcpu);
+    return host && jump->host == (uintptr_t)host && jump->rip == vcpu->rip ? jump->translation : NULL;
 }
 
 /* Each drop of code in a page doubles the runs that its blocks must make before they are translated again. */
-static struct translation *translate_hot(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
+static bool is_hot(const struct dbt *dbt, const struct block *block)
 {
-    const uint8_t *host;
     unsigned drops = dbt->drops[dbt_page(block->gpa)];
-    if (block->heat++ < dbt->hot << (drops < DROPS_MAX ? drops : DROPS_MAX) || find(vcpu, dbt, &host))
+    return block->heat >= dbt->hot << (drops < DROPS_MAX ? drops : DROPS_MAX);
+}
+
+/* The translation of a block, old or new, which jumps will find; NULL: not yet, or not possible. */
+static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
+{
+    if (!is_hot(dbt, block))
         return NULL;
-    return dbt_translate(vcpu, dbt, block);
+    struct translation *t = dbt_find(dbt, block->gpa, vcpu->rip);
+    if (!t)
+        t = dbt_translate(vcpu, dbt, block);
+    const uint8_t *host = host_code(vcpu);
+    if (t && host)
+        dbt_remember_jump(dbt, t, host);
+    return t;
+}
+
+/* Runs a block, and those that it is linked to, as long as they are cold. */
+static void interpret(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
+{
+    struct interp *interp = &dbt->interp;
+    do {
+        if (block->heat < UINT32_MAX)
+            block->heat++;
+        interp->left -= block->count;
+        block = block->op[0].run(vcpu, block->op);
+    } while (block && !is_hot(dbt, block) && interp->left >= block->count &&
+             !atomic_load_explicit(&vcpu->request, memory_order_relaxed));
 }
 
 static bool translatable(const struct interp *interp)
@@ -49,44 +78,35 @@ static void run_blocks(struct vcpu *vcpu, struct interp *interp)
         interp_run_blocks(vcpu, interp);
         return;
     }
-    gs_point_at(vcpu);
-    while (!atomic_load_explicit(&vcpu->request, memory_order_relaxed)) {
-        const uint8_t *host = NULL;
-        struct translation *t = find(vcpu, dbt, &host);
+    gs_point_at(vcpu, dbt->gs_instruction);
+    while (!atomic_load_explicit(&vcpu->request, memory_order_relaxed) && !interp->changed) {
+        struct translation *t = find_jump(vcpu, dbt);
         if (!t) {
             struct block *block = interp_next_block(vcpu, interp);
             if (unlikely(!block)) {
                 interp->changed = true;
                 return;
             }
+            const uint8_t *code = dbt->code;
             if (dbt->flushes != interp->cache->flushes)
-                dbt_flush(dbt), link = NULL;
-            uint8_t *code = dbt->code;
-            t = translate_hot(vcpu, dbt, block);
+                dbt_flush(dbt);
+            t = translation_of(vcpu, dbt, block);
             if (dbt->code < code)
-                link = NULL;            /* everything was flushed */
+                link = NULL;            /* everything was flushed, links too */
             if (!t) {
                 link = NULL;
                 if (unlikely(interp->left < block->count))
                     return;
-                interp->left -= block->count;
-                block->op[0].run(vcpu, block->op);
-                if (unlikely(interp->changed))
-                    return;
+                interpret(vcpu, dbt, block);
                 continue;
             }
-            find(vcpu, dbt, &host);
         }
         interp->link_from = NULL;
         if (link)
             dbt_link(dbt, link, t);
         if (unlikely(interp->left < t->count))
             return;
-        if (host)
-            dbt_remember_jump(dbt, t, host);
         link = enter(vcpu, dbt, t);
-        if (unlikely(interp->changed))
-            return;
     }
 }
 
@@ -126,6 +146,7 @@ static bool dbt_attach(struct vcpu *vcpu)
     }
     if (__builtin_cpu_supports("bmi2"))         /* else nothing is translated */
         dbt->interp.run_blocks = run_blocks;
+    dbt->gs_instruction = gs_has_instruction();
     dbt_make_thunks(vcpu, dbt);
     vcpu->code_overwritten = code_overwritten;
     return true;
