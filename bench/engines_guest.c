@@ -149,6 +149,8 @@ int main(void)
         { "pointer chase", chase }, { "floating point", floating }, { "memcpy", copies }, { "system calls", system_calls },
         { "page faults", faults }, { "fork", forks }, { "context switches", switches },
     };
+    if (getpid() == 1)
+        sleep(2);           /* the kernel still has work of its own to finish */
     for (unsigned i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++) {
         struct timespec from, to;
         clock_gettime(CLOCK_MONOTONIC, &from);
