@@ -126,7 +126,7 @@ static bool host_tsc_invariant(void)
     return __get_cpuid(0x80000007, &a, &b, &c, &d) && (d & BIT(8));
 }
 
-/* SDM3 §18.7.3 "Determining the Processor Base Frequency": leaf 0x15; under a hypervisor leaf 0x40000010 gives kHz. */
+/* SDM3 §20.7.3 "Determining the Processor Base Frequency": leaf 0x15; under a hypervisor leaf 0x40000010 gives kHz. */
 static uint64_t tsc_hz_by_cpuid(void)
 {
     unsigned a, b, c, d;

@@ -34,7 +34,7 @@ static void set_flat(const struct boot_entry *entry, struct vcpu *vcpu)
 }
 
 /*
- * The memory types that firmware leaves behind (SDM3 §11.11 "Memory Type Range Registers"): write-back, but the video
+ * The memory types that firmware leaves behind (SDM3 §12.11 "Memory Type Range Registers"): write-back, but the video
  * area and the devices below 4 GiB uncached and the BIOS area write-protected. Without them Linux gives up PAT, too.
  */
 static void set_memory_types(struct vcpu *vcpu)

@@ -190,7 +190,7 @@ static void rules_changed(struct vcpu *vcpu)
     mmu_load_cr3(vcpu, false);
 }
 
-/* Pages of data breakpoints (SDM3 §17.2.4): R/Wn is 1 (write) or 3 (read or write). */
+/* Pages of data breakpoints (SDM3 §18.2.4): R/Wn is 1 (write) or 3 (read or write). */
 static void breakpoints_changed(struct vcpu *vcpu)
 {
     struct mmu *mmu = vcpu->mmu;

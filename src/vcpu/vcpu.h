@@ -142,7 +142,7 @@ struct vcpu {
     struct event pending;               /* the fault that the present instruction raised; EVENT_NONE otherwise */
     bool interrupt_held;                /* the intc has a vector, IF or a shadow holds it back: see x86_interrupts_unblocked */
     bool nmi_held;                      /* an NMI waits for IRET or the end of a MOV SS shadow */
-    uint64_t pending_debug;             /* DR6 bits of a #DB trap due after this instruction (SDM3 §17.3) */
+    uint64_t pending_debug;             /* DR6 bits of a #DB trap due after this instruction (SDM3 §18.3) */
 
     /* --- architectural, MSRs with a place of their own --- */
     uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux;

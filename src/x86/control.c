@@ -19,7 +19,7 @@ static bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer)
     return (cr0 & CR0_PG) && (cr4 & CR4_PAE) && !(efer & EFER_LME);
 }
 
-/* SDM3 §9.8.5: what must hold when PG goes from 0 to 1 with EFER.LME set. */
+/* SDM3 §10.8.5: what must hold when PG goes from 0 to 1 with EFER.LME set. */
 static bool check_enter_long_mode(struct vcpu *vcpu)
 {
     bool tss16 = !(vcpu->tr.attr & 8);

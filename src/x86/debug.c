@@ -1,4 +1,4 @@
-/* Debug registers and breakpoints (SDM3 §17.2 "Debug Registers", §17.3 "Debug Exceptions"). */
+/* Debug registers and breakpoints (SDM3 §18.2 "Debug Registers", §18.3 "Debug Exceptions"). */
 #include "mmu/mmu.h"
 #include "x86/x86.h"
 
@@ -29,7 +29,7 @@ static bool overlaps(const struct vcpu *vcpu, unsigned n, uint64_t address, uint
 }
 
 /*
- * B0-B3 for a match. SDM3 §17.2.3: the bits are set for matching breakpoints that are not enabled too, but only an
+ * B0-B3 for a match. SDM3 §18.2.3: the bits are set for matching breakpoints that are not enabled too, but only an
  * enabled one raises.
  */
 static uint64_t matches(const struct vcpu *vcpu, uint64_t address, uint64_t size, unsigned kinds)

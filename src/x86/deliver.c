@@ -26,7 +26,7 @@ static uint32_t gate_error(const struct delivery *d)
     return (uint32_t)d->event.vector << 3 | 2 | d->ext;
 }
 
-/* SDM3 §17.3.1.1: faults push RF set, so that the instruction runs past its breakpoint; #DB by a breakpoint does not. */
+/* SDM3 §18.3.1.1: faults push RF set, so that the instruction runs past its breakpoint; #DB by a breakpoint does not. */
 static uint64_t pushed_flags(const struct vcpu *vcpu, const struct delivery *d)
 {
     if (d->event.kind == EVENT_FAULT && d->event.vector != VEC_DB)
@@ -34,7 +34,7 @@ static uint64_t pushed_flags(const struct vcpu *vcpu, const struct delivery *d)
     return vcpu->rflags;
 }
 
-/* --- real-address mode: SDM3 §20.1.4 "Interrupt and Exception Handling" --- */
+/* --- real-address mode: SDM3 §21.1.4 "Interrupt and Exception Handling" --- */
 
 static bool attempt_real(struct vcpu *vcpu, const struct delivery *d)
 {
@@ -58,7 +58,7 @@ static bool attempt_real(struct vcpu *vcpu, const struct delivery *d)
     return true;
 }
 
-/* --- V86 with VME: SDM3 §20.3.3 "Class 3: Software Interrupt Handling in Virtual-8086 Mode" --- */
+/* --- V86 with VME: SDM3 §21.3.3 "Class 3: Software Interrupt Handling in Virtual-8086 Mode" --- */
 
 /* The redirection bit of INT n: 32 bytes right below the I/O map of the TSS. A fault in reading it leaves *ok false. */
 static bool redirected(struct vcpu *vcpu, uint8_t vector, bool *ok)
@@ -281,7 +281,7 @@ static bool attempt(struct vcpu *vcpu, const struct event *event, uint64_t retur
     return vcpu->mode == MODE_V86 ? attempt_v86(vcpu, &d) : attempt_protected(vcpu, &d);
 }
 
-/* SDM3 §17.2.3: only the breakpoint bits are cleared by the processor; GD opens for the handler (§17.2.4). */
+/* SDM3 §18.2.3: only the breakpoint bits are cleared by the processor; GD opens for the handler (§18.2.4). */
 static void set_debug_status(struct vcpu *vcpu, uint64_t dr6_bits)
 {
     enum { DEBUGCTL_LBR = 1, DEBUGCTL_BTF = 2 };

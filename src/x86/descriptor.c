@@ -38,7 +38,7 @@ bool descriptor_read_high(struct vcpu *vcpu, struct descriptor *d, uint8_t vecto
     return true;
 }
 
-/* The type field is the low half of byte 5. The processor sets its bits with a locked cycle (SDM3 §8.1.2.1). */
+/* The type field is the low half of byte 5. The processor sets its bits with a locked cycle (SDM3 §9.1.2.1). */
 static bool change_type_bits(struct vcpu *vcpu, struct descriptor *d, unsigned set, unsigned clear)
 {
     uint64_t byte5 = d->gla + 5;
@@ -204,7 +204,7 @@ void stack_commit(struct vcpu *vcpu, const struct stack *stack)
     vcpu->gpr[RSP] = (vcpu->gpr[RSP] & kept) | (stack->sp & stack->mask);
 }
 
-/* SDM3 §7.2.1, §7.2.3: where the 16- and 32-bit TSS keep the stacks of CPL 0 to 2; §7.7: RSP0-2 of the 64-bit one. */
+/* SDM3 §8.2.1, §8.2.3: where the 16- and 32-bit TSS keep the stacks of CPL 0 to 2; §8.7: RSP0-2 of the 64-bit one. */
 bool tss_inner_stack(struct vcpu *vcpu, unsigned cpl, uint32_t ext, uint16_t *ss, uint64_t *sp)
 {
     const struct segment *tr = &vcpu->tr;

@@ -70,7 +70,7 @@ bool descriptor_set_accessed(struct vcpu *vcpu, struct descriptor *d);
 void segment_from_descriptor(struct segment *segment, const struct descriptor *d, uint16_t selector);
 /* A segment register with a null selector: not usable; SS remembers the CPL. */
 struct segment segment_null(uint16_t selector, unsigned dpl);
-/* What a segment register holds after a load in real-address or V86 mode (SDM3 §20.1.1, §20.2). */
+/* What a segment register holds after a load in real-address or V86 mode (SDM3 §21.1.1, §21.2). */
 void segment_load_real(struct segment *segment, uint16_t selector);
 void segment_load_v86(struct segment *segment, uint16_t selector);
 

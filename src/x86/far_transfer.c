@@ -86,7 +86,7 @@ static uint64_t call_gate_target(const struct descriptor *gate)
     return descriptor_type(gate) == SYS_CALL16 ? gate_offset(gate) & 0xFFFF : gate_offset(gate);
 }
 
-/* A task gate or TSS named by a far JMP or CALL (SDM3 §7.3, checks 1 and 2). */
+/* A task gate or TSS named by a far JMP or CALL (SDM3 §8.3, checks 1 and 2). */
 static bool transfer_to_task(struct vcpu *vcpu, const struct descriptor *d, enum task_source source, uint64_t next_rip)
 {
     uint32_t error = selector_error(d->selector, 0);

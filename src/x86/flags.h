@@ -1,4 +1,4 @@
-/* Bits of the flags, control, debug and segment attribute words, by the manual's names (SDM3 §2.3, §2.5, §2.2.1, §17.2). */
+/* Bits of the flags, control, debug and segment attribute words, by the manual's names (SDM3 §2.3, §2.5, §2.2.1, §18.2). */
 #ifndef DOPPEL_X86_FLAGS_H
 #define DOPPEL_X86_FLAGS_H
 

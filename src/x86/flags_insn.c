@@ -1,6 +1,6 @@
 /*
  * PUSHF, POPF, CLI and STI: the instructions whose right to RFLAGS.IF depends on IOPL, and on VME and PVI, which give code
- * without that right a virtual IF (SDM3 §20.3 "Interrupt and Exception Handling in Virtual-8086 Mode", §20.4 "Protected-Mode
+ * without that right a virtual IF (SDM3 §21.3 "Interrupt and Exception Handling in Virtual-8086 Mode", §21.4 "Protected-Mode
  * Virtual Interrupts"; SDM2 table "Decision Table for CLI/STI Results").
  */
 #include "x86/x86.h"

@@ -52,7 +52,7 @@ static bool iret_real(struct vcpu *vcpu, unsigned operand_size)
     return true;
 }
 
-/* SDM3 §20.2.7, §20.3.3: IOPL 3 pops all; below that only the 16-bit form under VME, with IF in VIF's place. */
+/* SDM3 §21.2.7, §21.3.3: IOPL 3 pops all; below that only the 16-bit form under VME, with IF in VIF's place. */
 static bool iret_v86(struct vcpu *vcpu, unsigned operand_size)
 {
     bool virtual_if = vcpu_iopl(vcpu) < 3;
@@ -100,7 +100,7 @@ static bool iret_to_v86(struct vcpu *vcpu, struct stack *stack, uint64_t ip, uin
     return true;
 }
 
-/* NT set in legacy protected mode: back to the task in the link field (SDM3 §7.4 "Task Linking"). */
+/* NT set in legacy protected mode: back to the task in the link field (SDM3 §8.4 "Task Linking"). */
 static bool iret_task(struct vcpu *vcpu, uint64_t next_rip)
 {
     uint64_t link;

@@ -62,7 +62,7 @@ static void reset_segments(struct vcpu *vcpu)
 static void reset_power_on(struct vcpu *vcpu)
 {
     vcpu->tsc_offset = vcpu->tsc_adjust = 0;
-    vcpu->pat = 0x0007040600070406;                     /* SDM3 §11.12.4 "Programming the PAT" */
+    vcpu->pat = 0x0007040600070406;                     /* SDM3 §12.12.4 "Programming the PAT" */
     vcpu->misc_enable = BIT(0) | BIT(11) | BIT(12);     /* fast strings; no BTS, no PEBS */
     vcpu->mtrr_def_type = 0;
     memset(vcpu->mtrr_fixed, 0, sizeof(vcpu->mtrr_fixed));
@@ -78,7 +78,7 @@ static void reset_power_on(struct vcpu *vcpu)
     vcpu->kvm_async_pf = vcpu->kvm_steal_time = vcpu->kvm_poll_control = 0;
 }
 
-/* SDM3 §9.1.1 "Processor State After Reset", table 9-1; §8.4.2: after INIT the processors but the first wait for a SIPI. */
+/* SDM3 §10.1.1 "Processor State After Reset", table 10-1; §9.4.2: after INIT the processors but the first wait for a SIPI. */
 void x86_reset(struct vcpu *vcpu, bool init)
 {
     uint64_t kept_cache_bits = init ? vcpu->cr0 & (CR0_CD | CR0_NW) : CR0_CD | CR0_NW;

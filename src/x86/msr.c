@@ -39,7 +39,7 @@ CANONICAL_MSR(kernel_gs_base, kernel_gs_base)
 static void move_tsc(struct vcpu *vcpu, uint64_t by)
 {
     vcpu->tsc_offset += by;
-    vcpu->tsc_adjust += by;             /* SDM3 §17.17.3 "Time-Stamp Counter Adjustment": both move together */
+    vcpu->tsc_adjust += by;             /* SDM3 §18.17.3 "Time-Stamp Counter Adjustment": both move together */
     if (vcpu->intc_ops && vcpu->intc_ops->set_tsc_offset)
         vcpu->intc_ops->set_tsc_offset(vcpu->intc, vcpu->tsc_offset);
     pvclock_write_system_time(vcpu);
@@ -124,7 +124,7 @@ static bool read_arch_capabilities(struct vcpu *vcpu, uint32_t msr, uint64_t *va
     return true;
 }
 
-/* --- memory types: SDM3 §11.11 "Memory Type Range Registers", §11.12 "Page Attribute Table" --- */
+/* --- memory types: SDM3 §12.11 "Memory Type Range Registers", §12.12 "Page Attribute Table" --- */
 
 static bool mtrr_type_valid(uint8_t type)
 {
@@ -211,7 +211,7 @@ static bool write_mtrr_def_type(struct vcpu *vcpu, uint32_t msr, uint64_t value)
     return true;
 }
 
-/* --- machine check: SDM3 §15.3 "Machine-Check MSRs" --- */
+/* --- machine check: SDM3 §16.3 "Machine-Check MSRs" --- */
 
 static bool read_mce_bank(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
 {
@@ -220,7 +220,7 @@ static bool read_mce_bank(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
 }
 
 /*
- * CTL takes all zeros or all ones, STATUS can only be cleared (SDM3 §15.3.2). NOTE(spec): ADDR and MISC may refuse ones;
+ * CTL takes all zeros or all ones, STATUS can only be cleared (SDM3 §16.3.2). NOTE(spec): ADDR and MISC may refuse ones;
  * here they keep what is written, as kernels that test for it expect.
  */
 static bool write_mce_bank(struct vcpu *vcpu, uint32_t msr, uint64_t value)

@@ -1,5 +1,5 @@
 /*
- * Hardware task switches (SDM3 §7.2 "Task Management Data Structures", §7.3 "Task Switching", §7.4 "Task Linking").
+ * Hardware task switches (SDM3 §8.2 "Task Management Data Structures", §8.3 "Task Switching", §8.4 "Task Linking").
  *
  * Up to the point where the new TSS has been read and the old one written, a fault belongs to the old task and nothing has
  * changed. From there on the new task runs: its registers are loaded first, then its segment descriptors are checked one
@@ -99,7 +99,7 @@ static bool save_state(struct vcpu *vcpu, const struct tss_layout *layout, const
     return true;
 }
 
-/* --- checks before the switch: SDM3 §7.3, steps 3 and 4 --- */
+/* --- checks before the switch: SDM3 §8.3, steps 3 and 4 --- */
 
 static bool read_new_tss(struct vcpu *vcpu, const struct task_transfer *transfer, struct descriptor *d)
 {
@@ -302,7 +302,7 @@ bool task_switch(struct vcpu *vcpu, const struct task_transfer *transfer)
     vcpu->tr.attr |= 2;
     vcpu->cr0 |= CR0_TS;
     load_registers(vcpu, new_layout, &state, nested);
-    vcpu->dr7 &= ~0x155ull;             /* L0-L3 and LE are the old task's (SDM3 §17.2.4) */
+    vcpu->dr7 &= ~0x155ull;             /* L0-L3 and LE are the old task's (SDM3 §18.2.4) */
     mmu_mode_changed(vcpu);
     if (new_layout->cr3 && !load_cr3(vcpu, state.cr3))
         return false;

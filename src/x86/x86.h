@@ -43,7 +43,7 @@ void x86_update_mode(struct vcpu *vcpu);        /* after CR0, EFER, CS or RFLAGS
  * where AC, VM or IF may change; arithmetic flags they write in place.
  */
 void x86_set_rflags(struct vcpu *vcpu, uint64_t rflags);
-void x86_reset(struct vcpu *vcpu, bool init);   /* power-on, or INIT (SDM3 §9.1.1, table 9-1) */
+void x86_reset(struct vcpu *vcpu, bool init);   /* power-on, or INIT (SDM3 §10.1.1, table 10-1) */
 bool x86_canonical(const struct vcpu *vcpu, uint64_t gla);      /* by CR4.LA57 */
 
 /* --- segments (segments.c): SDM3 §5 --- */
@@ -66,7 +66,7 @@ bool x86_linear(struct vcpu *vcpu, enum seg seg, uint64_t offset, unsigned size,
 /* The same for instruction fetch at CS:offset. */
 bool x86_linear_fetch(struct vcpu *vcpu, uint64_t offset, uint64_t *gla);
 
-/* --- task switch (task.c): SDM3 §7.3 --- */
+/* --- task switch (task.c): SDM3 §8.3 --- */
 enum task_source { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
 bool x86_task_switch(struct vcpu *vcpu, uint16_t tss_selector, enum task_source source, uint64_t next_rip,
                      bool has_error, uint32_t error);
@@ -94,7 +94,7 @@ bool x86_rdpmc(struct vcpu *vcpu, uint32_t index, uint64_t *value);
 /* CPUID 0x15: the crystal, which is also the clock of the local APIC's timer. */
 enum { X86_CRYSTAL_HZ = 25000000 };
 void x86_cpuid(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);    /* EAX EBX ECX EDX */
-/* PUSHF, POPF, CLI, STI with IOPL, VME and PVI (SDM3 §20.3, §20.4). */
+/* PUSHF, POPF, CLI, STI with IOPL, VME and PVI (SDM3 §21.3, §21.4). */
 bool x86_pushf_value(struct vcpu *vcpu, unsigned operand_size, uint64_t *value);
 bool x86_popf(struct vcpu *vcpu, unsigned operand_size, uint64_t value);
 bool x86_cli(struct vcpu *vcpu);
@@ -115,7 +115,7 @@ bool x86_mwait(struct vcpu *vcpu, uint32_t hints, uint32_t extensions);
 bool x86_wbinvd(struct vcpu *vcpu);
 bool x86_vmcall(struct vcpu *vcpu);                                     /* KVM hypercalls; #UD where not offered */
 
-/* --- debug (debug.c): SDM3 §17.2 --- */
+/* --- debug (debug.c): SDM3 §18.2 --- */
 /* Any enabled instruction breakpoint at this linear address (RF considered)? Raises the #DB fault: returns false. */
 bool x86_debug_fetch(struct vcpu *vcpu, uint64_t gla);
 /* Data or I/O breakpoint hit: collects DR6 bits in vcpu->pending_debug. rw: 1 write, 3 read or write, 2 I/O. */

@@ -84,6 +84,23 @@ static bool run_bounced(struct vcpu *vcpu, const struct stub *stub, uint64_t gla
     return !stub->writes || mmu_store_slow(vcpu, gla, at, stub->size, class);
 }
 
+/*
+ * The address of the operand is refused; the fault is pending. A store that computes first (VCVTPS2PH) has by then set its
+ * flags in MXCSR, or met an exception of its own, which comes before the operand's.
+ */
+static bool address_refused(struct vcpu *vcpu, const struct stub *stub)
+{
+    _Alignas(64) uint8_t unseen[64];
+    struct event refused = vcpu->pending;
+    if (!stub->mxcsr || !stub->writes || stub->reads || stub->size > sizeof(unseen))
+        return false;
+    vcpu->pending.kind = EVENT_NONE;
+    if (!native_call(vcpu, stub, unseen))
+        return native_reflect(vcpu, stub);
+    vcpu->pending = refused;
+    return false;
+}
+
 bool native_run_memory(struct vcpu *vcpu, const struct stub *stub)
 {
     enum mmu_use use = stub->writes ? MMU_WRITE : MMU_READ;
@@ -93,7 +110,7 @@ bool native_run_memory(struct vcpu *vcpu, const struct stub *stub)
         host = mmu_direct(vcpu, gla, stub->size, use);
     if (unlikely(!host)) {
         if (!native_address(vcpu, stub, &gla))
-            return false;
+            return address_refused(vcpu, stub);
         host = mmu_direct(vcpu, gla, stub->size, use);
         if (!host)
             return run_bounced(vcpu, stub, gla);

@@ -95,7 +95,7 @@ static inline bool run_live(struct vcpu *vcpu, const struct stub *stub, void *me
 
 /* --- running --- */
 
-/* SDM3 §8.7, §22.18: FWAIT is #NM only with both CR0.MP and CR0.TS. */
+/* SDM1 §8.7, SDM3 §23.18: FWAIT is #NM only with both CR0.MP and CR0.TS. */
 static bool wait_allowed(struct vcpu *vcpu, const struct stub *stub)
 {
     return stub->detail.mnemonic != ZYDIS_MNEMONIC_FWAIT || (vcpu->cr0 & (CR0_MP | CR0_TS)) != (CR0_MP | CR0_TS) ||

@@ -77,7 +77,7 @@ static bool sets_resume_flag(const struct op *op)
     return op->run == op_iret;
 }
 
-/* SYSCALL masks TF before the trap would be taken; for all else TF at the start of the instruction counts (SDM3 §17.3.1.4). */
+/* SYSCALL masks TF before the trap would be taken; for all else TF at the start of the instruction counts (SDM3 §18.3.1.4). */
 static bool single_step_due(const struct vcpu *vcpu, const struct op *op, uint64_t old_rflags)
 {
     if (!(old_rflags & RFLAGS_TF) || op->run == op_int || op->run == op_int3 || op->run == op_int1)
