@@ -65,6 +65,16 @@ struct block *op_stale(struct vcpu *vcpu, const struct op *op)
 
 enum { SHADOW_ONE = SHADOW_STI | SHADOW_MOV_SS };
 
+/*
+ * RF only holds back breakpoints on instructions, so where none is armed it need not last until the instruction is done: a repeated
+ * string that goes on after a page fault would be stepped element by element.
+ */
+static void forget_resume_flag(struct vcpu *vcpu)
+{
+    if (unlikely(vcpu->rflags & RFLAGS_RF) && !x86_debug_armed(vcpu))
+        vcpu->rflags &= ~(uint64_t)RFLAGS_RF;
+}
+
 static bool must_step(const struct vcpu *vcpu)
 {
     return (vcpu->rflags & (RFLAGS_TF | RFLAGS_RF)) || (vcpu->shadow & SHADOW_ONE) || x86_debug_armed(vcpu) ||
@@ -222,6 +232,7 @@ static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
         interp->key = block_mode_key(vcpu);
         interp->changed = false;
         interp->link_from = NULL;
+        forget_resume_flag(vcpu);
         if (must_step(vcpu) || interp->left < BLOCK_OPS_MAX) {
             if (!step(vcpu, &result))
                 return result;
