@@ -325,11 +325,12 @@ OP_BODY(op_cmpxchg8b)
 OP_BODY(op_cmpxchg16b)
 {
     struct place place;
+    /* Misaligned is #GP(0) even where the address is not canonical and the stack's: that would be #SS. */
+    if ((op_offset(vcpu, op) + reg64(vcpu, op->seg_base)) & 15)
+        return x86_raise_error(vcpu, VEC_GP, 0);
     struct slow_value linear = far_linear(vcpu, op, 16, true);
     if (!linear.ok)
         return false;
-    if (linear.value & 15)
-        return x86_raise_error(vcpu, VEC_GP, 0);
     place_open_at(vcpu, op, linear.value, 16, &place);
     if (!place.at)
         return false;
