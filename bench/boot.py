@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Times the boot of Debian's cloud kernel on doppel and, where it is installed, on QEMU's TCG.
+"""Times the boot of Debian's cloud kernel on doppel's engines and, where it is installed, on QEMU's TCG.
 
-usage: bench/boot.py [--runs N] [--cpus N] [--only doppel|qemu] [--work NAME]
+usage: bench/boot.py [--runs N] [--cpus N] [--only interp|dbt|qemu] [--work NAME]
 
+The programs run in turn, so that a machine whose speed drifts is fair to all.
 Each run boots to the first line of user space with a quiet console and 512 MiB, and powers off.
 Shown are the medians (and the range) of the time to that line, the time to the end, the processor
 time used, the most memory held, and for doppel the guest instructions carried out a second of
@@ -19,6 +20,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 QEMU = "qemu-system-x86_64"
+ENGINES = ["interp", "dbt"]
 
 
 def asset(kind):
@@ -29,8 +31,10 @@ def asset(kind):
 def commands(cpus, work):
     kernel, initramfs = asset("kernel"), asset("initramfs")
     append = "console=ttyS0 quiet panic=-1 doppel.test=" + work
-    yield "doppel", [os.path.join(ROOT, "build", "doppel"), "run", "--memory", "512M", "--cpus", str(cpus), "--counters",
-                     "--kernel", kernel, "--initrd", initramfs, "--append", append, "--no-reboot"]
+    for engine in ENGINES:
+        yield engine, [os.path.join(ROOT, "build", "doppel"), "run", "--engine", engine, "--memory", "512M",
+                       "--cpus", str(cpus), "--counters", "--kernel", kernel, "--initrd", initramfs, "--append", append,
+                       "--no-reboot"]
     if shutil.which(QEMU):
         yield "qemu", [QEMU, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512M", "-smp", str(cpus),
                        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-monitor", "none",
@@ -62,16 +66,18 @@ def main():
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--work", default="cpu")
-    parser.add_argument("--only", choices=["doppel", "qemu"])
+    parser.add_argument("--only", choices=[*ENGINES, "qemu"])
     arguments = parser.parse_args()
-    for name, command in commands(arguments.cpus, arguments.work):
-        if arguments.only not in (None, name):
-            continue
-        runs = [run(command) for _ in range(arguments.runs)]
-        for figure in runs[0]:
-            values = [figures[figure] for figures in runs]
-            print("%-8s %-24s %9.2f  (%.2f to %.2f)" % (name, figure, statistics.median(values), min(values), max(values)),
-                  flush=True)
+    programs = {name: command for name, command in commands(arguments.cpus, arguments.work)
+                if arguments.only in (None, name)}
+    runs = {name: [] for name in programs}
+    for _ in range(arguments.runs):
+        for name, command in programs.items():
+            runs[name].append(run(command))
+    for name, results in runs.items():
+        for figure in results[0]:
+            values = [figures[figure] for figures in results]
+            print("%-8s %-24s %9.2f  (%.2f to %.2f)" % (name, figure, statistics.median(values), min(values), max(values)))
 
 
 main()

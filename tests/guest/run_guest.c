@@ -24,7 +24,8 @@ enum { TIMEOUT_SECONDS = 240, RUNS_MAX = 8 };
 /* One machine and where its debug console goes. */
 struct run {
     struct machine_config config;
-    char path[40], console[64];
+    char console[48];
+    char *path;                         /* the file, within `console` */
     struct machine *machine;
 };
 
@@ -94,14 +95,14 @@ static bool start(struct run *run, const struct machine_config *config)
 {
     struct error err;
     run->config = *config;
-    strcpy(run->path, "/tmp/doppel-guest-XXXXXX");
+    strcpy(run->console, "file:/tmp/doppel-guest-XXXXXX");
+    run->path = run->console + strlen("file:");
     int fd = mkstemp(run->path);
     if (fd < 0) {
         perror("mkstemp");
         return false;
     }
     close(fd);
-    snprintf(run->console, sizeof(run->console), "file:%s", run->path);
     run->config.debug_console = run->console;
     run->machine = machine_create(&run->config, &err);
     for (unsigned i = 0; run->machine && i < run->config.cpus; i++)     /* these guests run nothing often */
