@@ -67,6 +67,8 @@ void boot_apply(const struct boot_entry *entry, struct vcpu *vcpu)
     else
         set_flat(entry, vcpu);
     set_memory_types(vcpu);
+    for (unsigned i = 0; i < vcpu->all_count; i++)      /* firmware sets every processor's alike; INIT keeps them */
+        set_memory_types(vcpu->all[i]);
     x86_update_mode(vcpu);
     if (vcpu->mmu)
         mmu_mode_changed(vcpu);
