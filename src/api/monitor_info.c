@@ -118,8 +118,8 @@ static void info_mem(struct monitor_command *command)
 {
     const struct ram *ram = command->machine->ram;
     for (unsigned i = 0; i < ram->slot_count; i++)
-        fprintf(command->out, "%012" PRIx64 "-%012" PRIx64 "  %6" PRIu64 " MiB  %s\n", ram->slot[i].gpa,
-                ram->slot[i].gpa + ram->slot[i].size - 1, (uint64_t)(ram->slot[i].size / MiB), ram->slot[i].name);
+        fprintf(command->out, "%012" PRIx64 "-%012" PRIx64 "  %8" PRIu64 " KiB  %s\n", ram->slot[i].gpa,
+                ram->slot[i].gpa + ram->slot[i].size - 1, (uint64_t)(ram->slot[i].size / KiB), ram->slot[i].name);
     fprintf(command->out, "%" PRIu64 " of %" PRIu64 " MiB granted\n", (uint64_t)(ram_granted(ram) / MiB),
             (uint64_t)(ram_total(ram) / MiB));
 }

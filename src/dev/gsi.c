@@ -8,16 +8,16 @@ static void drive(struct gsi *gsi, enum gsi_source source, unsigned n, bool leve
         counter_add_shared(gsi->counters, COUNTER_irqs_raised, 1);
     uint8_t bit = (uint8_t)(1u << source);
     gsi->drivers[n] = level ? gsi->drivers[n] | bit : gsi->drivers[n] & ~bit;
-    level = gsi->drivers[n];
     if (n < GSI_ISA_COUNT && gsi->pic.set)
-        gsi->pic.set(gsi->pic.sink, n, level);
-    if (gsi->ioapic.set)
-        gsi->ioapic.set(gsi->ioapic.sink, n == GSI_PIT ? IOAPIC_PIN_PIT : n, level);
+        gsi->pic.set(gsi->pic.sink, n, gsi->drivers[n]);
+    if (gsi->ioapic.set && source != GSI_PIRQ)
+        gsi->ioapic.set(gsi->ioapic.sink, n == GSI_PIT ? IOAPIC_PIN_PIT : n, gsi->drivers[n] & ~(1u << GSI_PIRQ));
 }
 
 static void set_board(void *sink, unsigned n, bool level) { drive(sink, GSI_BOARD, n, level); }
 static void set_hpet(void *sink, unsigned n, bool level) { drive(sink, GSI_HPET, n, level); }
 static void set_testdev(void *sink, unsigned n, bool level) { drive(sink, GSI_TESTDEV, n, level); }
+static void set_pirq(void *sink, unsigned n, bool level) { drive(sink, GSI_PIRQ, n, level); }
 
 static void set_replaceable(void *sink, unsigned n, bool level)
 {
@@ -41,8 +41,8 @@ struct irq_line gsi_line(struct gsi *gsi, unsigned n) { return (struct irq_line)
 
 struct irq_line gsi_shared_line(struct gsi *gsi, enum gsi_source source, unsigned n)
 {
-    void (*set)(void *, unsigned, bool) = source == GSI_HPET ? set_hpet : source == GSI_TESTDEV ? set_testdev : set_board;
-    return (struct irq_line){ set, gsi, n };
+    static void (*const set[GSI_SOURCES])(void *, unsigned, bool) = { set_board, set_hpet, set_testdev, set_pirq };
+    return (struct irq_line){ set[source], gsi, n };
 }
 
 struct irq_line gsi_replaceable_line(struct gsi *gsi, unsigned n) { return (struct irq_line){ set_replaceable, gsi, n }; }

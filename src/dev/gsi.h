@@ -2,7 +2,7 @@
  * Global system interrupts: one line for each, fanned out to the 8259 pair (the first 16) and the I/O APIC, with the board's
  * one twist: IRQ 0 arrives at I/O APIC input 2 (an interrupt source override in the MADT), and the 8259's cascade
  * IRQ 2 nowhere. With the HPET's legacy replacement (HPET 1.0a §2.3.5 LEG_RT_CNF) the PIT and the RTC are cut off
- * from lines 0 and 8, which the HPET then drives.
+ * from lines 0 and 8, which the HPET then drives. What the PCI interrupt router drives reaches the 8259s alone.
  *
  * Plain wiring, no registers and no state of its own: after a load the devices drive their lines again. Board lock held.
  */
@@ -15,7 +15,7 @@
 enum { GSI_COUNT = 24, GSI_ISA_COUNT = 16, GSI_PIT = 0, GSI_CASCADE = 2, GSI_RTC = 8, IOAPIC_PIN_PIT = 2 };
 
 /* Who drives a line; those of one line are ORed. */
-enum gsi_source { GSI_BOARD, GSI_HPET, GSI_TESTDEV, GSI_SOURCES };
+enum gsi_source { GSI_BOARD, GSI_HPET, GSI_TESTDEV, GSI_PIRQ, GSI_SOURCES };
 
 struct gsi {
     struct irq_line pic, ioapic;    /* `n` of these is not used: each line gets its own number */
@@ -27,7 +27,7 @@ struct gsi {
 
 /* A line for a device of the board. */
 struct irq_line gsi_line(struct gsi *gsi, unsigned n);
-/* The lines of the HPET and of testdev, which may be those of other devices. */
+/* The lines of the HPET, of testdev and of the PCI interrupt router, which may be those of other devices. */
 struct irq_line gsi_shared_line(struct gsi *gsi, enum gsi_source source, unsigned n);
 /* The line of the PIT or RTC, which HPET's legacy replacement cuts off. */
 struct irq_line gsi_replaceable_line(struct gsi *gsi, unsigned n);

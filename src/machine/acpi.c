@@ -1,9 +1,9 @@
 /*
- * The ACPI tables: RSDP, XSDT, FADT, FACS, MADT, MCFG, HPET and DSDT, one after the other from `tables_base` on. The RSDP comes first,
- * 16-byte aligned in the BIOS area, so that an operating system that is not told where it is finds it by searching
- * (ACPI 6.4 §5.2.5.1 "Finding the RSDP on IA-PC Systems").
+ * The ACPI tables: FACS, DSDT, FADT, MADT, MCFG, SSDT, HPET, RSDT and XSDT, one after the other in a blob that knows where its
+ * pointers and checksums are, so that it can be put anywhere: by us (acpi_place), or by firmware through the table
+ * loader (firmware_acpi.c). The RSDP is apart, 16-byte aligned in the BIOS area, so that an operating system that is
+ * not told where it is finds it by searching (ACPI 6.4 §5.2.5.1 "Finding the RSDP on IA-PC Systems").
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "machine/acpi_tables.h"
@@ -16,13 +16,6 @@ enum { PM1_EVENT = 0x00, PM1_CONTROL = 0x04, PM_TIMER = 0x08, GPE0 = 0x20, RESET
 enum { LINT1 = 1, X2APIC_ONLY = 255, IOAPIC_ID = 0, RTC_CENTURY = 0x32, NO_C2 = 0xFFF, NO_C3 = 0xFFFF };
 /* IA-PC HPET 1.0a §2.3.4: vendor 8086, legacy replacement, 64-bit counter, 3 timers, revision 1 */
 static const uint32_t hpet_block_id = 0x8086A201;
-
-/* Tables are made in this buffer, then copied to the guest. */
-struct builder {
-    uint8_t *bytes;
-    uint64_t base, size, used;
-    bool full;
-};
 
 static uint8_t checksum(const void *data, size_t size)
 {
@@ -42,26 +35,38 @@ static struct acpi_header header(const char *signature, size_t length, uint8_t r
     return head;
 }
 
-/* Appends bytes 64-byte aligned, as the FACS must be; returns their guest-physical address. */
-static uint64_t append(struct builder *builder, const void *data, size_t size)
+/* Appends bytes 64-byte aligned, as the FACS must be; returns their offset. */
+static uint32_t append(struct acpi_blob *blob, const void *data, size_t size)
 {
-    uint64_t at = align_up(builder->used, 64);
-    if (at > builder->size || size > builder->size - at) {
-        builder->full = true;
+    uint32_t at = (uint32_t)align_up(blob->size, 64);
+    if (at > sizeof(blob->bytes) || size > sizeof(blob->bytes) - at) {
+        blob->full = true;
         return 0;
     }
-    memcpy(builder->bytes + at, data, size);
-    builder->used = at + size;
-    return builder->base + at;
+    memcpy(blob->bytes + at, data, size);
+    blob->size = at + (uint32_t)size;
+    return at;
 }
 
-/* A table that starts with a header: sums it up first. */
-static uint64_t append_table(struct builder *builder, void *table)
+/* A table that starts with a header: it is summed up when its place is known. */
+static uint32_t append_table(struct acpi_blob *blob, const void *table)
 {
-    struct acpi_header *head = table;
-    head->checksum = 0;
-    head->checksum = checksum(table, head->length);
-    return append(builder, table, head->length);
+    const struct acpi_header *head = table;
+    uint32_t at = append(blob, table, head->length);
+    if (blob->table_count < ACPI_TABLES_MAX)
+        blob->table[blob->table_count++] = at;
+    else
+        blob->full = true;
+    return at;
+}
+
+/* The field at the offset holds an offset within the blob that is to become an address. */
+static void point(struct acpi_blob *blob, uint32_t at, uint8_t size)
+{
+    if (blob->pointer_count < ACPI_POINTERS_MAX)
+        blob->pointer[blob->pointer_count++] = (struct acpi_pointer){ at, size };
+    else
+        blob->full = true;
 }
 
 static struct acpi_address port(uint32_t offset, uint8_t bytes)
@@ -72,19 +77,19 @@ static struct acpi_address port(uint32_t offset, uint8_t bytes)
                                   .address = PORT_ACPI_PM_BASE + offset };
 }
 
-static uint64_t add_facs(struct builder *builder)
+static uint32_t add_facs(struct acpi_blob *blob)
 {
     const struct acpi_facs facs = { .signature = { 'F', 'A', 'C', 'S' }, .length = sizeof(facs), .version = 2 };
-    return append(builder, &facs, sizeof(facs));
+    return append(blob, &facs, sizeof(facs));
 }
 
-static uint64_t add_fadt(struct builder *builder, uint64_t facs, uint64_t dsdt)
+static uint32_t add_fadt(struct acpi_blob *blob, uint32_t facs, uint32_t dsdt, bool vga)
 {
     struct acpi_fadt fadt = {
         .header = header("FACP", sizeof(fadt), 6),
         .minor_version = 4,
-        .firmware_ctrl = (uint32_t)facs,
-        .dsdt = (uint32_t)dsdt,
+        .firmware_ctrl = facs,
+        .dsdt = dsdt,
         .x_dsdt = dsdt,
         .sci_int = IRQ_SCI,
         .pm1a_evt_blk = (uint32_t)PORT_ACPI_PM_BASE + PM1_EVENT,
@@ -102,14 +107,18 @@ static uint64_t add_fadt(struct builder *builder, uint64_t facs, uint64_t dsdt)
         .p_lvl2_lat = NO_C2,
         .p_lvl3_lat = NO_C3,
         .century = RTC_CENTURY,
-        .iapc_boot_arch = IAPC_LEGACY_DEVICES | IAPC_VGA_NOT_PRESENT,
+        .iapc_boot_arch = IAPC_LEGACY_DEVICES | (vga ? 0 : IAPC_VGA_NOT_PRESENT),
         .flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_RESET_REG_SUP | FADT_TMR_VAL_EXT,
         .reset_reg = { .space = ACPI_IO, .bit_width = 8, .access_size = 1, .address = RESET_PORT },
         .reset_value = RESET_VALUE,
     };
     fadt.x_pm1a_evt_blk.access_size = 2;        /* status and enable are 16-bit registers */
     memcpy(&fadt.hypervisor_vendor_identity, "DOPPEL", 6);
-    return append_table(builder, &fadt);
+    uint32_t at = append_table(blob, &fadt);
+    point(blob, at + offsetof(struct acpi_fadt, firmware_ctrl), 4);
+    point(blob, at + offsetof(struct acpi_fadt, dsdt), 4);
+    point(blob, at + offsetof(struct acpi_fadt, x_dsdt), 8);
+    return at;
 }
 
 /* The MADT's length depends on the processors. */
@@ -136,7 +145,7 @@ static void add_processor(struct madt *madt, unsigned uid, uint32_t apic_id)
     }
 }
 
-static uint64_t add_madt(struct builder *builder, const struct acpi_config *config)
+static uint32_t add_madt(struct acpi_blob *blob, const struct acpi_config *config)
 {
     struct madt madt = { .head = { .header = header("APIC", sizeof(madt.head), 5), .local_apic_address = (uint32_t)LAPIC_BASE,
                                    .flags = MADT_PCAT_COMPAT } };
@@ -150,59 +159,101 @@ static uint64_t add_madt(struct builder *builder, const struct acpi_config *conf
     add_row(&madt, &pit, sizeof(pit));
     add_row(&madt, &sci, sizeof(sci));
     add_row(&madt, &nmi, sizeof(nmi));
-    return append_table(builder, &madt);
+    return append_table(blob, &madt);
 }
 
-static uint64_t add_mcfg(struct builder *builder, uint64_t ecam_base)
+static uint32_t add_mcfg(struct acpi_blob *blob, uint64_t ecam_base)
 {
     struct acpi_mcfg mcfg = { .header = header("MCFG", sizeof(mcfg), 1), .base = ecam_base, .last_bus = 0xFF };
-    return append_table(builder, &mcfg);
+    return append_table(blob, &mcfg);
 }
 
-static uint64_t add_hpet(struct builder *builder)
+/* ACPI 6.4 §20.2: Name (\ECAM, base), the one thing that the DSDT has to be told. */
+static uint32_t add_ssdt(struct acpi_blob *blob, uint64_t ecam_base)
+{
+    struct acpi_ssdt ssdt = { .header = header("SSDT", sizeof(ssdt), 1), .name_op = 0x08, .root = '\\', .name = "ECAM",
+                              .dword_prefix = 0x0C, .value = (uint32_t)ecam_base };
+    return append_table(blob, &ssdt);
+}
+
+static uint32_t add_hpet(struct acpi_blob *blob)
 {
     struct acpi_hpet hpet = { .header = header("HPET", sizeof(hpet), 1), .event_timer_block_id = hpet_block_id,
                               .base = { .space = ACPI_MEMORY, .bit_width = 64, .address = HPET_BASE }, .minimum_tick = 0x80 };
-    return append_table(builder, &hpet);
+    return append_table(blob, &hpet);
 }
 
-/* RSDP: the first 20 bytes have a checksum of their own, for readers of ACPI 1.0. */
-static void finish_rsdp(struct acpi_rsdp *rsdp, uint64_t xsdt)
+static uint32_t add_rsdt(struct acpi_blob *blob, const uint32_t *table, unsigned count)
 {
-    *rsdp = (struct acpi_rsdp){ .signature = "RSD PTR", .oem_id = "DOPPEL", .revision = 2, .length = sizeof(*rsdp),
-                                .xsdt_address = xsdt };
-    rsdp->signature[7] = ' ';
+    struct acpi_rsdt rsdt = { .header = header("RSDT", sizeof(rsdt.header) + count * sizeof(rsdt.entry[0]), 1) };
+    for (unsigned i = 0; i < count; i++)
+        rsdt.entry[i] = table[i];
+    uint32_t at = append_table(blob, &rsdt);
+    for (unsigned i = 0; i < count; i++)
+        point(blob, at + (uint32_t)offsetof(struct acpi_rsdt, entry[i]), 4);
+    return at;
+}
+
+static uint32_t add_xsdt(struct acpi_blob *blob, const uint32_t *table, unsigned count)
+{
+    struct acpi_xsdt xsdt = { .header = header("XSDT", sizeof(xsdt.header) + count * sizeof(xsdt.entry[0]), 1) };
+    for (unsigned i = 0; i < count; i++)
+        xsdt.entry[i] = table[i];
+    uint32_t at = append_table(blob, &xsdt);
+    for (unsigned i = 0; i < count; i++)
+        point(blob, at + (uint32_t)offsetof(struct acpi_xsdt, entry[i]), 8);
+    return at;
+}
+
+bool acpi_build(const struct acpi_config *config, struct acpi_blob *blob)
+{
+    uint32_t table[ACPI_TABLES_MAX], dsdt_size;
+    unsigned count = 0;
+    const uint8_t *dsdt = acpi_dsdt(&dsdt_size);
+    *blob = (struct acpi_blob){ 0 };
+    uint32_t facs = add_facs(blob);
+    table[count++] = add_fadt(blob, facs, append(blob, dsdt, dsdt_size), config->vga);
+    table[count++] = add_madt(blob, config);
+    if (config->ecam_base)
+        table[count++] = add_mcfg(blob, config->ecam_base);
+    table[count++] = add_ssdt(blob, config->ecam_base);
+    if (config->hpet)
+        table[count++] = add_hpet(blob);
+    blob->rsdt = add_rsdt(blob, table, count);
+    blob->xsdt = add_xsdt(blob, table, count);
+    blob->rsdp = (struct acpi_rsdp){ .signature = { 'R', 'S', 'D', ' ', 'P', 'T', 'R', ' ' }, .oem_id = "DOPPEL", .revision = 2,
+                                     .length = sizeof(blob->rsdp), .rsdt_address = blob->rsdt, .xsdt_address = blob->xsdt };
+    return !blob->full;
+}
+
+/* --- putting them where they are found --- */
+
+static void relocate(struct acpi_blob *blob, uint64_t base)
+{
+    for (unsigned i = 0; i < blob->pointer_count; i++) {
+        uint64_t value = 0;
+        uint8_t *at = blob->bytes + blob->pointer[i].at;
+        memcpy(&value, at, blob->pointer[i].size);
+        value += base;
+        memcpy(at, &value, blob->pointer[i].size);
+    }
+    for (unsigned i = 0; i < blob->table_count; i++) {
+        struct acpi_header *head = (struct acpi_header *)(blob->bytes + blob->table[i]);
+        head->checksum = checksum(head, head->length);
+    }
+    struct acpi_rsdp *rsdp = &blob->rsdp;
+    rsdp->rsdt_address += (uint32_t)base;
+    rsdp->xsdt_address += base;
+    /* The first 20 bytes have a checksum of their own, for readers of ACPI 1.0. */
     rsdp->checksum = checksum(rsdp, 20);
     rsdp->extended_checksum = checksum(rsdp, sizeof(*rsdp));
 }
 
-static bool build(const struct acpi_config *config, struct builder *builder)
+uint64_t acpi_place(struct acpi_blob *blob, struct ram *ram, uint64_t base, uint64_t size)
 {
-    struct acpi_rsdp rsdp = { 0 };
-    struct acpi_xsdt xsdt = { .header = header("XSDT", sizeof(xsdt.header), 1) };
-    uint64_t table[ACPI_TABLES_MAX];
-    unsigned count = 0;
-    uint32_t dsdt_size;
-    const uint8_t *dsdt = acpi_dsdt(&dsdt_size);
-    append(builder, &rsdp, sizeof(rsdp));
-    uint64_t facs = add_facs(builder);
-    table[count++] = add_fadt(builder, facs, append(builder, dsdt, dsdt_size));
-    table[count++] = add_madt(builder, config);
-    table[count++] = add_mcfg(builder, config->ecam_base);
-    if (config->hpet)
-        table[count++] = add_hpet(builder);
-    for (unsigned i = 0; i < count; i++)
-        xsdt.entry[i] = table[i];
-    xsdt.header.length += count * (uint32_t)sizeof(xsdt.entry[0]);
-    finish_rsdp(&rsdp, append_table(builder, &xsdt));
-    memcpy(builder->bytes, &rsdp, sizeof(rsdp));
-    return !builder->full;
-}
-
-uint64_t acpi_build(const struct acpi_config *config, struct ram *ram, uint64_t tables_base, uint64_t tables_size)
-{
-    struct builder builder = { .bytes = calloc(1, tables_size), .base = tables_base, .size = tables_size };
-    bool done = builder.bytes && build(config, &builder) && ram_load(ram, tables_base, builder.bytes, builder.used);
-    free(builder.bytes);
-    return done ? tables_base : 0;
+    const uint64_t tables = base + align_up(sizeof(blob->rsdp), 64);
+    if (tables + blob->size > base + size)
+        return 0;
+    relocate(blob, tables);
+    return ram_load(ram, base, &blob->rsdp, sizeof(blob->rsdp)) && ram_load(ram, tables, blob->bytes, blob->size) ? base : 0;
 }

@@ -6,6 +6,7 @@
 #define DOPPEL_MACHINE_ACPI_TABLES_H
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define ACPI_PACKED __attribute__((packed))
@@ -38,10 +39,23 @@ struct acpi_rsdp {
     uint8_t extended_checksum, reserved[3];
 } ACPI_PACKED;
 
-enum { ACPI_TABLES_MAX = 8 };
+enum { ACPI_TABLES_MAX = 10 };
+struct acpi_rsdt {
+    struct acpi_header header;
+    uint32_t entry[ACPI_TABLES_MAX];
+} ACPI_PACKED;
 struct acpi_xsdt {
     struct acpi_header header;
     uint64_t entry[ACPI_TABLES_MAX];
+} ACPI_PACKED;
+
+/* §20.2.5.1 "Namespace Modifier Objects Encoding": an SSDT that names one integer */
+struct acpi_ssdt {
+    struct acpi_header header;
+    uint8_t name_op, root;
+    char name[4];
+    uint8_t dword_prefix;
+    uint32_t value;
 } ACPI_PACKED;
 
 /* §5.2.9 "Fixed ACPI Description Table (FADT)", revision 6 */
@@ -145,7 +159,28 @@ static_assert(sizeof(struct acpi_header) == 36 && sizeof(struct acpi_address) ==
               sizeof(struct acpi_fadt) == 276 && sizeof(struct acpi_madt) == 44 && sizeof(struct acpi_mcfg) == 60 &&
               sizeof(struct acpi_hpet) == 56 && sizeof(struct acpi_facs) == 64 && sizeof(struct madt_lapic) == 8 && sizeof(struct madt_ioapic) == 12 &&
               sizeof(struct madt_override) == 10 && sizeof(struct madt_lapic_nmi) == 6 && sizeof(struct madt_x2apic) == 16 &&
-              sizeof(struct madt_x2apic_nmi) == 12, "layouts are the specification's");
+              sizeof(struct madt_x2apic_nmi) == 12 && sizeof(struct acpi_ssdt) == 47, "layouts are the specification's");
+
+/*
+ * All tables but the RSDP, relocatable: the fields of `pointer` hold offsets within `bytes` until the blob's address is known,
+ * and the tables at `table` lack their checksums. The RSDP's two addresses are offsets of that kind, too.
+ */
+enum { ACPI_POINTERS_MAX = 32, ACPI_BLOB_SIZE = 0x8000 };
+struct acpi_pointer {
+    uint32_t at;
+    uint8_t size;       /* bytes: 4 or 8 */
+};
+struct acpi_blob {
+    uint8_t bytes[ACPI_BLOB_SIZE];
+    uint32_t size;
+    struct acpi_pointer pointer[ACPI_POINTERS_MAX];
+    unsigned pointer_count;
+    uint32_t table[ACPI_TABLES_MAX];
+    unsigned table_count;
+    uint32_t rsdt, xsdt;
+    struct acpi_rsdp rsdp;
+    bool full;          /* it has not all fitted in */
+};
 
 /* The compiled DSDT (dsdt.asl). */
 const uint8_t *acpi_dsdt(uint32_t *size);

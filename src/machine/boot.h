@@ -69,13 +69,17 @@ const char *boot_command_line(const struct machine_config *config);
 /* Puts the entry into a freshly reset vCPU. */
 void boot_apply(const struct boot_entry *entry, struct vcpu *vcpu);
 
-/* ACPI tables (acpi.c): writes them into RAM at tables_base; returns the RSDP's address, or 0 if they do not fit. */
+/* ACPI tables (acpi.c) */
+struct acpi_blob;
 struct acpi_config {
     unsigned cpus;
     uint32_t apic_id[MACHINE_CPUS_MAX];
-    uint64_t ecam_base;
-    bool hpet;
+    uint64_t ecam_base;         /* 0: there is no ECAM */
+    bool hpet, vga;
 };
-uint64_t acpi_build(const struct acpi_config *config, struct ram *ram, uint64_t tables_base, uint64_t tables_size);
+/* False: they do not fit into a blob. */
+bool acpi_build(const struct acpi_config *config, struct acpi_blob *blob);
+/* Makes the blob's addresses absolute and writes it into RAM at base; returns the RSDP's address, or 0 if there is no room. */
+uint64_t acpi_place(struct acpi_blob *blob, struct ram *ram, uint64_t base, uint64_t size);
 
 #endif

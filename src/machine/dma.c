@@ -110,14 +110,6 @@ static bool direct_write(const struct dma *dma, uint64_t address, const void *bu
     return ram_write(space->ram, address, buffer, size) || mixed_copy(dma, address, (uint8_t *)buffer, size, true);
 }
 
-static bool has_rom(const struct ram_slot *slot, uint64_t address, uint64_t size)
-{
-    for (uint64_t page = align_down(address, PAGE_SIZE); page < address + size; page += PAGE_SIZE)
-        if (atomic_load_explicit(ram_page(slot, page), memory_order_relaxed) & PAGE_ROM)
-            return true;
-    return false;
-}
-
 static int direct_map(const struct dma *dma, uint64_t address, size_t size, bool device_writes, struct iovec *iov, int max)
 {
     struct dma_space *space = dma->space;
@@ -126,8 +118,8 @@ static int direct_map(const struct dma *dma, uint64_t address, size_t size, bool
         struct ram_slot *slot = ram_find(space->ram, address);
         if (!slot || used == max)
             return -1;
-        uint64_t offset = address - slot->gpa, piece = min_u64(size, slot->size - offset);
-        if (device_writes && has_rom(slot, address, piece))
+        uint64_t offset = address - slot->gpa, piece = min_u64(size, ram_span(slot, address));
+        if (device_writes && ram_is_rom(slot, address))
             return -1;
         iov[used++] = (struct iovec){ slot->host + offset, piece };
         address += piece;

@@ -7,6 +7,13 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
     /* Soft off: the value of SLP_TYP that the power-management chip takes for S5. */
     Name (\_S5, Package (4) { 5, 5, 0, 0 })
 
+    /* Where ECAM is: in an SSDT, for it is known only once firmware has run. */
+    External (\ECAM, IntObj)
+
+    /* The interrupt model that the operating system has chosen: 0 is the 8259s. */
+    Name (\PICF, 0)
+    Method (\_PIC, 1) { PICF = Arg0 }
+
     Scope (\_SB)
     {
         Device (PCI0)
@@ -16,17 +23,34 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
             Name (_UID, 0)
             Name (_SEG, 0)
             Name (_BBN, 0)
-            Name (_CRS, ResourceTemplate ()
+            /* The windows around ECAM, which firmware places: its base E is \ECAM (acpi.c), its length 256 MiB. */
+            Method (_CRS, 0, Serialized)
             {
-                WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode, 0, 0, 0xFF, 0, 0x100)
-                IO (Decode16, 0x0CF8, 0x0CF8, 1, 8)
-                WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, 0x0000, 0x0CF7, 0, 0x0CF8)
-                WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, 0x0D00, 0xFFFF, 0, 0xF300)
-                DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
-                    0, 0xC0000000, 0xDFFFFFFF, 0, 0x20000000)
-                QWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, Cacheable, ReadWrite,
-                    0, 0x800000000, 0xFFFFFFFFF, 0, 0x800000000)
-            })
+                Name (RSRC, ResourceTemplate ()
+                {
+                    WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode, 0, 0, 0xFF, 0, 0x100)
+                    IO (Decode16, 0x0CF8, 0x0CF8, 1, 8)
+                    WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, 0x0000, 0x0CF7, 0, 0x0CF8)
+                    WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, 0x0D00, 0xFFFF, 0, 0xF300)
+                    DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, Cacheable, ReadWrite,
+                        0, 0x000A0000, 0x000BFFFF, 0, 0x00020000)
+                    DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
+                        0, 0x80000000, 0xAFFFFFFF, 0, 0x30000000, , , LOWW)
+                    DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
+                        0, 0xC0000000, 0xFEBFFFFF, 0, 0x3EC00000, , , HIGH)
+                    QWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, Cacheable, ReadWrite,
+                        0, 0x800000000, 0xFFFFFFFFF, 0, 0x800000000)
+                })
+                CreateDWordField (RSRC, LOWW._MAX, LMAX)
+                CreateDWordField (RSRC, LOWW._LEN, LLEN)
+                CreateDWordField (RSRC, HIGH._MIN, HMIN)
+                CreateDWordField (RSRC, HIGH._LEN, HLEN)
+                LMAX = \ECAM - 1
+                LLEN = \ECAM - 0x80000000
+                HMIN = \ECAM + 0x10000000
+                HLEN = 0xFEC00000 - HMIN
+                Return (RSRC)
+            }
 
             /* PCI Firmware Specification 3.2 §4.5: everything that is asked for is granted. */
             Method (_OSC, 4, NotSerialized)
@@ -38,49 +62,144 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
             }
 
             /*
-             * Legacy interrupt of pin P (0 is INTA) of device D: global interrupt 16 + ((D + P) & 7), fixed wires to the I/O APIC.
-             * src/dev/pci routes by the same rule.
+             * Legacy interrupt of pin P (0 is INTA) of device D: line (D + P) & 7 up to device 24, line P above it. With I/O APICs
+             * line L is global interrupt 16 + L; with the 8259s it goes where link L is set to. src/dev/pci routes by the same rule.
              */
-            Name (_PRT, Package ()
+            Method (_PRT, 0, Serialized)
             {
-                Package (4) { 0x0000FFFF, 0, 0, 16 }, Package (4) { 0x0000FFFF, 1, 0, 17 }, Package (4) { 0x0000FFFF, 2, 0, 18 }, Package (4) { 0x0000FFFF, 3, 0, 19 },
-                Package (4) { 0x0001FFFF, 0, 0, 17 }, Package (4) { 0x0001FFFF, 1, 0, 18 }, Package (4) { 0x0001FFFF, 2, 0, 19 }, Package (4) { 0x0001FFFF, 3, 0, 20 },
-                Package (4) { 0x0002FFFF, 0, 0, 18 }, Package (4) { 0x0002FFFF, 1, 0, 19 }, Package (4) { 0x0002FFFF, 2, 0, 20 }, Package (4) { 0x0002FFFF, 3, 0, 21 },
-                Package (4) { 0x0003FFFF, 0, 0, 19 }, Package (4) { 0x0003FFFF, 1, 0, 20 }, Package (4) { 0x0003FFFF, 2, 0, 21 }, Package (4) { 0x0003FFFF, 3, 0, 22 },
-                Package (4) { 0x0004FFFF, 0, 0, 20 }, Package (4) { 0x0004FFFF, 1, 0, 21 }, Package (4) { 0x0004FFFF, 2, 0, 22 }, Package (4) { 0x0004FFFF, 3, 0, 23 },
-                Package (4) { 0x0005FFFF, 0, 0, 21 }, Package (4) { 0x0005FFFF, 1, 0, 22 }, Package (4) { 0x0005FFFF, 2, 0, 23 }, Package (4) { 0x0005FFFF, 3, 0, 16 },
-                Package (4) { 0x0006FFFF, 0, 0, 22 }, Package (4) { 0x0006FFFF, 1, 0, 23 }, Package (4) { 0x0006FFFF, 2, 0, 16 }, Package (4) { 0x0006FFFF, 3, 0, 17 },
-                Package (4) { 0x0007FFFF, 0, 0, 23 }, Package (4) { 0x0007FFFF, 1, 0, 16 }, Package (4) { 0x0007FFFF, 2, 0, 17 }, Package (4) { 0x0007FFFF, 3, 0, 18 },
-                Package (4) { 0x0008FFFF, 0, 0, 16 }, Package (4) { 0x0008FFFF, 1, 0, 17 }, Package (4) { 0x0008FFFF, 2, 0, 18 }, Package (4) { 0x0008FFFF, 3, 0, 19 },
-                Package (4) { 0x0009FFFF, 0, 0, 17 }, Package (4) { 0x0009FFFF, 1, 0, 18 }, Package (4) { 0x0009FFFF, 2, 0, 19 }, Package (4) { 0x0009FFFF, 3, 0, 20 },
-                Package (4) { 0x000AFFFF, 0, 0, 18 }, Package (4) { 0x000AFFFF, 1, 0, 19 }, Package (4) { 0x000AFFFF, 2, 0, 20 }, Package (4) { 0x000AFFFF, 3, 0, 21 },
-                Package (4) { 0x000BFFFF, 0, 0, 19 }, Package (4) { 0x000BFFFF, 1, 0, 20 }, Package (4) { 0x000BFFFF, 2, 0, 21 }, Package (4) { 0x000BFFFF, 3, 0, 22 },
-                Package (4) { 0x000CFFFF, 0, 0, 20 }, Package (4) { 0x000CFFFF, 1, 0, 21 }, Package (4) { 0x000CFFFF, 2, 0, 22 }, Package (4) { 0x000CFFFF, 3, 0, 23 },
-                Package (4) { 0x000DFFFF, 0, 0, 21 }, Package (4) { 0x000DFFFF, 1, 0, 22 }, Package (4) { 0x000DFFFF, 2, 0, 23 }, Package (4) { 0x000DFFFF, 3, 0, 16 },
-                Package (4) { 0x000EFFFF, 0, 0, 22 }, Package (4) { 0x000EFFFF, 1, 0, 23 }, Package (4) { 0x000EFFFF, 2, 0, 16 }, Package (4) { 0x000EFFFF, 3, 0, 17 },
-                Package (4) { 0x000FFFFF, 0, 0, 23 }, Package (4) { 0x000FFFFF, 1, 0, 16 }, Package (4) { 0x000FFFFF, 2, 0, 17 }, Package (4) { 0x000FFFFF, 3, 0, 18 },
-                Package (4) { 0x0010FFFF, 0, 0, 16 }, Package (4) { 0x0010FFFF, 1, 0, 17 }, Package (4) { 0x0010FFFF, 2, 0, 18 }, Package (4) { 0x0010FFFF, 3, 0, 19 },
-                Package (4) { 0x0011FFFF, 0, 0, 17 }, Package (4) { 0x0011FFFF, 1, 0, 18 }, Package (4) { 0x0011FFFF, 2, 0, 19 }, Package (4) { 0x0011FFFF, 3, 0, 20 },
-                Package (4) { 0x0012FFFF, 0, 0, 18 }, Package (4) { 0x0012FFFF, 1, 0, 19 }, Package (4) { 0x0012FFFF, 2, 0, 20 }, Package (4) { 0x0012FFFF, 3, 0, 21 },
-                Package (4) { 0x0013FFFF, 0, 0, 19 }, Package (4) { 0x0013FFFF, 1, 0, 20 }, Package (4) { 0x0013FFFF, 2, 0, 21 }, Package (4) { 0x0013FFFF, 3, 0, 22 },
-                Package (4) { 0x0014FFFF, 0, 0, 20 }, Package (4) { 0x0014FFFF, 1, 0, 21 }, Package (4) { 0x0014FFFF, 2, 0, 22 }, Package (4) { 0x0014FFFF, 3, 0, 23 },
-                Package (4) { 0x0015FFFF, 0, 0, 21 }, Package (4) { 0x0015FFFF, 1, 0, 22 }, Package (4) { 0x0015FFFF, 2, 0, 23 }, Package (4) { 0x0015FFFF, 3, 0, 16 },
-                Package (4) { 0x0016FFFF, 0, 0, 22 }, Package (4) { 0x0016FFFF, 1, 0, 23 }, Package (4) { 0x0016FFFF, 2, 0, 16 }, Package (4) { 0x0016FFFF, 3, 0, 17 },
-                Package (4) { 0x0017FFFF, 0, 0, 23 }, Package (4) { 0x0017FFFF, 1, 0, 16 }, Package (4) { 0x0017FFFF, 2, 0, 17 }, Package (4) { 0x0017FFFF, 3, 0, 18 },
-                Package (4) { 0x0018FFFF, 0, 0, 16 }, Package (4) { 0x0018FFFF, 1, 0, 17 }, Package (4) { 0x0018FFFF, 2, 0, 18 }, Package (4) { 0x0018FFFF, 3, 0, 19 },
-                Package (4) { 0x0019FFFF, 0, 0, 17 }, Package (4) { 0x0019FFFF, 1, 0, 18 }, Package (4) { 0x0019FFFF, 2, 0, 19 }, Package (4) { 0x0019FFFF, 3, 0, 20 },
-                Package (4) { 0x001AFFFF, 0, 0, 18 }, Package (4) { 0x001AFFFF, 1, 0, 19 }, Package (4) { 0x001AFFFF, 2, 0, 20 }, Package (4) { 0x001AFFFF, 3, 0, 21 },
-                Package (4) { 0x001BFFFF, 0, 0, 19 }, Package (4) { 0x001BFFFF, 1, 0, 20 }, Package (4) { 0x001BFFFF, 2, 0, 21 }, Package (4) { 0x001BFFFF, 3, 0, 22 },
-                Package (4) { 0x001CFFFF, 0, 0, 20 }, Package (4) { 0x001CFFFF, 1, 0, 21 }, Package (4) { 0x001CFFFF, 2, 0, 22 }, Package (4) { 0x001CFFFF, 3, 0, 23 },
-                Package (4) { 0x001DFFFF, 0, 0, 21 }, Package (4) { 0x001DFFFF, 1, 0, 22 }, Package (4) { 0x001DFFFF, 2, 0, 23 }, Package (4) { 0x001DFFFF, 3, 0, 16 },
-                Package (4) { 0x001EFFFF, 0, 0, 22 }, Package (4) { 0x001EFFFF, 1, 0, 23 }, Package (4) { 0x001EFFFF, 2, 0, 16 }, Package (4) { 0x001EFFFF, 3, 0, 17 },
-                Package (4) { 0x001FFFFF, 0, 0, 23 }, Package (4) { 0x001FFFFF, 1, 0, 16 }, Package (4) { 0x001FFFFF, 2, 0, 17 }, Package (4) { 0x001FFFFF, 3, 0, 18 },
-            })
+                Local0 = Package (128) {}
+                Local1 = 0
+                While (Local1 < 128)
+                {
+                    Local2 = Local1 >> 2
+                    Local3 = Local1 & 3
+                    If (Local2 <= 24) { Local4 = (Local2 + Local3) & 7 } Else { Local4 = Local3 }
+                    If (\PICF) { Local5 = Package (4) { 0, 0, 0, 0 } Local5 [3] = 16 + Local4 }
+                    ElseIf (Local4 == 0) { Local5 = Package (4) { 0, 0, ^ISA.LNKA, 0 } }
+                    ElseIf (Local4 == 1) { Local5 = Package (4) { 0, 0, ^ISA.LNKB, 0 } }
+                    ElseIf (Local4 == 2) { Local5 = Package (4) { 0, 0, ^ISA.LNKC, 0 } }
+                    ElseIf (Local4 == 3) { Local5 = Package (4) { 0, 0, ^ISA.LNKD, 0 } }
+                    ElseIf (Local4 == 4) { Local5 = Package (4) { 0, 0, ^ISA.LNKE, 0 } }
+                    ElseIf (Local4 == 5) { Local5 = Package (4) { 0, 0, ^ISA.LNKF, 0 } }
+                    ElseIf (Local4 == 6) { Local5 = Package (4) { 0, 0, ^ISA.LNKG, 0 } }
+                    Else { Local5 = Package (4) { 0, 0, ^ISA.LNKH, 0 } }
+                    Local5 [0] = (Local2 << 16) | 0xFFFF
+                    Local5 [1] = Local3
+                    Local0 [Local1] = Local5
+                    Local1++
+                }
+                Return (Local0)
+            }
 
             /* The low-pin-count bridge: the chips of the old PC behind it. */
             Device (ISA)
             {
                 Name (_ADR, 0x001F0000)
+
+                /* PIRQx_ROUT: ICH9 datasheet §13.1.17 and §13.1.19. */
+                OperationRegion (ROUT, PCI_Config, 0x60, 0x0C)
+                Field (ROUT, ByteAcc, NoLock, Preserve)
+                {
+                    PRQA, 8, PRQB, 8, PRQC, 8, PRQD, 8,
+                    Offset (8),
+                    PRQE, 8, PRQF, 8, PRQG, 8, PRQH, 8
+                }
+                Name (POSS, ResourceTemplate () { IRQ (Level, ActiveLow, Shared) { 5, 10, 11 } })
+                Method (LSTA, 1) { If (Arg0 & 0x80) { Return (9) } Return (0x0B) }
+                Method (LCRS, 1, Serialized)
+                {
+                    Name (RSRC, ResourceTemplate () { IRQ (Level, ActiveLow, Shared) { } })
+                    CreateWordField (RSRC, 1, MASK)
+                    If (Arg0 & 0x80) { MASK = 0 } Else { MASK = 1 << (Arg0 & 0x0F) }
+                    Return (RSRC)
+                }
+                Method (LSRS, 1, Serialized)
+                {
+                    CreateWordField (Arg0, 1, MASK)
+                    FindSetRightBit (MASK, Local0)
+                    Return (Local0 - 1)
+                }
+
+                Device (LNKA)
+                {
+                    Name (_HID, EisaId ("PNP0C0F"))
+                    Name (_UID, 1)
+                    Method (_STA) { Return (LSTA (PRQA)) }
+                    Method (_DIS) { PRQA |= 0x80 }
+                    Method (_PRS) { Return (POSS) }
+                    Method (_CRS) { Return (LCRS (PRQA)) }
+                    Method (_SRS, 1) { PRQA = LSRS (Arg0) }
+                }
+                Device (LNKB)
+                {
+                    Name (_HID, EisaId ("PNP0C0F"))
+                    Name (_UID, 2)
+                    Method (_STA) { Return (LSTA (PRQB)) }
+                    Method (_DIS) { PRQB |= 0x80 }
+                    Method (_PRS) { Return (POSS) }
+                    Method (_CRS) { Return (LCRS (PRQB)) }
+                    Method (_SRS, 1) { PRQB = LSRS (Arg0) }
+                }
+                Device (LNKC)
+                {
+                    Name (_HID, EisaId ("PNP0C0F"))
+                    Name (_UID, 3)
+                    Method (_STA) { Return (LSTA (PRQC)) }
+                    Method (_DIS) { PRQC |= 0x80 }
+                    Method (_PRS) { Return (POSS) }
+                    Method (_CRS) { Return (LCRS (PRQC)) }
+                    Method (_SRS, 1) { PRQC = LSRS (Arg0) }
+                }
+                Device (LNKD)
+                {
+                    Name (_HID, EisaId ("PNP0C0F"))
+                    Name (_UID, 4)
+                    Method (_STA) { Return (LSTA (PRQD)) }
+                    Method (_DIS) { PRQD |= 0x80 }
+                    Method (_PRS) { Return (POSS) }
+                    Method (_CRS) { Return (LCRS (PRQD)) }
+                    Method (_SRS, 1) { PRQD = LSRS (Arg0) }
+                }
+                Device (LNKE)
+                {
+                    Name (_HID, EisaId ("PNP0C0F"))
+                    Name (_UID, 5)
+                    Method (_STA) { Return (LSTA (PRQE)) }
+                    Method (_DIS) { PRQE |= 0x80 }
+                    Method (_PRS) { Return (POSS) }
+                    Method (_CRS) { Return (LCRS (PRQE)) }
+                    Method (_SRS, 1) { PRQE = LSRS (Arg0) }
+                }
+                Device (LNKF)
+                {
+                    Name (_HID, EisaId ("PNP0C0F"))
+                    Name (_UID, 6)
+                    Method (_STA) { Return (LSTA (PRQF)) }
+                    Method (_DIS) { PRQF |= 0x80 }
+                    Method (_PRS) { Return (POSS) }
+                    Method (_CRS) { Return (LCRS (PRQF)) }
+                    Method (_SRS, 1) { PRQF = LSRS (Arg0) }
+                }
+                Device (LNKG)
+                {
+                    Name (_HID, EisaId ("PNP0C0F"))
+                    Name (_UID, 7)
+                    Method (_STA) { Return (LSTA (PRQG)) }
+                    Method (_DIS) { PRQG |= 0x80 }
+                    Method (_PRS) { Return (POSS) }
+                    Method (_CRS) { Return (LCRS (PRQG)) }
+                    Method (_SRS, 1) { PRQG = LSRS (Arg0) }
+                }
+                Device (LNKH)
+                {
+                    Name (_HID, EisaId ("PNP0C0F"))
+                    Name (_UID, 8)
+                    Method (_STA) { Return (LSTA (PRQH)) }
+                    Method (_DIS) { PRQH |= 0x80 }
+                    Method (_PRS) { Return (POSS) }
+                    Method (_CRS) { Return (LCRS (PRQH)) }
+                    Method (_SRS, 1) { PRQH = LSRS (Arg0) }
+                }
 
                 Device (RTC)
                 {
@@ -110,15 +229,21 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
         {
             Name (_HID, EisaId ("PNP0C02"))
             Name (_UID, 1)
-            Name (_CRS, ResourceTemplate ()
+            Method (_CRS, 0, Serialized)
             {
-                Memory32Fixed (ReadWrite, 0xB0000000, 0x10000000)
-                Memory32Fixed (ReadWrite, 0xFEC00000, 0x00001000)
-                Memory32Fixed (ReadWrite, 0xFED00000, 0x00000400)
-                Memory32Fixed (ReadWrite, 0xFEE00000, 0x00100000)
-                IO (Decode16, 0x0600, 0x0600, 1, 0x40)
-                IO (Decode16, 0x04D0, 0x04D0, 1, 2)
-            })
+                Name (RSRC, ResourceTemplate ()
+                {
+                    Memory32Fixed (ReadWrite, 0xB0000000, 0x10000000, CFGW)
+                    Memory32Fixed (ReadWrite, 0xFEC00000, 0x00001000)
+                    Memory32Fixed (ReadWrite, 0xFED00000, 0x00000400)
+                    Memory32Fixed (ReadWrite, 0xFEE00000, 0x00100000)
+                    IO (Decode16, 0x0600, 0x0600, 1, 0x40)
+                    IO (Decode16, 0x04D0, 0x04D0, 1, 2)
+                })
+                CreateDWordField (RSRC, CFGW._BAS, EBAS)
+                EBAS = \ECAM
+                Return (RSRC)
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "machine/acpi_tables.h"
 #include "machine/boot.h"
 #include "machine/layout.h"
 #include "machine/pc.h"
@@ -100,21 +101,26 @@ void images_close(struct images *images)
     free(images);
 }
 
+static uint64_t place_acpi(struct machine *machine)
+{
+    struct acpi_config config = { .cpus = machine->config.cpus, .ecam_base = ECAM_BASE, .hpet = true };
+    for (unsigned i = 0; i < config.cpus; i++)
+        config.apic_id[i] = machine->vcpu[i]->apic_id;
+    struct acpi_blob blob;
+    return acpi_build(&config, &blob) ? acpi_place(&blob, machine->ram, ACPI_TABLES_BASE, ACPI_TABLES_SIZE) : 0;
+}
+
 bool images_load(struct machine *machine, struct error *err)
 {
-    struct acpi_config acpi = { .cpus = machine->config.cpus, .ecam_base = ECAM_BASE, .hpet = true };
-    for (unsigned i = 0; i < acpi.cpus; i++)
-        acpi.apic_id[i] = machine->vcpu[i]->apic_id;
+    pc_prepare(machine);
     uint64_t low = min_u64(machine->config.memory, LOW_RAM_MAX_BASE);
     struct boot_target target = {
         .ram = machine->ram,
         .low_ram_end = low,
         .high_ram_end = HIGH_RAM_BASE + machine->config.memory - low,
-        .rsdp = low >= ACPI_TABLES_BASE + ACPI_TABLES_SIZE
-                    ? acpi_build(&acpi, machine->ram, ACPI_TABLES_BASE, ACPI_TABLES_SIZE) : 0,
+        .rsdp = place_acpi(machine),
         .log = &machine->log,
     };
-    pc_place_pci(machine);
     if (!machine->config.kernel)
         return true;
     struct boot_entry entry = { 0 };

@@ -52,11 +52,17 @@ static bool check_config(const struct machine_config *config, struct error *err)
     return true;
 }
 
-/* RAM fills the space below LOW_RAM_MAX; what is left goes above 4 GiB, past the hole for devices. */
+/*
+ * RAM fills the space below LOW_RAM_MAX, but for the VGA memory; what is left goes above 4 GiB, past the hole for devices. The
+ * slots that are used most come first.
+ */
 static bool add_memory(struct machine *machine, struct error *err)
 {
     uint64_t low = min_u64(machine->config.memory, LOW_RAM_MAX_BASE);
-    if (!ram_add(machine->ram, "low RAM", 0, low, false, err))
+    if (low > EXTENDED_BASE && !ram_add(machine->ram, "low RAM", EXTENDED_BASE, low - EXTENDED_BASE, false, err))
+        return false;
+    if (!ram_add(machine->ram, "conventional", CONVENTIONAL_BASE, CONVENTIONAL_SIZE, false, err) ||
+        !ram_add(machine->ram, "BIOS area", BIOS_AREA_BASE, BIOS_AREA_SIZE, false, err))
         return false;
     uint64_t high = machine->config.memory - low;
     return high == 0 || ram_add(machine->ram, "high RAM", HIGH_RAM_BASE, high, false, err);

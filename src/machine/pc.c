@@ -5,7 +5,7 @@
  *   8259 pair ---- INTR ----> LINT0 of the boot processor's local APIC
  *   gsi lines ---> 8259 inputs 0-15 and I/O APIC inputs 0-23 (IRQ 0 on input 2)
  *   I/O APIC, MSIs, IPIs ---> apic_bus ---> local APICs ---> vCPUs
- *   PCI INTA..D ---> gsi lines 16-23
+ *   PCI INTA..D ---> PIRQA-H of the LPC bridge ---> I/O APIC inputs 16-23, and the 8259 inputs they are routed to
  */
 #include "machine/pc.h"
 
@@ -26,6 +26,7 @@
 #include "dev/ioapic.h"
 #include "dev/lapic.h"
 #include "dev/pci/host_bridge.h"
+#include "dev/pci/lpc.h"
 #include "dev/pic.h"
 #include "dev/pit.h"
 #include "dev/rtc.h"
@@ -34,6 +35,7 @@
 #include "dev/virtio/devices.h"
 #include "machine/dma.h"
 #include "machine/layout.h"
+#include "machine/shadow.h"
 #include "vcpu/thread.h"
 #include "x86/x86.h"
 
@@ -43,6 +45,7 @@ struct pc {
     struct gsi gsi;
     struct dma_space dma_space;
     struct system_signal signal;
+    struct shadow shadow;
     uint8_t next_devfn;
 };
 
@@ -195,8 +198,19 @@ static void wire_host_bridge(struct device *device, void *opaque)
     bridge->ecam_size = ECAM_SIZE;
     bridge->config_port = PORT_PCI_CONFIG_BASE;
     bridge->reset = (struct irq_line){ on_reset_line, wiring->machine, 0 };
-    for (unsigned i = 0; i < IRQ_PCI_COUNT; i++)
-        bridge->bus.intx[i] = gsi_line(gsi_of(wiring), IRQ_PCI_FIRST + i);
+    bridge->pam = (struct pam_sink){ shadow_set, &wiring->machine->pc->shadow };
+}
+
+static void wire_lpc(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct lpc *lpc = (struct lpc *)device;
+    lpc->pci.bus = wiring->machine->pci;
+    lpc->pci.devfn = LPC_DEVFN;
+    for (unsigned i = 0; i < PCI_INTX_LINES; i++)
+        lpc->apic[i] = gsi_line(gsi_of(wiring), IRQ_PCI_FIRST + i);
+    for (unsigned i = 0; i < LPC_ISA_IRQS; i++)
+        lpc->irq[i] = gsi_shared_line(gsi_of(wiring), GSI_PIRQ, i);
 }
 
 /* Functions sit at device numbers 1, 2, 3 ... in the order of their making. */
@@ -330,6 +344,11 @@ static bool add_pci(struct machine *machine, struct error *err)
     if (!machine->host_bridge)
         return false;
     machine->pci = pci_bus_of(machine->host_bridge);
+    machine->lpc = add(machine, &device_lpc, "lpc", wire_lpc, NULL, err);
+    if (!machine->lpc)
+        return false;
+    for (unsigned i = 0; i < PCI_INTX_LINES; i++)
+        ((struct host_bridge *)machine->host_bridge)->bus.intx[i] = (struct irq_line){ lpc_set_pirq, machine->lpc, i };
     machine->pc->next_devfn = 8;
     return add_numbered(machine, &device_virtio_blk, "virtio-blk", config->disk_count, wire_virtio_blk, err) &&
            add_numbered(machine, &device_virtio_net, "virtio-net", config->net_count, wire_virtio_net, err) &&
@@ -365,15 +384,28 @@ bool pc_build(struct machine *machine, struct error *err)
     pc->dma_space = (struct dma_space){ .ram = machine->ram, .mmio = machine->mmio, .msi = on_msi, .msi_sink = machine,
                                         .counters = &machine->counters, .lock = &machine->lock };
     machine->dma = dma_direct(&pc->dma_space, REQUESTER_CPU);
+    shadow_init(&pc->shadow, machine);
     return open_backends(machine, err) && add_interrupt_controllers(machine, err) && add_chips(machine, err) &&
            add_pci(machine, err) && add_extra(machine, err);
 }
 
-void pc_place_pci(struct machine *machine)
+static void write_port(struct machine *machine, uint64_t port, uint8_t value)
+{
+    struct access access = { .address = port, .size = 1, .write = true, .value = value, .requester = REQUESTER_CPU };
+    bus_access(machine->ports, &access);
+}
+
+/* The lines of PCI to IRQ 10 and 11 of the 8259s, level-triggered (ELCR: ICH9 §13.4.11). */
+void pc_prepare(struct machine *machine)
 {
     const struct pci_windows windows = { PORT_PCI_BARS_BASE, PORT_PCI_BARS_SIZE, PCI_MMIO_BASE, PCI_MMIO_SIZE, PCI_MMIO64_BASE,
-                                                PCI_MMIO64_SIZE };
+                                         PCI_MMIO64_SIZE, { 10, 10, 11, 11, 10, 10, 11, 11 } };
+    const uint8_t level_10_and_11 = 0x0C;
     pthread_mutex_lock(&machine->lock);
+    host_bridge_open_shadow((struct host_bridge *)machine->host_bridge);
+    for (unsigned i = 0; i < PCI_INTX_LINES; i++)
+        lpc_route((struct lpc *)machine->lpc, i, windows.irq[i]);
+    write_port(machine, PORT_ELCR_BASE + 1, level_10_and_11);
     pci_bus_assign(machine->pci, &windows);
     pthread_mutex_unlock(&machine->lock);
 }
@@ -408,6 +440,8 @@ static void close_backends(struct machine *machine)
 void pc_destroy(struct machine *machine)
 {
     destroy_devices(machine);
+    if (machine->pc)
+        shadow_fini(&machine->pc->shadow);
     close_backends(machine);
     if (machine->pc && machine->pc->apic_bus)
         apic_bus_destroy(machine->pc->apic_bus);

@@ -7,8 +7,11 @@
 /* Makes every device and backend of the configuration. On false, pc_destroy undoes what was made. */
 bool pc_build(struct machine *machine, struct error *err);
 void pc_destroy(struct machine *machine);
-/* What firmware would do: BARs get addresses, interrupt lines their numbers. After a reset, before the guest starts. */
-void pc_place_pci(struct machine *machine);
+/*
+ * What firmware would do, where there is none: the BIOS area becomes RAM, BARs get addresses, interrupt lines their routes.
+ * After a reset, before the guest starts.
+ */
+void pc_prepare(struct machine *machine);
 /* Board lock held. */
 void pc_power_button(struct machine *machine);
 

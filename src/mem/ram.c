@@ -148,20 +148,29 @@ uint64_t ram_granted(const struct ram *ram)
 
 /* --- copies --- */
 
+/* As ram_find, hidden pages too. */
+static struct ram_slot *slot_at(struct ram *ram, uint64_t gpa)
+{
+    for (unsigned i = 0; i < ram->slot_count; i++)
+        if (gpa - ram->slot[i].gpa < ram->slot[i].size)
+            return &ram->slot[i];
+    return NULL;
+}
+
 enum copy { COPY_OUT, COPY_IN, COPY_LOAD };
 
 static bool copy_range(struct ram *ram, uint64_t gpa, void *buffer, size_t size, enum copy copy)
 {
     uint8_t *bytes = buffer;
     while (size) {
-        struct ram_slot *slot = ram_find(ram, gpa);
+        struct ram_slot *slot = copy == COPY_LOAD ? slot_at(ram, gpa) : ram_find(ram, gpa);
         if (!slot)
             return false;
         uint64_t offset = gpa - slot->gpa;
-        size_t part = min_u64(size, slot->size - offset);
+        size_t part = min_u64(size, ram_span(slot, gpa));
         if (copy == COPY_OUT) {
             memcpy(bytes, slot->host + offset, part);
-        } else if (copy == COPY_LOAD || !slot->rom) {
+        } else if (copy == COPY_LOAD || !ram_is_rom(slot, gpa)) {
             memcpy(slot->host + offset, bytes, part);
             ram_written(ram, gpa, part);
         }
@@ -226,6 +235,30 @@ void ram_written(struct ram *ram, uint64_t gpa, size_t size)
         gpa += part;
         size -= part;
     }
+}
+
+/* --- pages that come and go --- */
+
+bool ram_set_pages(struct ram *ram, uint64_t gpa, uint64_t size, uint32_t bits)
+{
+    struct ram_slot *slot = slot_at(ram, gpa);
+    bool changed = false;
+    if (!slot)
+        return false;
+    slot->mixed = true;
+    for (uint64_t end = gpa + size; gpa < end; gpa += PAGE_SIZE) {
+        _Atomic uint32_t *page = ram_page(slot, gpa);
+        uint32_t word = atomic_load_explicit(page, memory_order_relaxed);
+        if ((word & (PAGE_HIDDEN | PAGE_ROM)) == bits)
+            continue;
+        code_map_remove(ram, gpa, PAGE_SIZE);
+        atomic_fetch_or(page, bits);
+        atomic_fetch_and(page, bits | ~(uint32_t)(PAGE_HIDDEN | PAGE_ROM));
+        if (ram->watcher.code_written)
+            ram->watcher.code_written(ram->watcher.owner, gpa, PAGE_SIZE);
+        changed = true;
+    }
+    return changed;
 }
 
 /* --- dirty tracking --- */

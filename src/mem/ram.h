@@ -24,7 +24,8 @@ enum dirty_client { DIRTY_MIGRATION, DIRTY_SNAPSHOT, DIRTY_DISPLAY, DIRTY_CLIENT
 enum {
     PAGE_DIRTY = 1u << 0,           /* DIRTY_CLIENTS bits from here: written since the client last looked */
     PAGE_CODE = 1u << 8,            /* some vCPU has decoded or translated code from it: writes are watched */
-    PAGE_ROM = 1u << 10,            /* guest writes are dropped */
+    PAGE_HIDDEN = 1u << 9,          /* in a mixed slot: not RAM at present, accesses go to the bus */
+    PAGE_ROM = 1u << 10,            /* in a mixed slot: guest writes go to the bus */
     PAGE_CODE_HIT = 1u << 11,       /* counts, up to PAGE_CODE_HITS, the writes to marked granules: code_map.h */
     PAGE_CODE_HITS = 31u << 11,
     PAGE_WRITER = 1u << 16,         /* << (vCPU index mod 16): its software TLB may hold a direct-write entry for it */
@@ -39,7 +40,8 @@ struct ram_slot {
     uint8_t *host;                  /* the mapping, `size` bytes */
     _Atomic uint32_t *page;         /* a word for each page */
     _Atomic uint64_t *code;         /* code_map.h: a bit for each 64 bytes of each page */
-    bool rom;
+    bool rom;                       /* guest writes go to the bus */
+    bool mixed;                     /* its pages have PAGE_HIDDEN and PAGE_ROM of their own: ram_set_pages */
     int fd;                         /* the memfd, for vhost-user and snapshots */
 };
 
@@ -62,25 +64,49 @@ struct ram {
 
 struct ram *ram_create(void);
 void ram_destroy(struct ram *ram);
-/* Adds a slot before the machine runs; name for the monitor; rom: guest writes are dropped. */
+/* Adds a slot before the machine runs; name for the monitor; rom: guest writes go to the bus. */
 bool ram_add(struct ram *ram, const char *name, uint64_t gpa, uint64_t size, bool rom, struct error *err);
 uint64_t ram_total(const struct ram *ram);
 /* Bytes of RAM that the host has granted so far (pages touched). */
 uint64_t ram_granted(const struct ram *ram);
 
-/* Any thread, lock-free. NULL if the address is not RAM. */
-static inline struct ram_slot *ram_find(struct ram *ram, uint64_t gpa)
-{
-    for (unsigned i = 0; i < ram->slot_count; i++)
-        if (gpa - ram->slot[i].gpa < ram->slot[i].size)
-            return &ram->slot[i];
-    return NULL;
-}
-
 static inline _Atomic uint32_t *ram_page(const struct ram_slot *slot, uint64_t gpa)
 {
     return &slot->page[(gpa - slot->gpa) >> PAGE_SHIFT];
 }
+
+static inline bool ram_page_has(const struct ram_slot *slot, uint64_t gpa, uint32_t bit)
+{
+    return unlikely(slot->mixed) && atomic_load_explicit(ram_page(slot, gpa), memory_order_relaxed) & bit;
+}
+
+/* Any thread, lock-free. NULL if the address is not RAM, or a hidden page of it. */
+static inline struct ram_slot *ram_find(struct ram *ram, uint64_t gpa)
+{
+    for (unsigned i = 0; i < ram->slot_count; i++)
+        if (gpa - ram->slot[i].gpa < ram->slot[i].size)
+            return ram_page_has(&ram->slot[i], gpa, PAGE_HIDDEN) ? NULL : &ram->slot[i];
+    return NULL;
+}
+
+/* Do the guest's writes to this page of the slot go to the bus? */
+static inline bool ram_is_rom(const struct ram_slot *slot, uint64_t gpa)
+{
+    return slot->rom || ram_page_has(slot, gpa, PAGE_ROM);
+}
+
+/* Bytes from gpa on that are as ram_find found the first of them. */
+static inline uint64_t ram_span(const struct ram_slot *slot, uint64_t gpa)
+{
+    return unlikely(slot->mixed) ? PAGE_SIZE - (gpa & PAGE_MASK) : slot->gpa + slot->size - gpa;
+}
+
+/*
+ * Whole pages of one slot become hidden, read-only or plain RAM: bits are PAGE_HIDDEN, PAGE_ROM or 0. Board lock held. Decoded
+ * code is dropped through the watcher; if true is returned something changed, and the caller has every vCPU flush its
+ * TLB. The first call for a slot, which makes it mixed, comes before the machine runs.
+ */
+bool ram_set_pages(struct ram *ram, uint64_t gpa, uint64_t size, uint32_t bits);
 
 /* Host address of one byte, or NULL if not RAM. Valid to the end of its page. Does not mark dirty: see ram_written. */
 static inline uint8_t *ram_host(struct ram *ram, uint64_t gpa)
@@ -95,7 +121,7 @@ static inline uint8_t *ram_host(struct ram *ram, uint64_t gpa)
  */
 bool ram_read(struct ram *ram, uint64_t gpa, void *buffer, size_t size);
 bool ram_write(struct ram *ram, uint64_t gpa, const void *buffer, size_t size);
-/* The loader's write: goes into ROM as well. */
+/* The loader's write: goes into ROM and hidden pages as well. */
 bool ram_load(struct ram *ram, uint64_t gpa, const void *buffer, size_t size);
 
 /* After a write through a host pointer: dirty bits, and the watcher if code was there. */

@@ -76,12 +76,10 @@ static void watched_written(struct vcpu *vcpu, uint64_t gpa, unsigned size)
 
 static void store_piece(struct vcpu *vcpu, const struct piece *piece, const void *in, unsigned size)
 {
-    if (unlikely(piece->slow & TLB_MMIO)) {
+    if (unlikely(piece->slow & (TLB_MMIO | TLB_ROM))) {
         mmio_write(vcpu, piece->gpa, in, size);
         return;
     }
-    if (piece->slow & TLB_ROM)
-        return;
     copy_operand(piece->host, in, size);
     if (piece->slow & TLB_WATCHED)
         watched_written(vcpu, piece->gpa, size);

@@ -47,7 +47,7 @@ static void set_write_tag(struct tlb_table *table, unsigned index, uint64_t tag)
 
 static void install_write(struct vcpu *vcpu, struct tlb_table *table, unsigned index, uint64_t tag, struct ram_slot *slot)
 {
-    if (slot->rom) {
+    if (ram_is_rom(slot, table->info[index] & ~PAGE_MASK)) {
         set_write_tag(table, index, tag | TLB_ROM);
         return;
     }
@@ -61,7 +61,7 @@ static void install_write(struct vcpu *vcpu, struct tlb_table *table, unsigned i
 /* A read of a page that could be written at once saves the miss of the first write, if that costs nobody anything. */
 static bool write_tag_is_free(struct vcpu *vcpu, const struct walk *walk, struct ram_slot *slot)
 {
-    if (!walk->writable || !walk->dirty || slot->rom)
+    if (!walk->writable || !walk->dirty || ram_is_rom(slot, walk->gpa))
         return false;
     _Atomic uint32_t *page = ram_page(slot, walk->gpa);
     return !dirty_missing(vcpu->ram, page) && !(atomic_load_explicit(page, memory_order_relaxed) & PAGE_CODE);

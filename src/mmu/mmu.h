@@ -26,7 +26,7 @@ enum mmu_use { MMU_READ, MMU_WRITE, MMU_FETCH };
 enum {
     TLB_WATCHED = 1u << 6,      /* write: code may be decoded from the page */
     TLB_MMIO = 1u << 7,         /* not RAM: goes to the bus */
-    TLB_ROM = 1u << 8,          /* write: dropped */
+    TLB_ROM = 1u << 8,          /* write: goes to the bus */
     TLB_TRAP = 1u << 9,         /* a data breakpoint lies in the page */
     TLB_SLOW = TLB_WATCHED | TLB_MMIO | TLB_ROM | TLB_TRAP,
 };

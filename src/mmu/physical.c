@@ -67,9 +67,9 @@ void mmu_phys_write(struct vcpu *vcpu, uint64_t gpa, const void *in, unsigned si
     for (unsigned part; size; gpa += part, in = (const uint8_t *)in + part, size -= part) {
         part = in_page(gpa, size);
         struct ram_slot *slot = ram_find(vcpu->ram, gpa);
-        if (!slot) {
+        if (!slot || ram_is_rom(slot, gpa)) {
             mmio_write(vcpu, gpa, in, part);
-        } else if (!slot->rom) {
+        } else {
             copy_operand(slot->host + (gpa - slot->gpa), in, part);
             ram_written(vcpu->ram, gpa, part);
         }

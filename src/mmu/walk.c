@@ -165,7 +165,7 @@ static enum outcome mark_used(struct vcpu *vcpu, struct walk *walk, struct path 
     for (unsigned n = format->levels; n-- > leaf;) {
         struct step *step = &path->step[n];
         uint64_t flags = n == leaf && walk->use == MMU_WRITE ? PTE_A | PTE_D : PTE_A;
-        if (likely((step->entry & flags) == flags) || !step->host || step->slot->rom)
+        if (likely((step->entry & flags) == flags) || !step->host || ram_is_rom(step->slot, step->gpa))
             continue;
         if (!set_bits(vcpu, step, format->entry_bytes, flags))
             return WALK_AGAIN;

@@ -192,6 +192,17 @@ def without_apic(test):
         machine.end(exit_status("DONE"), BOOT_SECONDS)
 
 
+@case("without I/O APIC and MSI, PCI interrupts reach the 8259s through the router, as the DSDT's links say")
+def pci_interrupts_to_the_8259(test):
+    with test.linux("cloud", "--disk", test.disk(), append="noapic pci=nomsi") as machine:
+        machine.expect(r"^doppel:/# ")
+        machine.command_line("head -c 65536 /dev/vda | wc -c", "^65536$")
+        machine.expect(r"^doppel:/# ")
+        machine.command_line("grep -c 'XT-PIC.*virtio' /proc/interrupts", "^[1-9]")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
+
+
 @contextlib.contextmanager
 def web_server(contents):
     """An HTTP server on the host's loopback that gives one file; yields its port."""

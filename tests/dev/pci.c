@@ -1,4 +1,5 @@
 /* PCI: configuration space, BARs, interrupts of all three kinds, and the edu device that uses them all. */
+#include "dev/pci/lpc.h"
 #include "dev/rig.h"
 
 enum { EDU = 3 << 3, EDU2 = 11 << 3 };      /* slots 3 and 11 share a line */
@@ -262,6 +263,88 @@ static void state_survives_a_save_and_a_load(void **state)
     rig_destroy(&rig);
 }
 
+static void ecam_moves_with_pciexbar(void **state)
+{
+    struct rig rig;
+    rig_create(&rig);
+    rig_config_write(&rig, 0, 0x60, 4, 0xE0000001);
+    assert_int_equal(rig_read(&rig, RIG_ECAM, 4), 0xFFFFFFFF);
+    assert_int_equal(rig_read(&rig, 0xE0000000, 4), 0x29C08086);
+    assert_int_equal(host_bridge_ecam((struct host_bridge *)rig.bridge), 0xE0000000);
+    rig_write(&rig, 0xE0000060, 4, 0xE0000000);
+    assert_int_equal(rig_read(&rig, 0xE0000000, 4), 0xFFFFFFFF);
+    assert_int_equal(port_config(&rig, 0, 0, 4), 0x29C08086);
+    device_host_bridge.reset(rig.bridge);
+    assert_int_equal(rig_read(&rig, RIG_ECAM, 4), 0x29C08086);
+    rig_destroy(&rig);
+}
+
+static void note_segment(void *owner, unsigned segment, bool read, bool write)
+{
+    ((uint8_t *)owner)[segment] = (uint8_t)(read | write << 1);
+}
+
+static void pam_registers_name_their_segments(void **state)
+{
+    struct rig rig;
+    uint8_t seen[PAM_SEGMENTS] = { 0 };
+    rig_create(&rig);
+    struct host_bridge *bridge = (struct host_bridge *)rig.bridge;
+    bridge->pam = (struct pam_sink){ note_segment, seen };
+    rig_config_write(&rig, 0, 0x90, 1, 0xFF);
+    rig_config_write(&rig, 0, 0x91, 1, 0x21);
+    rig_config_write(&rig, 0, 0x96, 1, 0x13);
+    static const uint8_t expected[PAM_SEGMENTS] = { 3, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 3, 1 };
+    assert_memory_equal(seen, expected, sizeof(seen));
+    assert_int_equal(rig_config_read(&rig, 0, 0x90, 1), 0x30);
+    assert_int_equal(pam_segment(0).base, 0xF0000);
+    assert_int_equal(pam_segment(1).base, 0xC0000);
+    assert_int_equal(pam_segment(12).base + pam_segment(12).size, 0xF0000);
+    host_bridge_open_shadow(bridge);
+    for (unsigned i = 0; i < PAM_SEGMENTS; i++)
+        assert_int_equal(seen[i], 3);
+    device_host_bridge.reset(rig.bridge);
+    for (unsigned i = 0; i < PAM_SEGMENTS; i++)
+        assert_int_equal(seen[i], 0);
+    rig_destroy(&rig);
+}
+
+static void note_irq(void *sink, unsigned n, bool level) { ((bool *)sink)[n] = level; }
+
+static void wire_router(struct device *device, void *opaque)
+{
+    struct lpc *lpc = (struct lpc *)device;
+    for (unsigned i = 0; i < LPC_ISA_IRQS; i++)
+        lpc->irq[i] = (struct irq_line){ note_irq, opaque, i };
+}
+
+static void pirqs_reach_the_8259_inputs_that_they_are_routed_to(void **state)
+{
+    struct rig rig;
+    bool irq[LPC_ISA_IRQS] = { false };
+    rig_create(&rig);
+    struct pci_function *lpc = rig_add(&rig, &device_lpc, LPC_DEVFN, wire_router, irq);
+    device_lpc.reset(&lpc->device);
+    lpc_set_pirq(lpc, 1, true);                                 /* PIRQB is not routed after a reset */
+    for (unsigned i = 0; i < LPC_ISA_IRQS; i++)
+        assert_false(irq[i]);
+    rig_config_write(&rig, LPC_DEVFN, 0x61, 1, 11);
+    rig_config_write(&rig, LPC_DEVFN, 0x6B, 1, 11);             /* PIRQH shares it */
+    assert_true(irq[11]);
+    lpc_set_pirq(lpc, 7, true);
+    lpc_set_pirq(lpc, 1, false);
+    assert_true(irq[11]);
+    lpc_set_pirq(lpc, 7, false);
+    assert_false(irq[11]);
+    lpc_set_pirq(lpc, 7, true);
+    rig_config_write(&rig, LPC_DEVFN, 0x6B, 1, 0x80 | 11);
+    assert_false(irq[11]);
+    rig_config_write(&rig, LPC_DEVFN, 0x6B, 1, 8);              /* reserved: the RTC's */
+    assert_false(irq[8]);
+    device_destroy(&lpc->device);
+    rig_destroy(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -276,6 +359,9 @@ int main(void)
         cmocka_unit_test(edu_computes_and_moves_data),
         cmocka_unit_test(dma_reaches_peers_but_not_itself),
         cmocka_unit_test(state_survives_a_save_and_a_load),
+        cmocka_unit_test(ecam_moves_with_pciexbar),
+        cmocka_unit_test(pam_registers_name_their_segments),
+        cmocka_unit_test(pirqs_reach_the_8259_inputs_that_they_are_routed_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,7 +27,9 @@ static struct boot_target built(unsigned cpus, bool hpet)
     struct acpi_config config = { .cpus = cpus, .ecam_base = ECAM_BASE, .hpet = hpet };
     for (unsigned i = 0; i < cpus; i++)
         config.apic_id[i] = i * 5;
-    target.rsdp = acpi_build(&config, target.ram, ACPI_TABLES_BASE, ACPI_TABLES_SIZE);
+    struct acpi_blob blob;
+    assert_true(acpi_build(&config, &blob));
+    target.rsdp = acpi_place(&blob, target.ram, ACPI_TABLES_BASE, ACPI_TABLES_SIZE);
     assert_int_equal(target.rsdp, ACPI_TABLES_BASE);
     return target;
 }
@@ -53,7 +55,7 @@ static void every_checksum_is_right(void **state)
     assert_int_equal(sum(&target, target.rsdp, 36), 0);
     uint64_t xsdt = guest64(&target, target.rsdp + 24);
     assert_int_equal(sum(&target, xsdt, guest32(&target, xsdt + 4)), 0);
-    static const char *const names[] = { "FACP", "APIC", "MCFG", "HPET" };
+    static const char *const names[] = { "FACP", "APIC", "MCFG", "SSDT", "HPET" };
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
         uint64_t table = find(&target, names[i]);
         assert_true(table);
@@ -87,7 +89,9 @@ static void tables_that_do_not_fit_are_refused(void **state)
 {
     struct boot_target target = target_create(16 * MiB);
     struct acpi_config config = { .cpus = 1 };
-    assert_int_equal(acpi_build(&config, target.ram, ACPI_TABLES_BASE, 1024), 0);
+    struct acpi_blob blob;
+    assert_true(acpi_build(&config, &blob));
+    assert_int_equal(acpi_place(&blob, target.ram, ACPI_TABLES_BASE, 1024), 0);
     ram_destroy(target.ram);
 }
 
@@ -97,7 +101,7 @@ static void iasl_disassembles_every_table(void **state)
     struct boot_target target = built(2, true);
     char folder[] = "/tmp/doppel-acpi-XXXXXX", command[256], path[128];
     assert_non_null(mkdtemp(folder));
-    uint64_t table[] = { find(&target, "FACP"), find(&target, "APIC"), find(&target, "MCFG"), find(&target, "HPET"),
+    uint64_t table[] = { find(&target, "FACP"), find(&target, "APIC"), find(&target, "MCFG"), find(&target, "HPET"), find(&target, "SSDT"),
                          guest64(&target, find(&target, "FACP") + offsetof(struct acpi_fadt, x_dsdt)) };
     for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
         uint32_t size = guest32(&target, table[i] + 4);

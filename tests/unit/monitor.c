@@ -131,7 +131,7 @@ static void translation_shows_every_level(void **state)
 
 static void board_is_shown(void **state)
 {
-    expect("info mem", "16 MiB");
+    expect("info mem", "15360 KiB");
     expect("info mtree", "ioapic");
     expect("info devices", "ioapic");
     expect("info irq", "ioapic.redirection[23]");

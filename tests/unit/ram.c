@@ -72,6 +72,35 @@ static void code_map_knows_granules(void **state)
     ram_destroy(ram);
 }
 
+static void note_drop(void *owner, uint64_t gpa, uint64_t size) { *(uint64_t *)owner += size; }
+
+static void pages_of_a_slot_hide_and_become_rom(void **state)
+{
+    struct ram *ram = ram_create();
+    uint64_t dropped = 0;
+    char buffer[8] = "";
+    assert_true(ram_add(ram, "ram", 0, 0x4000, false, NULL));
+    ram->watcher = (struct ram_watcher){ note_drop, &dropped };
+    assert_true(ram_write(ram, 0xFFC, "abcdefgh", 8));
+    code_map_add(ram, 0x1000, 16);
+    assert_true(ram_set_pages(ram, 0x1000, 0x1000, PAGE_HIDDEN));
+    assert_false(ram_set_pages(ram, 0x1000, 0x1000, PAGE_HIDDEN));
+    assert_int_equal(dropped, 0x1000);
+    assert_null(ram_find(ram, 0x1000));
+    assert_false(ram_read(ram, 0xFFC, buffer, 8));
+    assert_true(ram_load(ram, 0x1000, "EFGH", 4));
+    assert_true(ram_set_pages(ram, 0x1000, 0x1000, PAGE_ROM));
+    assert_true(ram_write(ram, 0xFFC, "12345678", 8));
+    assert_true(ram_read(ram, 0xFFC, buffer, 8));
+    assert_memory_equal(buffer, "1234EFGH", 8);
+    assert_true(ram_is_rom(ram_find(ram, 0x1000), 0x1FFF));
+    assert_false(ram_is_rom(ram_find(ram, 0x1000), 0x2000));
+    assert_true(ram_set_pages(ram, 0x1000, 0x1000, 0));
+    assert_true(ram_write(ram, 0xFFC, "abcdefgh", 8));
+    assert_memory_equal(ram_host(ram, 0x1000), "efgh", 4);
+    ram_destroy(ram);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -79,6 +108,7 @@ int main(void)
         cmocka_unit_test(memory_is_granted_when_touched),
         cmocka_unit_test(copies_cross_slots_and_stop_at_holes),
         cmocka_unit_test(code_map_knows_granules),
+        cmocka_unit_test(pages_of_a_slot_hide_and_become_rom),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

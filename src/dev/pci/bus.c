@@ -98,6 +98,6 @@ void pci_bus_assign(struct pci_bus *bus, const struct pci_windows *windows)
         uint32_t command = pci_config_read(function, PCI_COMMAND, 2);
         pci_config_write(function, PCI_COMMAND, 2, command | PCI_COMMAND_IO | PCI_COMMAND_MEMORY);
         if (function->config[PCI_INTERRUPT_PIN])
-            pci_config_write(function, PCI_INTERRUPT_LINE, 1, 16 + line_of(function));
+            pci_config_write(function, PCI_INTERRUPT_LINE, 1, windows->irq[line_of(function)]);
     }
 }

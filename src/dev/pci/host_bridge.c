@@ -1,8 +1,10 @@
 /*
  * Host bridge in the likeness of the Intel Q35 MCH (Intel 3 Series Express Chipset Family datasheet, 316966): its
- * identity, PCIEXBAR, configuration mechanism 1 (PCI Local Bus 3.0 §3.2.2.3.2) with the reset register 0xCF9 of the ICH9
- * (316972 §13.7.5), and ECAM (PCI Express Base 3.1 §7.2.2). Only bus 0 has functions.
- * Not modelled: PAM and SMRAM control (memory below 1 MiB is always RAM), moving ECAM, DMI and the graphics port.
+ * identity, PCIEXBAR (§5.1.16), the programmable attribute map PAM0 to PAM6 (§5.1.19 ff.), configuration mechanism 1 (PCI
+ * Local Bus 3.0 §3.2.2.3.2) with the reset register 0xCF9 of the ICH9 (316972 §13.7.5), and ECAM (PCI Express Base 3.1
+ * §7.2.2). Only bus 0 has functions.
+ * Not modelled: SMRAM (there is no system management mode: its control registers read 0), DMI and the graphics port.
+ * NOTE(spec): PCIEXBAR is enabled after a reset, for guests that no firmware comes before.
  */
 #include "dev/pci/host_bridge.h"
 
@@ -15,7 +17,15 @@ enum {
     MCH_DEVICE = 0x29C0,
     MCH_CLASS = 0x060000,
     MCH_PCIEXBAR = 0x60,
-    PCIEXBAR_ENABLE = 1 << 0,           /* length field 0: 256 MiB, buses 0 to 255 */
+    PCIEXBAR_ENABLE = 1 << 0,
+    PCIEXBAR_LENGTH_SHIFT = 1,          /* 256, 128 or 64 MiB; the fourth value is reserved */
+    PCIEXBAR_LENGTH = 3 << PCIEXBAR_LENGTH_SHIFT,
+    MCH_PAM0 = 0x90,
+    PAM_READ = 1 << 0,                  /* of the low half; the high half's bits are 4 further */
+    PAM_WRITE = 1 << 1,
+    PAM_HIGH_SHIFT = 4,
+    PAM_RAM = PAM_READ | PAM_WRITE,
+    PAM_REGISTERS = 7,
     CONFIG_SIZE = 8,
     CONFIG_DATA = 4,
     RESET_CONTROL = 1,                  /* 0xCF9 */
@@ -23,6 +33,7 @@ enum {
     RESET_WRITABLE = 0x0E,
 };
 static const uint32_t config_enable = 1u << 31;
+static const uint64_t pciexbar_base = 0xFF0000000;      /* bits 35:28; shorter windows use bits 27 and 26, too */
 
 /* --- helpers --- */
 
@@ -47,6 +58,77 @@ static void reset_control_write(struct host_bridge *bridge, uint8_t value)
         irq_set(&bridge->reset, true);
         irq_set(&bridge->reset, false);
     }
+}
+
+/* --- the memory map that the bridge makes --- */
+
+struct pam_segment pam_segment(unsigned segment)
+{
+    if (segment == 0)
+        return (struct pam_segment){ 0xF0000, 0x10000 };
+    return (struct pam_segment){ 0xC0000 + (segment - 1) * 0x4000, 0x4000 };
+}
+
+/* Segment 0 is the high half of PAM0, whose low half is reserved; 1 and 2 are the halves of PAM1, and so on. */
+static unsigned pam_attributes(const struct host_bridge *bridge, unsigned segment)
+{
+    uint8_t value = bridge->pci.config[MCH_PAM0 + (segment + 1) / 2];
+    return (segment & 1 ? value : value >> PAM_HIGH_SHIFT) & PAM_RAM;
+}
+
+static void pam_update(struct host_bridge *bridge)
+{
+    for (unsigned i = 0; bridge->pam.set && i < PAM_SEGMENTS; i++) {
+        unsigned attributes = pam_attributes(bridge, i);
+        bridge->pam.set(bridge->pam.owner, i, attributes & PAM_READ, attributes & PAM_WRITE);
+    }
+}
+
+void host_bridge_open_shadow(struct host_bridge *bridge)
+{
+    for (unsigned i = 0; i < PAM_REGISTERS; i++)
+        pci_config_write(&bridge->pci, MCH_PAM0 + i, 1, i ? PAM_RAM | PAM_RAM << PAM_HIGH_SHIFT : PAM_RAM << PAM_HIGH_SHIFT);
+}
+
+static uint64_t pciexbar(const struct host_bridge *bridge)
+{
+    return pci_get(bridge->pci.config, MCH_PCIEXBAR, 4) | (uint64_t)pci_get(bridge->pci.config, MCH_PCIEXBAR + 4, 4) << 32;
+}
+
+static uint64_t ecam_length(uint64_t bar)
+{
+    return 256 * MiB >> ((bar & PCIEXBAR_LENGTH) >> PCIEXBAR_LENGTH_SHIFT);
+}
+
+uint64_t host_bridge_ecam(const struct host_bridge *bridge)
+{
+    uint64_t bar = pciexbar(bridge);
+    bool valid = bar & PCIEXBAR_ENABLE && (bar & PCIEXBAR_LENGTH) != PCIEXBAR_LENGTH;
+    return valid ? bar & (pciexbar_base | 0xC000000) & ~(ecam_length(bar) - 1) : 0;
+}
+
+static void ecam_update(struct host_bridge *bridge)
+{
+    struct bus *bus = bridge->pci.device.world.mmio;
+    struct region *region = &bridge->ecam_region;
+    uint64_t base = host_bridge_ecam(bridge), size = ecam_length(pciexbar(bridge));
+    if (!bus || !bridge->ecam_size || (region->mapped && region->base == base && region->size == size))
+        return;
+    if (region->mapped)
+        bus_unmap(bus, region);
+    region->base = base;
+    region->size = size;
+    if (base)
+        bus_map(bus, region);
+}
+
+static void config_written(struct pci_function *function, unsigned offset, unsigned size)
+{
+    struct host_bridge *bridge = (struct host_bridge *)function;
+    if (offset < MCH_PCIEXBAR + 8 && offset + size > MCH_PCIEXBAR)
+        ecam_update(bridge);
+    if (offset < MCH_PAM0 + PAM_REGISTERS && offset + size > MCH_PAM0)
+        pam_update(bridge);
 }
 
 /* --- access --- */
@@ -105,13 +187,22 @@ static void host_bridge_reset(struct device *device)
 {
     struct host_bridge *bridge = (struct host_bridge *)device;
     pci_function_reset(&bridge->pci);
+    if (bridge->ecam_size) {
+        pci_set(bridge->pci.config, MCH_PCIEXBAR, 4, (uint32_t)bridge->ecam_base | PCIEXBAR_ENABLE);
+        pci_set(bridge->pci.config, MCH_PCIEXBAR + 4, 4, (uint32_t)(bridge->ecam_base >> 32));
+    }
     bridge->config_address = 0;
     bridge->reset_control = 0;
+    ecam_update(bridge);
+    pam_update(bridge);
 }
 
 static void host_bridge_resume(struct device *device)
 {
-    pci_function_resume((struct pci_function *)device);
+    struct host_bridge *bridge = (struct host_bridge *)device;
+    pci_function_resume(&bridge->pci);
+    ecam_update(bridge);
+    pam_update(bridge);
 }
 
 static void map_regions(struct host_bridge *bridge)
@@ -120,12 +211,23 @@ static void map_regions(struct host_bridge *bridge)
     bridge->config_region = (struct region){ .name = "pci-config", .base = bridge->config_port, .size = CONFIG_SIZE,
                                              .access_max = 4, .access = config_port_access, .owner = bridge,
                                              .lock = world->lock };
-    bridge->ecam_region = (struct region){ .name = "pci-ecam", .base = bridge->ecam_base, .size = bridge->ecam_size,
-                                           .access_max = 4, .access = ecam_access, .owner = bridge, .lock = world->lock };
+    bridge->ecam_region = (struct region){ .name = "pci-ecam", .access_max = 4, .access = ecam_access, .owner = bridge,
+                                           .lock = world->lock };
     if (world->ports)
         bus_map(world->ports, &bridge->config_region);
-    if (world->mmio && bridge->ecam_size)
-        bus_map(world->mmio, &bridge->ecam_region);
+}
+
+static void add_memory_registers(struct host_bridge *bridge)
+{
+    uint8_t *mask = bridge->pci.write_mask;
+    if (bridge->ecam_size) {
+        pci_set(mask, MCH_PCIEXBAR, 4, (uint32_t)pciexbar_base | 0xC000000 | PCIEXBAR_LENGTH | PCIEXBAR_ENABLE);
+        pci_set(mask, MCH_PCIEXBAR + 4, 4, (uint32_t)(pciexbar_base >> 32));
+    }
+    mask[MCH_PAM0] = PAM_RAM << PAM_HIGH_SHIFT;
+    for (unsigned i = 1; i < PAM_REGISTERS; i++)
+        mask[MCH_PAM0 + i] = PAM_RAM << PAM_HIGH_SHIFT | PAM_RAM;
+    bridge->pci.config_written = config_written;
 }
 
 static bool host_bridge_init(struct device *device, struct error *err)
@@ -139,10 +241,7 @@ static bool host_bridge_init(struct device *device, struct error *err)
         bridge->config_port = 0xCF8;
     if (!pci_function_init(&bridge->pci, &identity, err))
         return false;
-    if (bridge->ecam_size) {
-        pci_set(bridge->pci.config, MCH_PCIEXBAR, 4, (uint32_t)bridge->ecam_base | PCIEXBAR_ENABLE);
-        pci_set(bridge->pci.config, MCH_PCIEXBAR + 4, 4, (uint32_t)(bridge->ecam_base >> 32));
-    }
+    add_memory_registers(bridge);
     map_regions(bridge);
     return true;
 }

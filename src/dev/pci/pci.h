@@ -131,17 +131,20 @@ void pci_bus_detach(struct pci_bus *bus, struct pci_function *function);
 struct pci_function *pci_bus_find(struct pci_bus *bus, uint8_t devfn);
 
 /*
- * Where an interrupt pin (0: INTA ... 3: INTD) of a slot goes: line 0 to 7, which is I/O APIC input 16 to 23. The
+ * Where an interrupt pin (0: INTA ... 3: INTD) of a slot goes: line 0 to 7, which are PIRQA to PIRQH and I/O APIC inputs 16
+ * to 23. Slots up to 24 take turns; those of the chipset's own functions have INTA at PIRQA, as firmware expects. The
  * DSDT's _PRT says the same.
  */
 static inline unsigned pci_intx_line(uint8_t devfn, unsigned pin)
 {
-    return ((devfn >> 3) + pin) % PCI_INTX_LINES;
+    unsigned slot = devfn >> 3;
+    return slot <= 24 ? (slot + pin) % PCI_INTX_LINES : pin;
 }
 
 /* Address space that BARs may be placed in. */
 struct pci_windows {
     uint64_t io_base, io_size, mmio_base, mmio_size, mmio64_base, mmio64_size;
+    uint8_t irq[PCI_INTX_LINES];        /* 8259 inputs that the interrupt lines are routed to */
 };
 
 /*
