@@ -7,6 +7,7 @@
 #include "api/monitor_internal.h"
 #include "base/error.h"
 #include "engine/engine.h"
+#include "machine/snapshot.h"
 #include "vcpu/work.h"
 
 /* --- helpers --- */
@@ -185,6 +186,18 @@ static void monitor_reset(struct monitor_command *command)
 {
     machine_reset(command->machine);
     monitor_session_end(command->session);
+}
+
+static void monitor_snapshot(struct monitor_command *command)
+{
+    struct error err;
+    if (command->count < 2) {
+        fprintf(command->out, "say in which directory\n");
+        return;
+    }
+    const struct snapshot_options options = { .parent = command->count > 2 ? command->word[2] : NULL };
+    bool ok = machine_snapshot(command->machine, command->word[1], &options, &err);
+    fprintf(command->out, "%s\n", ok ? "done" : err.text);
 }
 
 static void monitor_quit(struct monitor_command *command)

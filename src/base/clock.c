@@ -28,7 +28,7 @@
 #include "base/base.h"
 #include "base/loop.h"
 
-enum { NOT_ARMED = UINT32_MAX, CALIBRATION_NS = 20 * 1000 * 1000 };
+enum { NOT_ARMED = UINT32_MAX, CALIBRATION_NS = 20 * 1000 * 1000, GLANCE_NS = 500 * 1000 };
 
 /* What the clock reads from the host. */
 enum clock_source { SOURCE_TSC, SOURCE_MONOTONIC, SOURCE_MANUAL };
@@ -156,13 +156,28 @@ static void read_both(uint64_t *ns, uint64_t *tsc)
     }
 }
 
-static uint64_t measure_tsc_hz(void)
+static uint64_t measure_tsc_hz(long duration_ns)
 {
     uint64_t ns0 = 0, tsc0 = 0, ns1 = 0, tsc1 = 0;
     read_both(&ns0, &tsc0);
-    nanosleep(&(struct timespec){ .tv_nsec = CALIBRATION_NS }, NULL);
+    nanosleep(&(struct timespec){ .tv_nsec = duration_ns }, NULL);
     read_both(&ns1, &tsc1);
     return (uint64_t)((unsigned __int128)(tsc1 - tsc0) * NS_PER_SECOND / (ns1 - ns0));
+}
+
+/* A short look tells one host from another: frequencies differ by far more than it is wrong. */
+static bool is_tsc_hz(uint64_t hz)
+{
+    uint64_t seen = measure_tsc_hz(GLANCE_NS);
+    return (hz > seen ? hz - seen : seen - hz) < seen / 1000;
+}
+
+static uint64_t find_tsc_hz(uint64_t expected)
+{
+    uint64_t hz = tsc_hz_by_cpuid();
+    if (hz)
+        return hz;
+    return expected && is_tsc_hz(expected) ? expected : measure_tsc_hz(CALIBRATION_NS);
 }
 
 /* --- the heap: parent of i is (i - 1) / 2; clock->lock held --- */
@@ -343,11 +358,10 @@ static struct clock *clock_alloc(enum clock_source source, uint64_t tsc_hz)
     return clock;
 }
 
-struct clock *clock_create(struct loop *loop, pthread_mutex_t *lock)
+struct clock *clock_create(struct loop *loop, pthread_mutex_t *lock, uint64_t tsc_hz)
 {
     bool tsc = host_tsc_invariant();
-    uint64_t hz = tsc ? tsc_hz_by_cpuid() : synthetic_tsc_hz;
-    struct clock *clock = clock_alloc(tsc ? SOURCE_TSC : SOURCE_MONOTONIC, hz ? hz : measure_tsc_hz());
+    struct clock *clock = clock_alloc(tsc ? SOURCE_TSC : SOURCE_MONOTONIC, tsc ? find_tsc_hz(tsc_hz) : synthetic_tsc_hz);
     if (!clock)
         return NULL;
     clock->loop = loop;
@@ -412,10 +426,12 @@ void clock_resume(struct clock *clock)
     pthread_mutex_unlock(&clock->lock);
 }
 
-void clock_set_ns(struct clock *clock, uint64_t ns)
+void clock_set_tsc(struct clock *clock, uint64_t tsc)
 {
     pthread_mutex_lock(&clock->lock);
     if (clock->paused)
-        publish(clock, true, clock->base, clock_ns_to_tsc(clock, ns));
+        publish(clock, true, clock->base, tsc);
     pthread_mutex_unlock(&clock->lock);
 }
+
+void clock_set_ns(struct clock *clock, uint64_t ns) { clock_set_tsc(clock, clock_ns_to_tsc(clock, ns)); }

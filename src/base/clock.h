@@ -23,8 +23,11 @@ struct timer {
 
 #define CLOCK_NEVER UINT64_MAX
 
-/* A real-time clock whose timers fire on `loop` with `lock` held (lock may be NULL in tests). */
-struct clock *clock_create(struct loop *loop, pthread_mutex_t *lock);
+/*
+ * A real-time clock whose timers fire on `loop` with `lock` held (lock may be NULL in tests). tsc_hz: a frequency measured
+ * before, which is taken if it is this host's; 0: none. Without one that fits, measuring takes some 20 ms.
+ */
+struct clock *clock_create(struct loop *loop, pthread_mutex_t *lock, uint64_t tsc_hz);
 /* A clock for tests: time moves only by clock_advance, which fires due timers in order on the caller's thread. */
 struct clock *clock_create_manual(void);
 void clock_advance(struct clock *clock, uint64_t ns);
@@ -42,6 +45,7 @@ void clock_pause(struct clock *clock);
 void clock_resume(struct clock *clock);
 /* Sets the reading of a paused (or manual) clock, when a snapshot is loaded; timers keep their deadlines. */
 void clock_set_ns(struct clock *clock, uint64_t ns);
+void clock_set_tsc(struct clock *clock, uint64_t tsc);
 
 /* The timer is embedded in its owner; init once, disarm before the owner goes. */
 void timer_init(struct timer *timer, struct clock *clock, void (*fire)(void *owner), void *owner);

@@ -16,6 +16,8 @@ void help_overview(FILE *out)
           "  doppel run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n", out);
 }
 
+enum { INDENT = 6, WIDTH = 100 };
+
 /* Prints the text with line breaks after at most `width` columns, each further line indented. */
 static void print_wrapped(FILE *out, const char *text, unsigned indent, unsigned width)
 {
@@ -37,19 +39,33 @@ static void print_wrapped(FILE *out, const char *text, unsigned indent, unsigned
     fputc('\n', out);
 }
 
-void help_run(FILE *out)
+static void print_options(FILE *out, bool restoring)
 {
-    enum { INDENT = 6, WIDTH = 100 };
     const char *group = "";
     const struct option_row *row;
-    fputs("usage: doppel run --kernel FILE [OPTION]...\n", out);
     for (unsigned i = 0; (row = option_row(i)); i++) {
+        if (restoring && !options_for_restore(row))
+            continue;
         if (strcmp(group, row->group))
             fprintf(out, "\n%s\n", row->group);
         group = row->group;
         fprintf(out, "  --%s%s%s\n%*s", row->name, row->argument ? " " : "", row->argument ? row->argument : "", INDENT, "");
         print_wrapped(out, row->text, INDENT, WIDTH);
     }
+}
+
+void help_restore(FILE *out)
+{
+    fputs("usage: doppel restore DIRECTORY [OPTION]...\n\n"
+          "Starts the machine that a snapshot holds, where it was. The snapshot stays as it is and can be restored again; see docs/snapshots.md.\n",
+          out);
+    print_options(out, true);
+}
+
+void help_run(FILE *out)
+{
+    fputs("usage: doppel run --kernel FILE [OPTION]...\n", out);
+    print_options(out, false);
     fputs("\nKeys on the terminal\n  Ctrl-A x quits, Ctrl-A c opens and closes the monitor, Ctrl-A a sends a Ctrl-A\n"
           "\nExit status\n", out);
 #define EXIT_STATUS(name, value, when) fprintf(out, "  %4d  ", value), print_wrapped(out, when, 8, WIDTH);
@@ -71,6 +87,8 @@ int command_help(int argc, char **argv)
             return EXIT_USAGE;
         if (command == command_at(COMMAND_run))
             help_run(stdout);
+        else if (command == command_at(COMMAND_restore))
+            help_restore(stdout);
         else
             printf("usage: doppel %s%s\n\n%s\n", command->name, command == command_at(COMMAND_help) ? " [COMMAND]" : "", command->text);
     } else {

@@ -6,6 +6,7 @@
 
 void help_overview(FILE *out);
 void help_run(FILE *out);
+void help_restore(FILE *out);
 void help_man(FILE *out);
 void help_bash_completion(FILE *out);
 

@@ -258,6 +258,18 @@ static bool option_counters(struct options *options, const char *value, struct e
     return true;
 }
 
+static bool option_disks(struct options *options, const char *value, struct error *err)
+{
+    options->restore_disks = value;
+    return true;
+}
+
+static bool option_verify(struct options *options, const char *value, struct error *err)
+{
+    options->restore_verify = true;
+    return true;
+}
+
 static bool option_monitor(struct options *options, const char *value, struct error *err)
 {
     options->monitor = strcmp(value, "none") ? value : NULL;
@@ -349,17 +361,52 @@ static bool parse_one(struct options *options, int argc, char **argv, int *at, s
     return row->set(options, value, err);
 }
 
-bool options_parse(struct options *options, int argc, char **argv, struct error *err)
+static void set_defaults(struct options *options)
 {
     *options = (struct options){ 0 };
     machine_config_defaults(&options->config);
     options->config.console = "stdio";
+}
+
+bool options_parse(struct options *options, int argc, char **argv, struct error *err)
+{
+    set_defaults(options);
     for (int i = 1; i < argc; i++)
         if (!parse_one(options, argc, argv, &i, err))
             return false;
+    if (options->restore_disks || options->restore_verify)
+        return error_set(err, "--%s is for 'doppel restore'", options->restore_disks ? "disks" : "verify");
     if (!options->config.kernel && !options->help && !options->cpu_help && !options->trace_help)
         return error_set(err, "there is nothing to run: give a kernel with --kernel FILE");
     return true;
+}
+
+bool options_for_restore(const struct option_row *row)
+{
+    static const char *const names[] = { "engine", "net", "console", "virtio-console", "debug-console", "no-reboot", "disks", "verify",
+                                         "monitor", "trace", "log", "counters", "help" };
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+        if (!strcmp(row->name, names[i]))
+            return true;
+    return false;
+}
+
+bool options_parse_restore(struct options *options, int argc, char **argv, struct error *err)
+{
+    set_defaults(options);
+    options->restoring = true;
+    for (int i = 1; i < argc; i++) {
+        if (argv[i][0] != '-' && !options->restore) {
+            options->restore = argv[i];
+            continue;
+        }
+        const struct option_row *row = strncmp(argv[i], "--", 2) ? NULL : find(argv[i] + 2, err);
+        if (row && !options_for_restore(row))
+            return error_set(err, "--%s cannot be changed: the snapshot says what the machine is made of", row->name);
+        if (!parse_one(options, argc, argv, &i, err))
+            return false;
+    }
+    return options->restore || options->help || error_set(err, "say which snapshot to restore: its directory");
 }
 
 void options_free(struct options *options)

@@ -1,4 +1,4 @@
-/* The command line of `doppel run`, by the table options.def. */
+/* The command lines of `doppel run` and `doppel restore`, by the table options.def. */
 #ifndef DOPPEL_CLI_OPTIONS_H
 #define DOPPEL_CLI_OPTIONS_H
 
@@ -11,6 +11,10 @@ enum { OPTIONS_TRACES_MAX = 16, OPTIONS_STRINGS_MAX = 64 };
 struct options {
     struct machine_config config;
     const char *monitor;                        /* chardev text; NULL: none */
+    bool restoring;                             /* the command is `restore` */
+    const char *restore;                        /* directory of the snapshot */
+    const char *restore_disks;
+    bool restore_verify;
     const char *log;                            /* path; NULL: standard error */
     const char *trace[OPTIONS_TRACES_MAX];
     unsigned trace_count;
@@ -31,6 +35,10 @@ const struct option_row *option_row(unsigned i);
 
 /* argv[0] is the command's name. False: one sentence in err; options_free is due all the same. */
 bool options_parse(struct options *options, int argc, char **argv, struct error *err);
+/* That of `doppel restore`: the directory, and options that are the host's affair; the board is the snapshot's. */
+bool options_parse_restore(struct options *options, int argc, char **argv, struct error *err);
+/* Whether `doppel restore` takes it, too. */
+bool options_for_restore(const struct option_row *row);
 void options_free(struct options *options);
 
 #endif

@@ -16,10 +16,12 @@
 #include "cli/exit_status.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/restore.h"
 #include "x86/x86.h"
 
 struct run {
     struct options options;
+    struct snapshot *snapshot;      /* what the machine is restored from; NULL: it is new */
     struct machine *machine;
     struct monitor *monitor;
     FILE *log;
@@ -42,7 +44,9 @@ static void print_model(const char *name, const char *text, void *out)
 
 static int print_lists(const struct options *options)
 {
-    if (options->help)
+    if (options->help && options->restoring)
+        help_restore(stdout);
+    else if (options->help)
         help_run(stdout);
     if (options->cpu_help)
         x86_model_list(print_model, stdout);
@@ -124,7 +128,10 @@ static bool open_log(struct run *run, struct error *err)
 
 static bool create(struct run *run, struct error *err)
 {
-    run->machine = machine_create(&run->options.config, err);
+    if (run->options.restoring)
+        run->machine = restore_machine(&run->options, &run->snapshot, err);
+    else
+        run->machine = machine_create(&run->options.config, err);
     if (!run->machine)
         return false;
     for (unsigned i = 0; i < run->options.trace_count; i++)
@@ -186,6 +193,7 @@ static int run_options(struct run *run)
     monitor_destroy(run->monitor);
     if (run->machine)
         machine_destroy(run->machine);
+    snapshot_close(run->snapshot);
     chardev_restore_terminals();
     if (*err.text)
         complain(status, &err);
@@ -194,12 +202,12 @@ static int run_options(struct run *run)
     return status;
 }
 
-int command_run(int argc, char **argv)
+static int run_command(int argc, char **argv, bool (*parse)(struct options *, int, char **, struct error *))
 {
     struct run run = { 0 };
     struct error err;
     int status;
-    if (!options_parse(&run.options, argc, argv, &err))
+    if (!parse(&run.options, argc, argv, &err))
         status = complain(EXIT_USAGE, &err);
     else if (run.options.help || run.options.cpu_help || run.options.trace_help)
         status = print_lists(&run.options);
@@ -208,3 +216,7 @@ int command_run(int argc, char **argv)
     options_free(&run.options);
     return status;
 }
+
+int command_run(int argc, char **argv) { return run_command(argc, argv, options_parse); }
+
+int command_restore(int argc, char **argv) { return run_command(argc, argv, options_parse_restore); }

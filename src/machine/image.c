@@ -18,6 +18,7 @@ struct images {
     struct blob kernel;
     struct blob initrd[MACHINE_INITRDS_MAX];
     unsigned initrd_count;
+    bool later;                 /* not read yet */
 };
 
 enum { IMAGE_SIZE_MAX = 2047 * MiB };
@@ -73,22 +74,39 @@ static bool read_blob(const char *what, const char *path, struct blob *blob, str
     return true;
 }
 
-struct images *images_open(const struct machine_config *config, struct error *err)
+static struct images *create(struct error *err)
 {
     struct images *images = calloc(1, sizeof(*images));
-    if (!images) {
+    if (!images)
         error_set(err, "no memory for a machine");
-        return NULL;
-    }
+    return images;
+}
+
+static bool read_images(struct images *images, const struct machine_config *config, struct error *err)
+{
     bool ok = !config->kernel || read_blob("kernel", config->kernel, &images->kernel, err);
     for (unsigned i = 0; ok && i < config->initrd_count; i++) {
         ok = read_blob("initrd", config->initrd[i], &images->initrd[i], err);
         images->initrd_count += ok;
     }
-    if (ok)
+    return ok;
+}
+
+struct images *images_open(const struct machine_config *config, struct error *err)
+{
+    struct images *images = create(err);
+    if (!images || read_images(images, config, err))
         return images;
     images_close(images);
     return NULL;
+}
+
+struct images *images_later(struct error *err)
+{
+    struct images *images = create(err);
+    if (images)
+        images->later = true;
+    return images;
 }
 
 void images_close(struct images *images)
@@ -121,6 +139,11 @@ bool images_load(struct machine *machine, struct error *err)
         .rsdp = place_acpi(machine),
         .log = &machine->log,
     };
+    if (machine->images->later) {
+        if (!read_images(machine->images, &machine->config, err))
+            return false;
+        machine->images->later = false;
+    }
     if (!machine->config.kernel)
         return true;
     struct boot_entry entry = { 0 };

@@ -8,6 +8,8 @@ struct images;
 
 /* Reads the kernel and initrds that the configuration names; none is fine. NULL: err names the file and the reason. */
 struct images *images_open(const struct machine_config *config, struct error *err);
+/* Reads nothing yet: images_load does, the first time, by the machine's configuration. NULL: err tells why. */
+struct images *images_later(struct error *err);
 void images_close(struct images *images);
 
 /* Writes ACPI tables and the images into RAM and puts the boot processor at the entry. Every vCPU stands still. */

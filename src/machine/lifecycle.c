@@ -58,6 +58,8 @@ bool machine_start(struct machine *machine, struct error *err)
     pthread_mutex_lock(&machine->pause_lock);
     for (unsigned i = 0; machine->pause_depth && i < machine->config.cpus; i++)
         vcpu_kick(machine->vcpu[i], REQUEST_PAUSE);
+    if (!machine->pause_depth)
+        clock_resume(machine->clock);       /* stands still if the machine comes from a snapshot */
     pthread_mutex_lock(&machine->state_lock);
     while (machine->threads < machine->config.cpus && vcpu_thread_start(machine->vcpu[machine->threads], err))
         machine->threads++;

@@ -179,19 +179,27 @@ static bool create_vcpus(struct machine *machine, struct error *err)
     return true;
 }
 
-static bool build(struct machine *machine, struct error *err)
+static bool first_state(struct machine *machine, const struct machine_origin *origin, struct error *err)
+{
+    if (!origin)
+        return images_load(machine, err);
+    clock_pause(machine->clock);
+    return origin->load(origin->owner, machine, err);
+}
+
+static bool build(struct machine *machine, const struct machine_origin *origin, struct error *err)
 {
     const struct machine_config *config = &machine->config;
     if (!check_config(config, err))
         return false;
     /* Images first: a missing kernel is told before anything else is made. */
-    machine->images = images_open(config, err);
+    machine->images = origin ? images_later(err) : images_open(config, err);
     if (!machine->images)
         return false;
     machine->loop = loop_create(err);
     if (!machine->loop)
         return false;
-    machine->clock = clock_create(machine->loop, &machine->lock);
+    machine->clock = clock_create(machine->loop, &machine->lock, origin ? origin->tsc_hz : 0);
     machine->ram = ram_create();
     machine->mmio = bus_create("mmio", 0, &machine->log);
     machine->ports = bus_create("port", 0x10000, &machine->log);
@@ -200,10 +208,16 @@ static bool build(struct machine *machine, struct error *err)
     machine->model = x86_model_create(config->cpu_model, config->cpus, clock_tsc_hz(machine->clock), err);
     if (!machine->model)
         return false;
-    return add_memory(machine, err) && create_vcpus(machine, err) && pc_build(machine, err) && images_load(machine, err);
+    return add_memory(machine, err) && create_vcpus(machine, err) && pc_build(machine, err) &&
+           first_state(machine, origin, err);
 }
 
 struct machine *machine_create(const struct machine_config *config, struct error *err)
+{
+    return machine_create_from(config, NULL, err);
+}
+
+struct machine *machine_create_from(const struct machine_config *config, const struct machine_origin *origin, struct error *err)
 {
     struct machine *machine = calloc(1, sizeof(*machine));
     if (!machine) {
@@ -219,8 +233,9 @@ struct machine *machine_create(const struct machine_config *config, struct error
     pthread_mutexattr_destroy(&recursive);
     pthread_mutex_init(&machine->state_lock, NULL);
     pthread_mutex_init(&machine->pause_lock, NULL);
+    pthread_mutex_init(&machine->snapshot_lock, NULL);
     pthread_cond_init(&machine->state_changed, NULL);
-    if (build(machine, err))
+    if (build(machine, origin, err))
         return machine;
     machine_destroy(machine);
     return NULL;
@@ -246,6 +261,7 @@ void machine_destroy(struct machine *machine)
         loop_destroy(machine->loop);
     images_close(machine->images);
     pthread_cond_destroy(&machine->state_changed);
+    pthread_mutex_destroy(&machine->snapshot_lock);
     pthread_mutex_destroy(&machine->pause_lock);
     pthread_mutex_destroy(&machine->state_lock);
     pthread_mutex_destroy(&machine->lock);

@@ -32,7 +32,10 @@ struct net_config {
     uint8_t mac[6];             /* all zero: derived from the index */
 };
 
-/* Strings are borrowed and must live as long as the machine. Zero-initialise, then machine_config_defaults. */
+/*
+ * Strings are borrowed and must live as long as the machine. Zero-initialise, then machine_config_defaults. What the board
+ * depends on also has a row in snapshot_config.c.
+ */
 struct machine_config {
     uint64_t memory;            /* bytes */
     unsigned cpus;
@@ -102,6 +105,8 @@ struct machine {
     unsigned threads;                   /* vCPU threads that run */
     pthread_mutex_t pause_lock;         /* one pause or resume at a time */
     unsigned pause_depth;
+    pthread_mutex_t snapshot_lock;      /* one snapshot at a time; taken before pause_lock */
+    char snapshot_id[33];               /* since which DIRTY_SNAPSHOT marks pages (machine/snapshot.h); empty: none */
     struct images *images;              /* machine/image.h */
     struct pc *pc;                      /* pc.c: what connects the parts of the board */
 };
@@ -110,6 +115,16 @@ void machine_config_defaults(struct machine_config *config);
 
 /* NULL: err tells why. */
 struct machine *machine_create(const struct machine_config *config, struct error *err);
+
+/* Where a machine's first state comes from, if not from its images. */
+struct machine_origin {
+    uint64_t tsc_hz;                    /* what the guest believes the frequency of its TSC to be */
+    /* Fills memory, processors and devices of a machine that is built and has not run; its clock stands still. */
+    bool (*load)(void *owner, struct machine *machine, struct error *err);
+    void *owner;
+};
+/* As machine_create; the images are only read when the guest resets itself. */
+struct machine *machine_create_from(const struct machine_config *config, const struct machine_origin *origin, struct error *err);
 void machine_destroy(struct machine *machine);
 
 /* Starts the loop and vCPU threads. False: all has been stopped again. */

@@ -1,6 +1,7 @@
 #include "mem/ram.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -127,6 +128,22 @@ bool ram_add(struct ram *ram, const char *name, uint64_t gpa, uint64_t size, boo
     return true;
 }
 
+bool ram_map_file(struct ram_slot *slot, uint64_t offset, uint64_t size, int fd, struct error *err)
+{
+    assert(slot->private_mapping || (offset == 0 && size == slot->size));
+    void *mapping = mmap(slot->host + offset, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset);
+    if (mapping == MAP_FAILED)
+        return error_errno(err, errno, "memory %s: the host refuses to map a file of %llu MiB", slot->name,
+                           (unsigned long long)(size / MiB));
+    madvise(mapping, size, MADV_DONTDUMP);
+    if (!slot->private_mapping) {
+        close(slot->fd);
+        slot->fd = -1;
+        slot->private_mapping = true;
+    }
+    return true;
+}
+
 uint64_t ram_total(const struct ram *ram)
 {
     uint64_t total = 0;
@@ -135,12 +152,37 @@ uint64_t ram_total(const struct ram *ram)
     return total;
 }
 
+/*
+ * Pages of a private mapping that were written: those in the page table that are no longer the file's
+ * (Linux Documentation/admin-guide/mm/pagemap.rst: bit 63 present, 62 swapped, 61 of a file).
+ */
+static uint64_t private_pages(const struct ram_slot *slot)
+{
+    uint64_t count = 0, entry[512];
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    for (uint64_t page = 0, pages = slot_pages(slot); page < pages;) {
+        uint64_t want = min_u64(pages - page, ARRAY_SIZE(entry)) * sizeof(*entry);
+        ssize_t got = pread(fd, entry, want, (off_t)((((uintptr_t)slot->host >> PAGE_SHIFT) + page) * sizeof(*entry)));
+        if (got <= 0)
+            break;
+        for (uint64_t i = 0; i < (uint64_t)got / sizeof(*entry); i++)
+            count += (entry[i] & (BIT(63) | BIT(62))) && !(entry[i] & BIT(61));
+        page += (uint64_t)got / sizeof(*entry);
+    }
+    close(fd);
+    return count;
+}
+
 uint64_t ram_granted(const struct ram *ram)
 {
     uint64_t granted = 0;
     for (unsigned i = 0; i < ram->slot_count; i++) {
         struct stat status;
-        if (fstat(ram->slot[i].fd, &status) == 0)
+        if (ram->slot[i].private_mapping)
+            granted += private_pages(&ram->slot[i]) << PAGE_SHIFT;
+        else if (fstat(ram->slot[i].fd, &status) == 0)
             granted += (uint64_t)status.st_blocks * 512;
     }
     return granted;

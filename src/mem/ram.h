@@ -42,7 +42,12 @@ struct ram_slot {
     _Atomic uint64_t *code;         /* code_map.h: a bit for each 64 bytes of each page */
     bool rom;                       /* guest writes go to the bus */
     bool mixed;                     /* its pages have PAGE_HIDDEN and PAGE_ROM of their own: ram_set_pages */
-    int fd;                         /* the memfd, for vhost-user and snapshots */
+    /*
+     * The memfd behind `host`, for whoever needs the pages a second time (vhost-user, other mappings). With private_mapping
+     * there is none, and fd is -1: the pages are those of a snapshot's file, copied when they are written (ram_map_file).
+     */
+    int fd;
+    bool private_mapping;
 };
 
 /*
@@ -66,8 +71,15 @@ struct ram *ram_create(void);
 void ram_destroy(struct ram *ram);
 /* Adds a slot before the machine runs; name for the monitor; rom: guest writes go to the bus. */
 bool ram_add(struct ram *ram, const char *name, uint64_t gpa, uint64_t size, bool rom, struct error *err);
+/*
+ * Before the machine runs, or while it stands still and nobody holds a pin: [offset, offset + size) of the slot becomes what the
+ * file has there. Pages are read when they are touched, and copied when they are written, so that machines which map the same
+ * file share what they do not change; the file itself is never written. It must not become shorter while it is mapped. The
+ * first call must be for the whole slot: its memfd goes.
+ */
+bool ram_map_file(struct ram_slot *slot, uint64_t offset, uint64_t size, int fd, struct error *err);
 uint64_t ram_total(const struct ram *ram);
-/* Bytes of RAM that the host has granted so far (pages touched). */
+/* Bytes of RAM that the host has granted so far: pages touched, or with a private mapping pages written. */
 uint64_t ram_granted(const struct ram *ram);
 
 static inline _Atomic uint32_t *ram_page(const struct ram_slot *slot, uint64_t gpa)

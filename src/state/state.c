@@ -15,8 +15,9 @@
 
 #include "base/base.h"
 #include "base/error.h"
+#include "state/reader.h"
 
-enum { STREAM_MAGIC = 0x4C505044, STRUCT_DEPTH_MAX = 8, FIELDS_MAX = 512 };   /* "DPPL" */
+enum { FIELDS_MAX = 512 };
 
 /* --- writing --- */
 
@@ -26,7 +27,7 @@ void state_buffer_free(struct state_buffer *buffer)
     *buffer = (struct state_buffer){ 0 };
 }
 
-static void *append(struct state_buffer *out, size_t size)
+void *state_buffer_append(struct state_buffer *out, size_t size)
 {
     if (out->size + size > out->capacity) {
         size_t capacity = max_u64(out->capacity * 2, align_up(out->size + size, 4096));
@@ -42,7 +43,7 @@ static void *append(struct state_buffer *out, size_t size)
 
 static void put_uint(struct state_buffer *out, uint64_t value, unsigned size)
 {
-    memcpy(append(out, size), &value, size);    /* the host is little-endian */
+    memcpy(state_buffer_append(out, size), &value, size);    /* the host is little-endian */
 }
 
 static void put_string(struct state_buffer *out, const char *text)
@@ -50,7 +51,7 @@ static void put_string(struct state_buffer *out, const char *text)
     size_t length = strlen(text);
     assert(length <= UINT8_MAX);
     put_uint(out, length, 1);
-    memcpy(append(out, length), text, length);
+    memcpy(state_buffer_append(out, length), text, length);
 }
 
 static void save_payload(const struct state_field *field, const uint8_t *member, struct state_buffer *out)
@@ -59,13 +60,13 @@ static void save_payload(const struct state_field *field, const uint8_t *member,
         if (field->kind == STATE_STRUCT)
             state_save(field->list, member, out);
         else
-            memcpy(append(out, field->size), member, field->size);
+            memcpy(state_buffer_append(out, field->size), member, field->size);
     }
 }
 
 void state_save(const struct state_list *list, const void *object, struct state_buffer *out)
 {
-    put_uint(out, STREAM_MAGIC, 4);
+    put_uint(out, STATE_MAGIC, 4);
     put_uint(out, list->version, 2);
     put_uint(out, list->count, 2);
     put_string(out, list->name);
@@ -85,46 +86,6 @@ void state_save(const struct state_list *list, const void *object, struct state_
 
 /* --- reading --- */
 
-struct reader {
-    const uint8_t *data;
-    size_t left;
-    const char *list;       /* for messages */
-    struct error *err;
-};
-
-static const uint8_t *take(struct reader *reader, size_t size)
-{
-    if (size > reader->left)
-        return NULL;
-    const uint8_t *data = reader->data;
-    reader->data += size;
-    reader->left -= size;
-    return data;
-}
-
-static bool get_uint(struct reader *reader, unsigned size, uint64_t *value)
-{
-    const uint8_t *data = take(reader, size);
-    *value = 0;
-    if (!data)
-        return error_set(reader->err, "The saved state of %s ends in the middle.", reader->list);
-    memcpy(value, data, size);
-    return true;
-}
-
-static bool get_string(struct reader *reader, char text[UINT8_MAX + 1])
-{
-    uint64_t length;
-    if (!get_uint(reader, 1, &length))
-        return false;
-    const uint8_t *data = take(reader, length);
-    if (!data)
-        return error_set(reader->err, "The saved state of %s ends in the middle.", reader->list);
-    memcpy(text, data, length);
-    text[length] = 0;
-    return true;
-}
-
 static const struct state_field *find_field(const struct state_list *list, const char *name)
 {
     for (uint32_t i = 0; i < list->count; i++)
@@ -133,20 +94,20 @@ static const struct state_field *find_field(const struct state_list *list, const
     return NULL;
 }
 
-static bool load_object(const struct state_list *list, void *object, struct reader *reader, unsigned depth);
+static bool load_object(const struct state_list *list, void *object, struct state_reader *reader, unsigned depth);
 
-static bool load_payload(const struct state_field *field, uint8_t *member, struct reader *payload, unsigned depth)
+static bool load_payload(const struct state_field *field, uint8_t *member, struct state_reader *payload, unsigned depth)
 {
     if (field->kind == STATE_STRUCT) {
         for (uint32_t i = 0; i < field->count; i++)
             if (!load_object(field->list, member + (size_t)i * field->size, payload, depth + 1))
                 return false;
     } else if (field->kind == STATE_BOOL) {
-        const uint8_t *data = take(payload, field->count);
+        const uint8_t *data = state_take(payload, field->count);
         for (uint32_t i = 0; data && i < field->count; i++)
             member[i] = data[i] != 0;       /* another value in a bool would be undefined behaviour */
     } else {
-        const uint8_t *data = take(payload, (size_t)field->size * field->count);
+        const uint8_t *data = state_take(payload, (size_t)field->size * field->count);
         if (data)
             memcpy(member, data, (size_t)field->size * field->count);
     }
@@ -154,14 +115,14 @@ static bool load_payload(const struct state_field *field, uint8_t *member, struc
 }
 
 /* One field of the stream; fields that this version no longer has are passed over. */
-static bool load_field(const struct state_list *list, void *object, struct reader *reader, bool *seen, unsigned depth)
+static bool load_field(const struct state_list *list, void *object, struct state_reader *reader, bool *seen, unsigned depth)
 {
     char name[UINT8_MAX + 1];
     uint64_t kind, size, count, length;
-    if (!get_string(reader, name) || !get_uint(reader, 1, &kind) || !get_uint(reader, 4, &size) ||
-        !get_uint(reader, 4, &count) || !get_uint(reader, 4, &length))
+    if (!state_get_string(reader, name) || !state_get_uint(reader, 1, &kind) || !state_get_uint(reader, 4, &size) ||
+        !state_get_uint(reader, 4, &count) || !state_get_uint(reader, 4, &length))
         return false;
-    const uint8_t *data = take(reader, length);
+    const uint8_t *data = state_take(reader, length);
     if (!data)
         return error_set(reader->err, "The saved state of %s ends in the middle.", list->name);
     const struct state_field *field = find_field(list, name);
@@ -172,20 +133,20 @@ static bool load_field(const struct state_list *list, void *object, struct reade
     if (!fits)
         return error_set(reader->err, "The saved state of %s has another layout of %s.", list->name, name);
     seen[field - list->fields] = true;
-    struct reader payload = { data, length, list->name, reader->err };
+    struct state_reader payload = { data, length, list->name, reader->err };
     return load_payload(field, (uint8_t *)object + field->offset, &payload, depth);
 }
 
-static bool load_object(const struct state_list *list, void *object, struct reader *reader, unsigned depth)
+static bool load_object(const struct state_list *list, void *object, struct state_reader *reader, unsigned depth)
 {
     uint64_t magic, version, count;
     char name[UINT8_MAX + 1];
-    if (depth > STRUCT_DEPTH_MAX)
+    if (depth > STATE_DEPTH_MAX)
         return error_set(reader->err, "The saved state of %s is nested too deeply.", list->name);
-    if (!get_uint(reader, 4, &magic) || !get_uint(reader, 2, &version) || !get_uint(reader, 2, &count) ||
-        !get_string(reader, name))
+    if (!state_get_uint(reader, 4, &magic) || !state_get_uint(reader, 2, &version) || !state_get_uint(reader, 2, &count) ||
+        !state_get_string(reader, name))
         return false;
-    if (magic != STREAM_MAGIC)
+    if (magic != STATE_MAGIC)
         return error_set(reader->err, "What should be the saved state of %s is something else.", list->name);
     if (strcmp(name, list->name))
         return error_set(reader->err, "Found the saved state of %s where that of %s was expected.", name, list->name);
@@ -205,7 +166,7 @@ static bool load_object(const struct state_list *list, void *object, struct read
 
 bool state_load(const struct state_list *list, void *object, const uint8_t *data, size_t size, size_t *used, struct error *err)
 {
-    struct reader reader = { data, size, list->name, err };
+    struct state_reader reader = { data, size, list->name, err };
     bool ok = load_object(list, object, &reader, 0);
     if (used)
         *used = size - reader.left;

@@ -64,6 +64,8 @@ struct state_buffer {
     size_t size, capacity;
 };
 void state_buffer_free(struct state_buffer *buffer);
+/* Room for `size` more bytes at the end; valid until the next append. */
+void *state_buffer_append(struct state_buffer *buffer, size_t size);
 
 /* Appends the object's fields, self-describing: list name, version, then name, kind, sizes and values of each field. */
 void state_save(const struct state_list *list, const void *object, struct state_buffer *out);

@@ -239,3 +239,18 @@ bool x86_xsetbv(struct vcpu *vcpu, uint32_t index, uint64_t value)
     vcpu->xcr0 = value;
     return true;
 }
+
+/* --- a state from outside --- */
+
+bool x86_control_registers_valid(const struct vcpu *vcpu)
+{
+    bool paging = vcpu->cr0 & CR0_PG, lma = vcpu->efer & EFER_LMA;
+
+    if ((vcpu->cr0 >> 32) || (paging && !(vcpu->cr0 & CR0_PE)) || ((vcpu->cr0 & CR0_NW) && !(vcpu->cr0 & CR0_CD)))
+        return false;
+    if ((vcpu->cr4 & ~cr4_valid_bits(vcpu)) || (vcpu->efer & ~(uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)))
+        return false;
+    if (lma != (paging && (vcpu->efer & EFER_LME)) || (lma && !(vcpu->cr4 & CR4_PAE)) || (!lma && (vcpu->cr4 & CR4_PCIDE)))
+        return false;
+    return !(vcpu->cr3 >> x86_physical_bits(vcpu)) && xcr0_valid(vcpu, vcpu->xcr0);
+}

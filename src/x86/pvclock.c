@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "mmu/mmu.h"
 
-enum { SYSTEM_TIME_ENABLE = 1, FLAG_TSC_STABLE = 1 };
+enum { SYSTEM_TIME_ENABLE = 1, FLAG_TSC_STABLE = 1, FLAG_GUEST_STOPPED = 2 };
 
 struct pvclock_time_info {
     uint32_t version, pad0;
@@ -56,15 +56,19 @@ static void write_versioned(struct vcpu *vcpu, uint64_t gpa, void *info, unsigne
     mmu_phys_write(vcpu, gpa, version, sizeof(*version));
 }
 
-void pvclock_write_system_time(struct vcpu *vcpu)
+static void write_system_time(struct vcpu *vcpu, uint8_t flags)
 {
-    struct pvclock_time_info info = { .tsc_timestamp = vcpu->tsc_offset, .flags = FLAG_TSC_STABLE };
+    struct pvclock_time_info info = { .tsc_timestamp = vcpu->tsc_offset, .flags = flags };
 
     if (!(vcpu->kvm_system_time & SYSTEM_TIME_ENABLE))
         return;
     pvclock_scale(clock_tsc_hz(vcpu->clock), &info.tsc_to_system_mul, &info.tsc_shift);
     write_versioned(vcpu, vcpu->kvm_system_time & ~1ull, &info, sizeof(info));
 }
+
+void pvclock_write_system_time(struct vcpu *vcpu) { write_system_time(vcpu, FLAG_TSC_STABLE); }
+
+void pvclock_tell_stopped(struct vcpu *vcpu) { write_system_time(vcpu, FLAG_TSC_STABLE | FLAG_GUEST_STOPPED); }
 
 /* The wall-clock time at system time 0. */
 void pvclock_write_wall_clock(struct vcpu *vcpu)

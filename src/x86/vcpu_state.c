@@ -1,6 +1,9 @@
 /* The state list of a vCPU: everything architectural, for snapshot, migration, dump and comparison. */
+#include "base/error.h"
+#include "mmu/mmu.h"
 #include "state/state.h"
 #include "x86/x86.h"
+#include "x86/xstate.h"
 
 static const struct state_field segment_fields[] = {
     STATE_SCALAR(struct segment, base), STATE_SCALAR(struct segment, limit), STATE_SCALAR(struct segment, attr),
@@ -45,3 +48,27 @@ static const struct state_field vcpu_fields[] = {
 };
 
 const struct state_list vcpu_state_list = STATE_LIST("vcpu", 1, vcpu_fields);
+
+/* The host's own FXRSTOR and XRSTOR would fault on bits that are reserved. */
+static void loaded_fpu(struct vcpu *vcpu)
+{
+    uint8_t image[IMAGE_BYTES];
+    memcpy(image, vcpu->fpu.fxsave, sizeof(image));
+    fpu_get_x87(vcpu, true, image);
+    fpu_set_mxcsr(&vcpu->fpu, fpu_mxcsr(&vcpu->fpu) & MXCSR_MASK);
+}
+
+bool x86_state_loaded(struct vcpu *vcpu, struct error *err)
+{
+    if (!x86_control_registers_valid(vcpu))
+        return error_set(err, "the saved control registers of processor %u cannot be had with this processor model", vcpu->index);
+    if (vcpu->cpl > 3 || vcpu->activity > ACTIVITY_WAIT_SIPI || vcpu->pending.kind != EVENT_NONE)
+        return error_set(err, "the saved state of processor %u is damaged", vcpu->index);
+    vcpu->rflags = (vcpu->rflags & RFLAGS_DEFINED) | RFLAGS_FIXED;
+    vcpu->shadow &= SHADOW_STI | SHADOW_MOV_SS | SHADOW_NMI;
+    loaded_fpu(vcpu);
+    x86_update_mode(vcpu);
+    mmu_flush_all(vcpu);
+    mmu_mode_changed(vcpu);
+    return true;
+}

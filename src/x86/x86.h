@@ -162,5 +162,13 @@ bool x86_fxrstor(struct vcpu *vcpu, uint64_t gla, bool rex_w);
 
 /* The state list of everything architectural in struct vcpu (vcpu_state.c). */
 extern const struct state_list vcpu_state_list;
+struct error;
+/*
+ * After a state was loaded by that list: what follows from it is made (mode, TLB), small fields are brought into their ranges.
+ * False: it is one that this processor can never be in, or of a model with features that this one lacks.
+ */
+bool x86_state_loaded(struct vcpu *vcpu, struct error *err);
+/* Bits and combinations of CR0, CR3, CR4, EFER and XCR0 that this model can have (control.c). */
+bool x86_control_registers_valid(const struct vcpu *vcpu);
 
 #endif

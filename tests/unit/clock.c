@@ -68,7 +68,7 @@ static void periodic_timer_rearms_itself(void **state)
 static void ticks_and_nanoseconds_agree(void **state)
 {
     struct loop *loop = loop_create(NULL);
-    struct clock *clock = clock_create(loop, NULL);
+    struct clock *clock = clock_create(loop, NULL, 0);
     uint64_t values[] = { 0, 1, 999, 123456789, 3600 * NS_PER_SECOND, 400 * 86400 * NS_PER_SECOND };
     for (unsigned i = 0; i < ARRAY_SIZE(values); i++) {
         uint64_t tsc = clock_ns_to_tsc(clock, values[i]);
@@ -90,7 +90,7 @@ static uint64_t host_ns(void)
 static void real_clock_keeps_the_hosts_pace_and_stands_still_when_paused(void **state)
 {
     struct loop *loop = loop_create(NULL);
-    struct clock *clock = clock_create(loop, NULL);
+    struct clock *clock = clock_create(loop, NULL, 0);
     /* Each reading between two of the host's, however long we are kept from running. */
     uint64_t before_start = host_ns(), start = clock_ns(clock), after_start = host_ns();
     nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
@@ -112,7 +112,7 @@ static void real_timers_fire_on_the_loop(void **state)
 {
     struct loop *loop = loop_create(NULL);
     pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    struct clock *clock = clock_create(loop, &lock);
+    struct clock *clock = clock_create(loop, &lock, 0);
     struct probe soon = { .clock = clock }, past = { .clock = clock };
     timer_init(&soon.timer, clock, probe_fire, &soon);
     timer_init(&past.timer, clock, probe_fire, &past);

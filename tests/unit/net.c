@@ -73,7 +73,7 @@ static void a_forwarded_port_reaches_the_guest(void **state)
     struct error err = { "" };
     struct seen seen = { 0 };
     struct loop *loop = loop_create(NULL);
-    struct clock *clock = clock_create(loop, NULL);
+    struct clock *clock = clock_create(loop, NULL, 0);
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
     struct net *net = NULL;
     char text[64];

@@ -1,0 +1,46 @@
+#include "cli/restore.h"
+
+#include <string.h>
+
+/* The consoles are this process's: the terminal, unless the command line says something else. */
+static void connect_consoles(struct machine_config *config, const struct options *options)
+{
+    config->console = options->config.console;
+    if (options->config.virtio_console)
+        config->virtio_console = options->config.virtio_console;
+    if (options->config.debug_console)
+        config->debug_console = options->config.debug_console;
+}
+
+/* --net stands for the machine's cards one after the other; the cards' addresses stay unless it names another. */
+static bool connect_networks(struct machine_config *config, const struct options *options, struct error *err)
+{
+    static const uint8_t none[6];
+    if (options->config.net_count > config->net_count)
+        return error_set(err, "the snapshot's machine has %u network cards, not %u", config->net_count, options->config.net_count);
+    for (unsigned i = 0; i < options->config.net_count; i++) {
+        const struct net_config *net = &options->config.net[i];
+        config->net[i].backend = net->backend;
+        if (memcmp(net->mac, none, sizeof(none)))
+            memcpy(config->net[i].mac, net->mac, sizeof(none));
+    }
+    return true;
+}
+
+struct machine *restore_machine(const struct options *options, struct snapshot **snapshot, struct error *err)
+{
+    *snapshot = snapshot_open(options->restore, err);
+    if (!*snapshot)
+        return NULL;
+    struct machine_config *config = snapshot_config(*snapshot);
+    const struct restore_options restore = { .disks = options->restore_disks, .verify = options->restore_verify };
+    connect_consoles(config, options);
+    if (!connect_networks(config, options, err))
+        return NULL;
+    if (options->config.engine)
+        config->engine = options->config.engine;
+    if (options->config.no_reboot)
+        config->no_reboot = true;
+    config->log = options->config.log;
+    return machine_restore(*snapshot, &restore, err);
+}

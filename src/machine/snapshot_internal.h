@@ -1,0 +1,90 @@
+/* What the files of the snapshot share with each other only. */
+#ifndef DOPPEL_MACHINE_SNAPSHOT_INTERNAL_H
+#define DOPPEL_MACHINE_SNAPSHOT_INTERNAL_H
+
+#include <jansson.h>
+
+#include "machine/snapshot.h"
+#include "mem/ram.h"
+#include "state/container.h"
+
+/* Names of files in the directory and of sections in its state file. */
+#define SNAPSHOT_STATE_FILE "state"
+#define SECTION_MANIFEST "manifest"
+#define SECTION_CLOCK "clock"
+
+enum { SNAPSHOT_CHAIN_MAX = 64, SNAPSHOT_ID_SIZE = 33 };
+
+/* --- the configuration as JSON (snapshot_config.c) --- */
+json_t *snapshot_config_save(const struct machine_config *config);
+/* Strings in the config are the JSON's own. */
+bool snapshot_config_load(struct machine_config *config, const json_t *json, struct error *err);
+
+/* --- memory (snapshot_memory.c) --- */
+
+/* A run of pages in a RAM file. */
+struct snapshot_extent {
+    uint64_t page, pages;           /* of the slot */
+    uint64_t offset, size;          /* bytes in the file; without compression the offset is that of the page, the size all of it */
+    uint64_t checksum;              /* XXH3 of the pages' bytes */
+};
+
+enum { EXTENT_PAGES_MAX = 256 };
+
+struct snapshot_slot {
+    char name[32];                  /* as the slot's */
+    uint64_t gpa, size;
+    bool differential, compressed;
+    uint64_t extent_count;
+    struct snapshot_extent *extent;
+};
+
+/* Writes slot i into its file and section. dirty: one bit a page, NULL for all of it. */
+bool snapshot_save_slot(struct container *state, int directory, const struct ram_slot *slot, unsigned i, const uint64_t *dirty,
+                        bool compress, struct error *err);
+/* One directory of a chain, opened. */
+struct snapshot_layer {
+    char *path;
+    int directory;
+    struct container state;
+    json_t *manifest;
+    char id[SNAPSHOT_ID_SIZE];
+    const char *parent;             /* path; NULL: none. The manifest's */
+    const char *parent_id;
+    struct snapshot_slot slot[RAM_SLOTS_MAX];
+    unsigned slot_count;
+    int ram[RAM_SLOTS_MAX];         /* the RAM files */
+};
+
+/* Opens the RAM files and reads their sections; to be undone after a failure, too. */
+bool snapshot_open_memory(struct snapshot_layer *layer, struct error *err);
+void snapshot_close_memory(struct snapshot_layer *layer);
+/* Gives the machine's slots the memory of the layers: layer[0] is the newest, layer[count - 1] the full one. */
+bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, unsigned count, struct error *err);
+/* Compares the layer's memory with its checksums. */
+bool snapshot_verify_memory(const struct snapshot_layer *layer, struct error *err);
+
+/* --- disks (snapshot_disk.c) --- */
+/* Copies a file, sharing its blocks where the host can, holes kept. `to` must not exist. */
+bool snapshot_copy_file(int from_directory, const char *from, int to_directory, const char *to, struct error *err);
+
+/* --- one snapshot, for those who look into it (snapshot_open.c) --- */
+struct snapshot {
+    struct snapshot_layer layer[SNAPSHOT_CHAIN_MAX];
+    unsigned layers;
+    struct machine_config config;
+    char *disk_path[MACHINE_DISKS_MAX];     /* of the restored machine */
+};
+
+bool snapshot_layer_open(struct snapshot_layer *layer, const char *path, struct error *err);
+void snapshot_layer_close(struct snapshot_layer *layer);
+
+extern const struct state_list snapshot_clock_list, snapshot_requests_list;
+struct snapshot_clock {
+    uint64_t tsc, tsc_hz, wall_ns;
+};
+struct snapshot_requests {
+    uint32_t pending;               /* REQUEST_NMI, REQUEST_INIT, REQUEST_SIPI */
+};
+
+#endif
