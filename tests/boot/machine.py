@@ -34,10 +34,13 @@ def exit_status(name):
 
 
 class Machine:
-    """One `doppel run`. With terminal=True its console is a pseudoterminal, else a pair of pipes."""
+    """
+    One `doppel run`, or with restore=DIRECTORY a `doppel restore`. With terminal=True its console is a pseudoterminal, else
+    a pair of pipes.
+    """
 
-    def __init__(self, log_path, *options, terminal=False, name=""):
-        self.command = [DOPPEL, "run", *[str(option) for option in options]]
+    def __init__(self, log_path, *options, terminal=False, name="", restore=None):
+        self.command = [DOPPEL, *(["restore", restore] if restore else ["run"]), *[str(option) for option in options]]
         self.name = name
         self.seen = ""          # console output that no expectation has consumed yet
         self.log = open(log_path, "ab")
@@ -177,6 +180,12 @@ class Monitor:
                 raise Failure("the monitor closed the connection after %r" % text)
             text += data.decode(errors="replace").replace("\r", "")
         return text
+
+    def snapshot(self, *words):
+        """Takes a snapshot: its directory, and its parent if it has one."""
+        answer = self.ask("snapshot " + " ".join(words))
+        if not answer.startswith("done"):
+            raise Failure("no snapshot: %s" % answer.splitlines()[0])
 
     def ask(self, command):
         """Sends a command and returns what the monitor says."""

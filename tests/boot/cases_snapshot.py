@@ -1,0 +1,144 @@
+"""Machines kept in snapshots and restored from them."""
+import hashlib
+import os
+import random
+import subprocess
+import time
+
+from cases import case, web_server
+from machine import Failure, Monitor, exit_status
+from snapshots import booted
+
+
+def take(machine, socket, *words):
+    """Takes a snapshot through the monitor's socket. The guest's output that comes meanwhile is read afterwards."""
+    with Monitor(socket) as monitor:
+        monitor.snapshot(*words)
+    machine.read(0)
+
+
+def say(machine, command, answer):
+    machine.command_line(command, "^%s$" % answer)
+    machine.expect(r"^doppel:/# ")
+
+
+@case("a restored machine goes on where it was, twice from one snapshot, and so does the machine that it was taken of")
+def snapshot_restore(test):
+    socket, base, kept = test.path("monitor"), booted(), test.path("snapshot")
+    with test.machine("--monitor", "socket:" + socket, restore=base) as machine:
+        say(machine, "kept=$((6 * 7)); seq 1 1000 >/tmp/numbers; echo $((1 + 1))-there", "2-there")
+        take(machine, socket, kept)
+        say(machine, "echo $kept-$(wc -l </tmp/numbers); kept=43", "42-1000")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
+    for _ in range(2):
+        with test.machine(restore=kept) as machine:
+            say(machine, "echo $kept-$(wc -l </tmp/numbers)-$(tail -1 /tmp/numbers)", "42-1000-1000")
+            machine.send("poweroff -f\n")
+            machine.end(exit_status("DONE"))
+
+
+@case("a differential snapshot holds what changed, and is restored with its parents", cpus=2)
+def snapshot_differential(test):
+    socket, base = test.path("monitor"), booted(cpus=2)
+    chain = [test.path("snapshot%d" % i) for i in range(3)]
+    with test.machine("--monitor", "socket:" + socket, restore=base) as machine:
+        say(machine, "seq 1 200000 >/tmp/a; echo a-$((1 + 1))", "a-2")
+        take(machine, socket, chain[0])
+        for i in (1, 2):
+            say(machine, "seq 1 %d >/tmp/file%d; echo more-$((1 + 1))" % (1000 * i, i), "more-2")
+            take(machine, socket, chain[i], chain[i - 1])
+    sizes = [os.stat(os.path.join(path, "ram-0")).st_blocks * 512 for path in chain]
+    if max(sizes[1:]) * 2 > sizes[0]:
+        raise Failure("the differential snapshots are not smaller: %s bytes" % sizes)
+    for i, engine in ((1, "interp"), (2, "dbt")):
+        with test.machine("--engine", engine, restore=chain[i]) as machine:
+            say(machine, "cat /tmp/a /tmp/file%d | wc -l; ls /tmp/file* | wc -l" % i, "%d\n%d" % (200000 + 1000 * i, i))
+            say(machine, "sha256sum /tmp/a | cut -c1-64",
+                hashlib.sha256("".join("%d\n" % n for n in range(1, 200001)).encode()).hexdigest())
+
+
+@case("saved under one engine and restored under the other, again and again in mid-work, a guest reckons right")
+def snapshot_engines(test):
+    socket, rounds, engine = test.path("monitor"), 60, "interp"
+    path = booted()
+    want = hashlib.sha256("".join("%d\n" % n for n in range(1, 2001)).encode()).hexdigest()
+    chooser, seen = random.Random(5), 0
+    command = "for i in $(seq 1 %d); do echo R$i-$(seq 1 2000 | sha256sum | cut -c1-64); done\n" % rounds
+    for turn in range(6):
+        engine = ("interp", "dbt")[turn % 2]
+        with test.machine("--engine", engine, "--monitor", "socket:" + socket, restore=path) as machine:
+            if turn == 0:
+                machine.send(command)
+            for _ in range(8):
+                found = machine.expect(r"R(\d+)-([0-9a-f]{64})$")
+                seen += 1
+                if found[2] != want:
+                    raise Failure("round %s under %s gives %s" % (found[1], engine, found[2]))
+            machine.read(chooser.random() * 0.05)
+            path = test.path("turn%d" % turn)
+            take(machine, socket, path)
+    with test.machine("--engine", "dbt", restore=path) as machine:
+        machine.expect(r"R%d-%s$" % (rounds, want))
+
+
+# Writes numbered blocks to the disk with their hashes noted in memory, and fetches a file over and over.
+WORK = r"""
+write() { n=0; while [ ! -e /tmp/stop ]; do n=$((n + 1)); at=$((n % 100)); seq $n $((n + 6000)) | head -c 16384 >/tmp/block
+dd if=/tmp/block of=/dev/vda bs=16k seek=$at 2>/dev/null; sha256sum </tmp/block >/tmp/sums/$at; echo $n >/tmp/written; done; sync; touch /tmp/write-done; }
+fetch() { n=0; while [ ! -e /tmp/stop ]; do timeout 20 wget -q -O /tmp/fetched $1 || { echo lost >>/tmp/lost; continue; }
+[ $(sha256sum </tmp/fetched | cut -c1-64) = $2 ] && n=$((n + 1)) || echo bad >>/tmp/bad; echo $n >/tmp/fetches; done; touch /tmp/fetch-done; }
+check() { touch /tmp/stop; while [ ! -e /tmp/write-done ] || [ ! -e /tmp/fetch-done ]; do sleep 0.1; done; echo 3 >/proc/sys/vm/drop_caches; bad=0
+for at in $(ls /tmp/sums); do [ "$(dd if=/dev/vda bs=16k skip=$at count=1 2>/dev/null | sha256sum)" = "$(cat /tmp/sums/$at)" ] || bad=$((bad + 1)); done
+echo CHECK blocks-$(ls /tmp/sums | wc -l) bad-$bad fetches-$(cat /tmp/fetches) wrong-$(cat /tmp/bad 2>/dev/null | wc -l); }
+"""
+
+
+def traffic(test, cycles, chooser):
+    """Snapshots in the middle of disk and network traffic, each restored and the next taken of it; all must add up at the end."""
+    contents = chooser.randbytes(300_000)
+    socket, disk = test.path("monitor"), test.disk(mebibytes=16)
+    path = None
+    with web_server(contents) as port:
+        url = "http://10.0.2.2:%d/file" % port
+        for turn in range(cycles + 1):
+            engine = chooser.choice(("interp", "dbt"))
+            how = ["--engine", engine, "--monitor", "socket:" + socket]
+            if path:
+                disks = test.path("disks%d" % turn)
+                os.makedirs(disks)
+                machine = test.machine(*how, "--disks", disks, restore=path)
+            else:
+                machine = test.linux("cloud", *how[2:], "--engine", "dbt", "--disk", disk, "--net", "user", append="quiet")
+            with machine:
+                if not path:
+                    machine.expect(r"^doppel:/# ")
+                    start(machine, url, hashlib.sha256(contents).hexdigest())
+                machine.read(0.3 + chooser.random() * 0.5)
+                if turn == cycles:
+                    machine.send("check\n")
+                    found = machine.expect(r"^CHECK blocks-(\d+) bad-(\d+) fetches-(\d+) wrong-(\d+)$")
+                    if int(found[2]) or int(found[4]) or not int(found[1]) or not int(found[3]):
+                        raise Failure("after %d cycles: %s" % (cycles, found[0]))
+                    return found[0]
+                taken = test.path("cycle%d" % turn)
+                differential = path and chooser.random() < 0.5
+                take(machine, socket, taken, *([path] if differential else []))
+            path = taken
+
+
+def start(machine, url, digest):
+    for line in WORK.strip().split("\n"):
+        machine.send(line + "\n")
+    machine.send("mkdir -p /tmp/sums; net >/dev/null 2>&1; write & fetch %s %s & sleep 1; echo begun-$((1 + 1))\n" % (url, digest))
+    machine.expect("^begun-2$")
+
+
+@case("snapshots in the midst of disk and network traffic, ten in a row, each restored: every block and every download is right")
+def snapshot_traffic(test):
+    traffic(test, 10, random.Random(11))
+
+
+@case("a hundred snapshots and restores in a row under load", long=True)
+def snapshot_cycles(test):
+    traffic(test, 100, random.Random(12))
