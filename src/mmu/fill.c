@@ -12,6 +12,7 @@
 
 #include "mem/ram.h"
 #include "mmu/walk.h"
+#include "mmu/writer.h"
 #include "x86/x86.h"
 
 static bool watched_by_breakpoint(const struct mmu *mmu, uint64_t page)
@@ -20,23 +21,6 @@ static bool watched_by_breakpoint(const struct mmu *mmu, uint64_t page)
         if (mmu->watch_page[i] == page)
             return true;
     return false;
-}
-
-/* Registers this vCPU as a writer of the page; false if code is there. */
-static bool claim_writer(struct vcpu *vcpu, _Atomic uint32_t *page)
-{
-    uint32_t word = atomic_load_explicit(page, memory_order_relaxed);
-    uint32_t writer = (uint32_t)PAGE_WRITER << (vcpu->index % PAGE_WRITERS);
-    if (word & PAGE_CODE)
-        return false;
-    if (word & writer)
-        return true;
-    return !(atomic_fetch_or(page, writer) & PAGE_CODE);
-}
-
-static uint32_t dirty_missing(const struct ram *ram, _Atomic uint32_t *page)
-{
-    return atomic_load_explicit(&ram->dirty_clients, memory_order_relaxed) & ~atomic_load_explicit(page, memory_order_relaxed);
 }
 
 static void set_write_tag(struct tlb_table *table, unsigned index, uint64_t tag)
@@ -52,10 +36,10 @@ static void install_write(struct vcpu *vcpu, struct tlb_table *table, unsigned i
         return;
     }
     _Atomic uint32_t *page = ram_page(slot, table->info[index] & ~PAGE_MASK);
-    uint32_t missing = dirty_missing(vcpu->ram, page);
+    uint32_t missing = writer_dirty_missing(vcpu->ram, page);
     if (missing)
         atomic_fetch_or(page, missing);
-    set_write_tag(table, index, claim_writer(vcpu, page) ? tag : tag | TLB_WATCHED);
+    set_write_tag(table, index, writer_claim(vcpu, page) ? tag : tag | TLB_WATCHED);
 }
 
 /* A read of a page that could be written at once saves the miss of the first write, if that costs nobody anything. */
@@ -63,8 +47,7 @@ static bool write_tag_is_free(struct vcpu *vcpu, const struct walk *walk, struct
 {
     if (!walk->writable || !walk->dirty || ram_is_rom(slot, walk->gpa))
         return false;
-    _Atomic uint32_t *page = ram_page(slot, walk->gpa);
-    return !dirty_missing(vcpu->ram, page) && !(atomic_load_explicit(page, memory_order_relaxed) & PAGE_CODE);
+    return writer_is_free(vcpu->ram, ram_page(slot, walk->gpa));
 }
 
 /* Makes the entry the page's own, keeping tags that are there for the same translation. */

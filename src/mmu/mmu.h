@@ -61,6 +61,7 @@ struct tlb_context {
     uint16_t pcid;
     bool used;
     uint64_t last_use;
+    struct window_space *space;         /* window.h; NULL: none yet */
     struct large_filter large;          /* non-global large pages */
     struct tlb_table table[MMU_CLASSES];
 };
@@ -83,6 +84,7 @@ struct mmu {
     struct large_filter large;  /* global large pages */
     uint64_t ticks;             /* for last_use */
     struct tlb_context *contexts;
+    struct windows *windows;    /* window.h; NULL: none yet */
     pthread_mutex_t bus_mutex;  /* of vCPU 0: mmu_bus_lock */
 };
 

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 
 #include "mem/ram.h"
+#include "mmu/window_impl.h"
 #include "vcpu/work.h"
 #include "x86/x86.h"
 
@@ -56,6 +57,7 @@ static void context_clear(struct tlb_context *context)
         if (context->table[class].filled || !context->used)
             tlb_table_clear(&context->table[class]);
     large_filter_clear(&context->large);
+    window_flush_context(context);
 }
 
 static void context_clear_local(struct vcpu *vcpu, struct tlb_context *context)
@@ -64,6 +66,7 @@ static void context_clear_local(struct vcpu *vcpu, struct tlb_context *context)
     for (unsigned class = 0; class < MMU_CLASSES; class++)
         table_clear_local(&context->table[class]);
     large_filter_clear(&context->large);
+    window_flush_context(context);
 }
 
 static struct tlb_context *context_find(struct mmu *mmu, uint16_t pcid)
@@ -114,6 +117,7 @@ void mmu_destroy(struct mmu *mmu)
 {
     if (!mmu)
         return;
+    windows_destroy(mmu->windows);
     pthread_mutex_destroy(&mmu->bus_mutex);
     munmap(mmu->contexts, TLB_CONTEXTS * sizeof(*mmu->contexts));
     free(mmu);
@@ -133,6 +137,7 @@ void mmu_load_cr3(struct vcpu *vcpu, bool keep)
     context->last_use = ++mmu->ticks;
     mmu->context = context;
     mmu->cr3 = vcpu->cr3;
+    window_follow_cr3(vcpu, !keep);
     mmu_privilege_changed(vcpu);
 }
 
@@ -309,6 +314,7 @@ static void context_flush_large(struct tlb_context *context, uint64_t gla, unsig
 static void context_flush(struct mmu *mmu, struct tlb_context *context, uint64_t gla, unsigned scope)
 {
     context_flush_page(context, gla, scope);
+    window_flush_page(context, gla, !(scope & SCOPE_LOCAL));
     if (large_filter_hit(&context->large, gla) || ((scope & SCOPE_GLOBAL) && large_filter_hit(&mmu->large, gla)))
         context_flush_large(context, gla, scope);
 }
@@ -363,6 +369,7 @@ static void table_drop_frame(struct tlb_table *table, uint32_t frame)
 void mmu_drop_write_entries(struct vcpu *vcpu, uint64_t gpa)
 {
     struct mmu *mmu = vcpu->mmu;
+    window_drop_write_access(mmu, gpa);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         for (unsigned class = 0; mmu->contexts[i].used && class < MMU_CLASSES; class++)
             if (mmu->contexts[i].table[class].filled)
@@ -372,6 +379,7 @@ void mmu_drop_write_entries(struct vcpu *vcpu, uint64_t gpa)
 void mmu_drop_all_write_entries(struct vcpu *vcpu)
 {
     struct mmu *mmu = vcpu->mmu;
+    window_drop_all_write_access(mmu);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         for (unsigned class = 0; mmu->contexts[i].used && class < MMU_CLASSES; class++)
             for (unsigned index = 0; mmu->contexts[i].table[class].filled && index < TLB_SIZE; index++)

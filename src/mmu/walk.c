@@ -209,3 +209,30 @@ bool mmu_walk(struct vcpu *vcpu, struct walk *walk)
     while (unlikely(outcome == WALK_AGAIN));
     return outcome == WALK_DONE;
 }
+
+bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves)
+{
+    const struct paging_format *format = &vcpu->mmu->format;
+    uint64_t table = vcpu->cr3 & format->address_mask;
+    leaves->above = ~0ull;
+    leaves->entry = NULL;
+    for (unsigned n = format->levels - 1; n; n--) {
+        const struct paging_level *level = &format->level[n];
+        struct step step = { .gpa = table + ((gla >> level->shift) & (BIT(level->index_bits) - 1)) * sizeof(uint64_t) };
+        uint64_t entry = read_entry(vcpu->ram, &step, sizeof(entry));
+        bool large = maps_page(level, entry);
+        if ((entry & (PTE_P | PTE_A)) != (PTE_P | PTE_A) || (entry & (large ? level->leaf_reserved : level->reserved)))
+            return false;
+        if (large) {
+            leaves->large = entry;
+            leaves->page_shift = level->shift;
+            leaves->large_gpa = page_address(format, level, entry) | (gla & (BIT(level->shift) - 1) & ~(BIT(21) - 1));
+            return true;
+        }
+        leaves->above &= entry;
+        table = entry & format->address_mask;
+    }
+    leaves->page_shift = PAGE_SHIFT;
+    leaves->entry = (const uint64_t *)ram_host(vcpu->ram, table);
+    return leaves->entry;
+}

@@ -27,4 +27,18 @@ struct walk {
 /* The vCPU's own paging, with its present CR3. False: walk->error tells why. */
 bool mmu_walk(struct vcpu *vcpu, struct walk *walk);
 
+/*
+ * What maps the 2 MiB of linear addresses around gla, going by the tables as they are: nothing is checked but presence, reserved
+ * bits and A in the entries above; nothing is set. For the 64-bit formats only.
+ */
+struct leaves {
+    const uint64_t *entry;  /* the page table, PAGING_ENTRIES of them; NULL: one large page, ... */
+    uint64_t large;         /* ... this entry; */
+    uint64_t large_gpa;     /* what it maps the first of the 2 MiB to */
+    uint8_t page_shift;
+    uint64_t above;         /* AND of the entries that lead there */
+};
+enum { PAGING_ENTRIES = 512 };
+bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves);
+
 #endif

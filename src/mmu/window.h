@@ -29,9 +29,9 @@ bool window_supported(void);
 
 /*
  * The table of the address space that the vCPU is in, if its user code is to run with windows just now; 0: with inline checks.
- * Only for CPL 3 in 64-bit mode. The answer holds until the vCPU leaves CPL 3, its AC flag or PKRU changes, or one of the functions
- * below was called: window_fill and window_account may turn the space cold. An old table stays safe to use as long
- * as the space is the present one: accesses through it then all fault.
+ * Only at CPL 3 in 64-bit mode. The answer holds until CPL 3 or translated code is left (posted work may flush the TLB), AC or
+ * PKRU is changed, or window_account or window_fill called, which may turn the space cold. Until another space is
+ * entered an old table stays harmless: accesses through it fault.
  */
 uintptr_t window_table(struct vcpu *vcpu);
 

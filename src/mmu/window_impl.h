@@ -1,0 +1,136 @@
+/*
+ * Within mmu/: the books of the windows. window.c decides which address spaces have windows; window_map.c maps pages in them
+ * and remembers what is mapped; window_scan.c reads the guest's tables.
+ */
+#ifndef DOPPEL_MMU_WINDOW_IMPL_H
+#define DOPPEL_MMU_WINDOW_IMPL_H
+
+#include "mmu/window.h"
+
+/* A view is what a window shows at one page: the guest-physical page with these bits, or 0 for nothing. */
+enum { VIEW_MAPPED = 1u << 0, VIEW_WRITABLE = 1u << 1 };
+
+enum {
+    PIECE_SHIFT = 21, PIECE_PAGES = 512,        /* what one page table maps */
+    WINDOW_PIECES = 1u << (WINDOW_CHUNK_SHIFT - PIECE_SHIFT),
+    WINDOW_SPACES = 16,                 /* address spaces that a vCPU keeps account of */
+    WINDOWS_PER_SPACE = 16,
+    PENDING_PIECES = 8,
+};
+
+/* 2 MiB of an address space of which some page is mapped. */
+struct piece {
+    struct window_space *space;
+    uint64_t gla;                       /* where it begins, and its host address */
+    uint8_t *host;
+    uint32_t id;                        /* its place in windows.piece */
+    uint16_t mapped;                    /* pages that are */
+    uint16_t fills;
+    bool large;                         /* some view was taken from a large page of the guest's */
+    struct piece *next, *previous;      /* of the space */
+    uint64_t view[PIECE_PAGES];
+    uint32_t next_writable[PIECE_PAGES];        /* window_map.c: the reverse index */
+};
+
+struct window {
+    uint64_t chunk;                     /* gla >> WINDOW_CHUNK_SHIFT */
+    uint8_t *reserved;                  /* guard, window, guard */
+    uint8_t *host;                      /* the window */
+    struct piece **piece;               /* by number, WINDOW_PIECES of them */
+};
+
+struct window_space {
+    uint64_t root;                      /* guest-physical address of the top table; WINDOW_NO_ROOT: free */
+    bool hot;
+    /* Before the next use: all views are to be compared with the guest's tables; or those of the `pending` pieces. */
+    bool stale;
+    uint8_t pending_count;
+    uint64_t pending[PENDING_PIECES];
+    bool refused;                       /* the host did not do as told: the table is poisoned, all is to be dropped */
+    bool huge;                          /* some view was taken from a page of 1 GiB */
+    bool global;                        /* some view was taken from a global page */
+    uint64_t *table;                    /* NULL: never was hot */
+    struct window window[WINDOWS_PER_SPACE];
+    unsigned window_count;
+    struct piece *pieces;
+    int64_t borders;                    /* places where one mapping of the host ends and the next begins */
+    uint64_t pages;                     /* mapped */
+    /* policy: window.c */
+    uint64_t last_use;
+    uint64_t run, cost, threshold;
+};
+#define WINDOW_NO_ROOT (~0ull)
+
+/* The windows of one vCPU. */
+struct windows {
+    struct window_space space[WINDOW_SPACES];
+    struct counters *counters;
+    struct log *log;
+    struct ram *ram;
+    uint64_t ticks;
+    uint64_t mappings_max;
+    struct piece **piece;               /* all pieces, by id; NULL: free */
+    uint32_t piece_count;
+    uint32_t *writable;                 /* heads of the reverse index, 1 << writable_bits of them */
+    unsigned writable_bits;
+    uint64_t writable_pages;
+};
+
+/* --- window_map.c --- */
+
+/* The table and the windows; false: the host refuses. */
+bool window_make_table(struct window_space *space);
+/* Everything in the space's windows goes, and the windows; the table is left, with poison in it. */
+void window_drop_space(struct windows *windows, struct window_space *space);
+void window_free_space(struct windows *windows, struct window_space *space);
+
+struct piece *window_find_piece(const struct window_space *space, uint64_t gla);
+/* The piece around gla, made with its window if need be. NULL: no room. */
+struct piece *window_make_piece(struct windows *windows, struct window_space *space, uint64_t gla);
+/* Frees it if nothing is mapped in it. */
+void window_release_piece(struct windows *windows, struct piece *piece);
+
+/*
+ * Makes the piece show view[0..count) at its pages from `first` on, with as few system calls as that takes. What the host refuses
+ * is not mapped, and if it refuses to unmap, space->refused is set and the table leads nowhere.
+ */
+void window_show(struct windows *windows, struct piece *piece, unsigned first, unsigned count, const uint64_t *view);
+
+/* Takes write access from every view of the guest-physical page. */
+void window_drop_writes(struct windows *windows, uint64_t gpa);
+/* Makes the reverse index, or makes it larger; false: no memory. */
+bool window_grow_index(struct windows *windows);
+
+/* Host mappings of the windows of all vCPUs of the process. */
+uint64_t window_mappings(void);
+
+/* --- window_scan.c --- */
+
+/*
+ * What the processor could hold in its TLB for user-mode data accesses in the piece at gla, going by the guest's tables as they
+ * are: pages with A set, writable where D is set. Sets nothing anywhere. False: none at all.
+ */
+struct window_scan {
+    uint64_t view[PIECE_PAGES];
+    bool large, huge, global;
+};
+bool window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan);
+
+/* Does the host have a shareable page behind the view, which the guest may write if the view is writable? false for 0. */
+bool window_may_show(const struct vcpu *vcpu, uint64_t view);
+/* The view if its page may be shown, without VIEW_WRITABLE if writes must be seen or are not the vCPU's yet at some cost; or 0. */
+uint64_t window_permit(struct vcpu *vcpu, uint64_t view);
+
+/* --- window.c: what tlb.c tells --- */
+
+void windows_destroy(struct windows *windows);
+/* All translations of the context are void, or those of one address: what is shown will be compared before it is used again. */
+void window_flush_context(struct tlb_context *context);
+void window_flush_page(struct tlb_context *context, uint64_t gla, bool global_only);
+/* mmu->context and mmu->cr3 are new; flushed: the context was. */
+void window_follow_cr3(struct vcpu *vcpu, bool flushed);
+/* At once: no more unseen writes to a guest-physical page, or to any. */
+void window_drop_write_access(struct mmu *mmu, uint64_t gpa);
+void window_drop_all_write_access(struct mmu *mmu);
+
+#endif
