@@ -68,6 +68,12 @@ void acpi_pm_gpe(struct acpi_pm *pm, unsigned n)
     update(pm);
 }
 
+void acpi_pm_gpe_line(void *sink, unsigned n, bool level)
+{
+    if (level)
+        acpi_pm_gpe(sink, n);
+}
+
 void acpi_pm_reset_line(void *sink, unsigned n, bool level)
 {
     struct acpi_pm *pm = sink;

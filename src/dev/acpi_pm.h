@@ -28,6 +28,8 @@ struct acpi_pm {
 void acpi_pm_power_button(struct acpi_pm *pm);
 /* Raises GPE0 status bit n (0 to 15): hot-plug and the like. */
 void acpi_pm_gpe(struct acpi_pm *pm, unsigned n);
+/* As an irq_line's `set`: a rising level raises GPE0 status bit n. sink: struct acpi_pm. */
+void acpi_pm_gpe_line(void *sink, unsigned n, bool level);
 /* As an irq_line's `set`: a rising level asks for a reset (port 0xCF9 in the host bridge). sink: struct acpi_pm. */
 void acpi_pm_reset_line(void *sink, unsigned n, bool level);
 

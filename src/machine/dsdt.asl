@@ -14,8 +14,22 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
     Name (\PICF, 0)
     Method (\_PIC, 1) { PICF = Arg0 }
 
+    Scope (\_GPE)
+    {
+        Method (_E05) { Notify (\_SB.VGEN, 0x80) }
+    }
+
     Scope (\_SB)
     {
+        /* The generation id; operating systems look for the _CID. */
+        Device (VGEN)
+        {
+            Name (_HID, "DPPL0001")
+            Name (_CID, "VM_Gen_Counter")
+            Name (_DDN, "VM_Gen_Counter")
+            Name (ADDR, Package (2) { 0xFEDFF000, 0 })
+        }
+
         Device (PCI0)
         {
             Name (_HID, EisaId ("PNP0A08"))
@@ -236,6 +250,7 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
                     Memory32Fixed (ReadWrite, 0xB0000000, 0x10000000, CFGW)
                     Memory32Fixed (ReadWrite, 0xFEC00000, 0x00001000)
                     Memory32Fixed (ReadWrite, 0xFED00000, 0x00000400)
+                    Memory32Fixed (ReadOnly, 0xFEDFF000, 0x00001000)
                     Memory32Fixed (ReadWrite, 0xFEE00000, 0x00100000)
                     IO (Decode16, 0x0600, 0x0600, 1, 0x40)
                     IO (Decode16, 0x04D0, 0x04D0, 1, 2)

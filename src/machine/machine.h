@@ -90,7 +90,7 @@ struct machine {
     struct device *devices;             /* in the order of creation */
     struct pci_bus *pci;
     struct dma dma;                     /* the machine's own: for MSIs and devices without a requester id */
-    struct device *ioapic, *pic, *uart, *acpi_pm, *host_bridge, *lpc;
+    struct device *ioapic, *pic, *uart, *acpi_pm, *host_bridge, *lpc, *vmgenid;
     struct device *lapic[MACHINE_CPUS_MAX];
     struct chardev *console, *virtio_console, *debug_console;
     void *block[MACHINE_DISKS_MAX], *net[MACHINE_NETS_MAX];

@@ -33,6 +33,7 @@
 #include "dev/testdev.h"
 #include "dev/uart.h"
 #include "dev/virtio/devices.h"
+#include "dev/vmgenid.h"
 #include "machine/dma.h"
 #include "machine/layout.h"
 #include "machine/shadow.h"
@@ -154,6 +155,14 @@ static void wire_acpi_pm(struct device *device, void *opaque)
     struct acpi_pm *pm = (struct acpi_pm *)device;
     pm->sci = gsi_line(gsi_of(wiring), IRQ_SCI);
     pm->signal = wiring->machine->pc->signal;
+}
+
+static void wire_vmgenid(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct vmgenid *vmgenid = (struct vmgenid *)device;
+    vmgenid->base = VMGENID_BASE;
+    vmgenid->changed = (struct irq_line){ acpi_pm_gpe_line, wiring->machine->acpi_pm, GPE_VMGENID };
 }
 
 static void wire_i8042(struct device *device, void *opaque)
@@ -321,6 +330,7 @@ static bool add_chips(struct machine *machine, struct error *err)
            add(machine, &device_rtc, "rtc", wire_rtc, NULL, err) &&
            add(machine, &device_hpet, "hpet", wire_hpet, NULL, err) &&
            add(machine, &device_i8042, "i8042", wire_i8042, NULL, err) &&
+           (machine->vmgenid = add(machine, &device_vmgenid, "vmgenid", wire_vmgenid, NULL, err)) &&
            (!config->debug_console || add(machine, &device_debugcon, "debugcon", wire_debugcon, NULL, err)) &&
            (!config->debug_exit || add(machine, &device_debug_exit, "debug-exit", wire_debug_exit, NULL, err));
 }

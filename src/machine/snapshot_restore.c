@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "dev/device.h"
+#include "dev/vmgenid.h"
 #include "machine/snapshot_internal.h"
 #include "vcpu/work.h"
 #include "x86/pvclock.h"
@@ -119,6 +120,8 @@ static bool load_machine(void *owner, struct machine *machine, struct error *err
             return false;
     pthread_mutex_lock(&machine->lock);
     bool ok = every_device_is_here(restoring, machine, err) && load_devices(restoring, machine, err);
+    if (ok && !restoring->options->exact)
+        vmgenid_renew((struct vmgenid *)machine->vmgenid);
     pthread_mutex_unlock(&machine->lock);
     ram_dirty_start(machine->ram, DIRTY_SNAPSHOT);
     strcpy(machine->snapshot_id, snapshot->layer[0].id);

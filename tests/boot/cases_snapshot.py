@@ -142,3 +142,32 @@ def snapshot_traffic(test):
 @case("a hundred snapshots and restores in a row under load", long=True)
 def snapshot_cycles(test):
     traffic(test, 100, random.Random(12))
+
+
+def generation(machine):
+    """The generation id as the guest reads it, and how often it was told of a new one."""
+    machine.send("echo ID $(devmem 0xfedff000 64)-$(devmem 0xfedff008 64) $(awk '{ print $1 }' /sys/firmware/acpi/interrupts/gpe05)\n")
+    found = machine.expect(r"^ID (\S+) (\d+)$")
+    return found[1], int(found[2])
+
+
+@case("each machine that is restored has another generation id, and its guest is told by ACPI; a card's address can be changed")
+def snapshot_generation(test):
+    socket, kept = test.path("monitor"), test.path("snapshot")
+    with test.linux("cloud", "--engine", "dbt", "--monitor", "socket:" + socket, "--net", "user", append="quiet") as machine:
+        machine.expect(r"^doppel:/# ")
+        first, told = generation(machine)
+        take(machine, socket, kept)
+        if generation(machine) != (first, told):
+            raise Failure("a snapshot changes the machine's own generation id")
+    ids = {first}
+    for i in (1, 2):
+        with test.machine("--net", "user,mac=52:54:00:00:00:0%d" % i, restore=kept) as machine:
+            found, now = generation(machine)
+            ids.add(found)
+            if now <= told:
+                raise Failure("the guest was not told of its new generation id")
+            say(machine, "cd /sys/bus/virtio/drivers/virtio_net && echo virtio0 >unbind && echo virtio0 >bind; cd /; "
+                "cat /sys/class/net/eth0/address", "52:54:00:00:00:0%d" % i)
+    if len(ids) != 3:
+        raise Failure("the generation ids are not all different: %s" % ids)

@@ -191,7 +191,12 @@ static bool net_init(struct device *device, struct error *err)
     return true;
 }
 
-static void net_resume(struct device *device) { virtio_resume((struct virtio *)device); }
+/* The address is this machine's configuration, which may not be that of the machine that the state comes from. */
+static void net_resume(struct device *device)
+{
+    fill_config((struct virtio_net *)device);
+    virtio_resume((struct virtio *)device);
+}
 
 static void net_fini(struct device *device)
 {
