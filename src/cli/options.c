@@ -95,6 +95,12 @@ static bool option_engine(struct options *options, const char *value, struct err
     return true;
 }
 
+static bool option_firmware(struct options *options, const char *value, struct error *err)
+{
+    options->config.firmware = value;
+    return true;
+}
+
 static bool option_boot(struct options *options, const char *value, struct error *err)
 {
     static const char *const methods[] = { [BOOT_AUTO] = "auto", [BOOT_LINUX] = "linux", [BOOT_PVH] = "pvh",
@@ -146,6 +152,15 @@ static bool disk_part(struct disk_config *disk, char *part, struct error *err)
     else
         return error_set(err, "'%s' is not a setting of a disk; there are ro, serial=TEXT, direct and engine=uring|threads "
                               "(a comma in a file name is written twice)", part);
+    return true;
+}
+
+/* A disk whose name is the whole text. */
+static bool add_disk(struct options *options, const char *path, struct error *err)
+{
+    if (options->config.disk_count == MACHINE_DISKS_MAX)
+        return error_set(err, "a machine has at most %d disks", MACHINE_DISKS_MAX);
+    options->config.disk[options->config.disk_count++] = (struct disk_config){ .path = path };
     return true;
 }
 
@@ -344,6 +359,8 @@ static bool parse_one(struct options *options, int argc, char **argv, int *at, s
     const char *text = argv[*at];
     if (!strcmp(text, "-h"))
         text = "--help";
+    if (*text != '-' && *text)
+        return add_disk(options, text, err);
     if (strncmp(text, "--", 2) || !text[2])
         return error_set(err, "'%s' is not an option; they begin with two dashes, see 'doppel help run'", text);
     const struct option_row *row = find(text + 2, err);
@@ -376,8 +393,12 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
             return false;
     if (options->restore_disks || options->restore_verify)
         return error_set(err, "--%s is for 'doppel restore'", options->restore_disks ? "disks" : "verify");
-    if (!options->config.kernel && !options->help && !options->cpu_help && !options->trace_help)
-        return error_set(err, "there is nothing to run: give a kernel with --kernel FILE");
+    if (options->help || options->cpu_help || options->trace_help || options->config.kernel)
+        return true;
+    if (!options->config.disk_count && !options->config.firmware)
+        return error_set(err, "there is nothing to run: name a disk image, or a kernel with --kernel FILE");
+    if (!options->config.firmware)
+        options->config.firmware = "bios";
     return true;
 }
 

@@ -3,13 +3,15 @@
  * from port 0x600; and the fast-reset port 0x92 (Intel ICH9 datasheet §13.7.3). The machine is always in ACPI mode
  * (no SMI command port): SCI_EN reads 1.
  *
+ * NOTE(spec): SMI_EN (ICH9 §13.8.3.6) reads as APMC_EN: there is no system management mode, and firmware that finds the bit set
+ * takes it that somebody else has set that up.
  * Not modelled: sleep states but S5, the sleep button, global lock release, bus-master status.
  */
 #include "dev/acpi_pm.h"
 
 #include "base/base.h"
 
-enum acpi_pm_port { PM1_STS = 0x00, PM1_EN = 0x02, PM1_CNT = 0x04, PM_TMR = 0x08, GPE0_STS = 0x20, GPE0_EN = 0x22, PM_SIZE = 0x40 };
+enum acpi_pm_port { PM1_STS = 0x00, PM1_EN = 0x02, PM1_CNT = 0x04, PM_TMR = 0x08, GPE0_STS = 0x20, GPE0_EN = 0x22, SMI_EN = 0x30, PM_SIZE = 0x40 };
 
 /* ACPI §4.8.3.1, tables 4-13 and 4-14 */
 enum {
@@ -23,6 +25,7 @@ enum {
 };
 /* ACPI §4.8.3.2.1, table 4-15 */
 enum { SCI_EN = 1 << 0, SLP_EN = 1 << 13, PM1_CONTROL_WRITABLE = 0x1C06 };
+enum { SMI_EN_APMC = 1 << 5 };
 /* ICH9 §13.7.3 PORT92 */
 enum { PORT92_INIT_NOW = 1 << 0, PORT92_A20 = 1 << 1 };
 
@@ -104,6 +107,7 @@ static uint8_t read_byte(struct acpi_pm *pm, unsigned at)
     case PM1_CNT: return (uint8_t)((pm->pm1_control | SCI_EN) >> shift);
     case GPE0_STS: return (uint8_t)(pm->gpe0_status >> shift);
     case GPE0_EN: return (uint8_t)(pm->gpe0_enable >> shift);
+    case SMI_EN: return (uint8_t)(SMI_EN_APMC >> shift);
     default: return 0;
     }
 }

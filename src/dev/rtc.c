@@ -234,6 +234,12 @@ static void write_register(struct rtc *rtc, unsigned reg, uint8_t value)
         take_time(rtc);
 }
 
+void rtc_store(struct rtc *rtc, unsigned index, unsigned size, uint64_t value)
+{
+    for (unsigned i = 0; i < size && index + i < RTC_CMOS_SIZE; i++)
+        rtc->cmos[index + i] = (uint8_t)(value >> (8 * i));
+}
+
 /* --- access --- */
 
 static enum access_result rtc_access(void *owner, struct access *access)

@@ -21,4 +21,7 @@ struct rtc {
     struct timer timer;
 };
 
+/* The machine's part at the factory: CMOS memory from `index` on, little-endian; a reset keeps it. Board lock held. */
+void rtc_store(struct rtc *rtc, unsigned index, unsigned size, uint64_t value);
+
 #endif

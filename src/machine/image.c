@@ -37,7 +37,7 @@ static bool read_all(int fd, uint8_t *data, size_t size)
 }
 
 /* Reads a whole regular file. `path` may carry arguments after a space (Multiboot modules): only the file's part is opened. */
-static bool read_blob(const char *what, const char *path, struct blob *blob, struct error *err)
+bool image_read(const char *what, const char *path, struct blob *blob, struct error *err)
 {
     char name[4096];
     size_t length = strcspn(path, " ");
@@ -84,9 +84,9 @@ static struct images *create(struct error *err)
 
 static bool read_images(struct images *images, const struct machine_config *config, struct error *err)
 {
-    bool ok = !config->kernel || read_blob("kernel", config->kernel, &images->kernel, err);
+    bool ok = !config->kernel || image_read("kernel", config->kernel, &images->kernel, err);
     for (unsigned i = 0; ok && i < config->initrd_count; i++) {
-        ok = read_blob("initrd", config->initrd[i], &images->initrd[i], err);
+        ok = image_read("initrd", config->initrd[i], &images->initrd[i], err);
         images->initrd_count += ok;
     }
     return ok;
@@ -130,6 +130,8 @@ static uint64_t place_acpi(struct machine *machine)
 
 bool images_load(struct machine *machine, struct error *err)
 {
+    if (machine->firmware)
+        return true;
     pc_prepare(machine);
     uint64_t low = min_u64(machine->config.memory, LOW_RAM_MAX_BASE);
     struct boot_target target = {

@@ -2,7 +2,7 @@
 #ifndef DOPPEL_MACHINE_IMAGE_H
 #define DOPPEL_MACHINE_IMAGE_H
 
-#include "machine/machine.h"
+#include "machine/boot.h"
 
 struct images;
 
@@ -12,7 +12,13 @@ struct images *images_open(const struct machine_config *config, struct error *er
 struct images *images_later(struct error *err);
 void images_close(struct images *images);
 
-/* Writes ACPI tables and the images into RAM and puts the boot processor at the entry. Every vCPU stands still. */
+/* One file, whole: blob->data is the caller's to free. False: err names what, file and reason. */
+bool image_read(const char *what, const char *path, struct blob *blob, struct error *err);
+
+/*
+ * Writes ACPI tables and the images into RAM and puts the boot processor at the entry. Every vCPU stands still. With
+ * firmware there is nothing to do.
+ */
 bool images_load(struct machine *machine, struct error *err);
 
 #endif

@@ -12,6 +12,7 @@
 #include "bus/bus.h"
 #include "dev/device.h"
 #include "engine/engine.h"
+#include "machine/firmware.h"
 #include "machine/image.h"
 #include "machine/layout.h"
 #include "machine/lifecycle.h"
@@ -47,6 +48,8 @@ static bool check_config(const struct machine_config *config, struct error *err)
                          (unsigned long long)config->memory);
     if (config->memory % PAGE_SIZE)
         return error_set(err, "the memory size must be a multiple of 4K");
+    if (config->firmware && config->kernel)
+        return error_set(err, "a machine starts either a kernel or firmware, not both");
     if (!engine_find(engine_name(config)))
         return error_set(err, "there is no engine '%s'", engine_name(config));
     return true;
@@ -63,6 +66,8 @@ static bool add_memory(struct machine *machine, struct error *err)
         return false;
     if (!ram_add(machine->ram, "conventional", CONVENTIONAL_BASE, CONVENTIONAL_SIZE, false, err) ||
         !ram_add(machine->ram, "BIOS area", BIOS_AREA_BASE, BIOS_AREA_SIZE, false, err))
+        return false;
+    if (machine->firmware && !firmware_map(machine, err))
         return false;
     uint64_t high = machine->config.memory - low;
     return high == 0 || ram_add(machine->ram, "high RAM", HIGH_RAM_BASE, high, false, err);
@@ -196,6 +201,8 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     machine->images = origin ? images_later(err) : images_open(config, err);
     if (!machine->images)
         return false;
+    if (config->firmware && !(machine->firmware = firmware_open(config, err)))
+        return false;
     machine->loop = loop_create(err);
     if (!machine->loop)
         return false;
@@ -209,7 +216,7 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     if (!machine->model)
         return false;
     return add_memory(machine, err) && create_vcpus(machine, err) && pc_build(machine, err) &&
-           first_state(machine, origin, err);
+           (!machine->firmware || firmware_describe(machine, err)) && first_state(machine, origin, err);
 }
 
 struct machine *machine_create(const struct machine_config *config, struct error *err)
@@ -260,6 +267,7 @@ void machine_destroy(struct machine *machine)
     if (machine->loop)
         loop_destroy(machine->loop);
     images_close(machine->images);
+    firmware_close(machine->firmware);
     pthread_cond_destroy(&machine->state_changed);
     pthread_mutex_destroy(&machine->snapshot_lock);
     pthread_mutex_destroy(&machine->pause_lock);

@@ -43,6 +43,7 @@ struct machine_config {
     const char *engine;         /* NULL: default */
     enum boot_method boot;
     const char *kernel;         /* path; NULL: nothing is loaded (tests place code themselves) */
+    const char *firmware;       /* "bios" or a path, instead of a kernel; NULL: none */
     const char *initrd[MACHINE_INITRDS_MAX];    /* Linux: the first; Multiboot: modules, "FILE ARGS" */
     unsigned initrd_count;
     const char *append;
@@ -74,6 +75,7 @@ struct ram;
 struct bus;
 struct cpu_model;
 struct images;
+struct firmware;
 struct pc;
 
 struct machine {
@@ -90,7 +92,9 @@ struct machine {
     struct device *devices;             /* in the order of creation */
     struct pci_bus *pci;
     struct dma dma;                     /* the machine's own: for MSIs and devices without a requester id */
-    struct device *ioapic, *pic, *uart, *acpi_pm, *host_bridge, *lpc, *vmgenid;
+    struct device *ioapic, *pic, *uart, *acpi_pm, *host_bridge, *lpc, *rtc, *vmgenid;
+    struct device *fw_cfg;              /* NULL: no firmware */
+    struct device *disk_device[MACHINE_DISKS_MAX];
     struct device *lapic[MACHINE_CPUS_MAX];
     struct chardev *console, *virtio_console, *debug_console;
     void *block[MACHINE_DISKS_MAX], *net[MACHINE_NETS_MAX];
@@ -108,6 +112,7 @@ struct machine {
     pthread_mutex_t snapshot_lock;      /* one snapshot at a time; taken before pause_lock */
     char snapshot_id[33];               /* since which DIRTY_SNAPSHOT marks pages (machine/snapshot.h); empty: none */
     struct images *images;              /* machine/image.h */
+    struct firmware *firmware;          /* machine/firmware.h; NULL: none */
     struct pc *pc;                      /* pc.c: what connects the parts of the board */
 };
 

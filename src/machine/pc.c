@@ -20,6 +20,7 @@
 #include "dev/apic_bus.h"
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
+#include "dev/fw_cfg.h"
 #include "dev/gsi.h"
 #include "dev/hpet.h"
 #include "dev/i8042.h"
@@ -241,6 +242,7 @@ static void wire_virtio_blk(struct device *device, void *opaque)
     wire_pci(wiring, device);
     blk->block = wiring->machine->block[i];
     blk->serial = wiring->machine->config.disk[i].serial;
+    wiring->machine->disk_device[i] = device;
 }
 
 static void wire_virtio_net(struct device *device, void *opaque)
@@ -326,8 +328,10 @@ static bool add_chips(struct machine *machine, struct error *err)
     const struct machine_config *config = &machine->config;
     machine->acpi_pm = add(machine, &device_acpi_pm, "acpi-pm", wire_acpi_pm, NULL, err);
     machine->uart = machine->acpi_pm ? add(machine, &device_uart, "uart0", wire_uart, NULL, err) : NULL;
-    return machine->uart && add(machine, &device_pit, "pit", wire_pit, NULL, err) &&
-           add(machine, &device_rtc, "rtc", wire_rtc, NULL, err) &&
+    machine->rtc = machine->uart ? add(machine, &device_rtc, "rtc", wire_rtc, NULL, err) : NULL;
+    if (machine->rtc && machine->firmware && !(machine->fw_cfg = add(machine, &device_fw_cfg, "fw-cfg", NULL, NULL, err)))
+        return false;
+    return machine->rtc && add(machine, &device_pit, "pit", wire_pit, NULL, err) &&
            add(machine, &device_hpet, "hpet", wire_hpet, NULL, err) &&
            add(machine, &device_i8042, "i8042", wire_i8042, NULL, err) &&
            (machine->vmgenid = add(machine, &device_vmgenid, "vmgenid", wire_vmgenid, NULL, err)) &&

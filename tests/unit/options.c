@@ -74,7 +74,11 @@ static void every_option_sets_its_field(void **state)
     assert_int_equal(options.trace_count, 1);
     assert_true(parse("--kernel k"));
     assert_string_equal(options.config.console, "stdio");
+    assert_true(parse("disk.img --memory 1G"));
+    assert_string_equal(config->disk[0].path, "disk.img");
+    assert_string_equal(config->firmware, "bios");
     assert_true(parse("--kernel k --boot flat=0x7c00"));
+    assert_null(config->firmware);
     assert_int_equal(options.config.boot, BOOT_FLAT);
     assert_int_equal(options.config.flat_address, 0x7C00);
 }
@@ -98,12 +102,12 @@ static void disks_and_networks_are_taken_apart(void **state)
 
 static void mistakes_get_a_sentence(void **state)
 {
-    refused("", "give a kernel");
+    refused("", "name a disk image");
     refused("--kernel", "--kernel needs an argument: FILE");
     refused("--memroy 1G", "did you mean '--memory'?");
     refused("--xyzzy", "'doppel help run' lists them");
     refused("--kernel k --no-reboot=yes", "takes no argument");
-    refused("kernel", "begin with two dashes");
+    refused("-kernel", "begin with two dashes");
     refused("--memory lots", "not a memory size");
     refused("--memory 99999999999999999999G", "not a memory size");
     refused("--memory 900T", "at most 30G");

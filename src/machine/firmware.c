@@ -1,0 +1,168 @@
+#include "machine/firmware.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "dev/fw_cfg.h"
+#include "dev/pci/pci.h"
+#include "dev/rtc.h"
+#include "machine/firmware_acpi.h"
+#include "machine/image.h"
+#include "machine/layout.h"
+#include "machine/smbios.h"
+#include "mem/ram.h"
+
+enum { FIRMWARE_SIZE_MAX = 16 * MiB, FIRMWARE_ALIGN = 64 * KiB };
+
+struct firmware {
+    struct blob image;
+};
+
+/* --- finding the image --- */
+
+/* Where distributions put the images that a name stands for; the first that is there is taken. */
+static const struct known {
+    const char *name, *package;
+    const char *path[4];
+} known[] = {
+    { "bios", "seabios", { "/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin" } },
+};
+
+static const char *find_image(const char *name, struct error *err)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(known); i++) {
+        if (strcmp(known[i].name, name))
+            continue;
+        for (unsigned n = 0; n < ARRAY_SIZE(known[i].path) && known[i].path[n]; n++)
+            if (access(known[i].path[n], R_OK) == 0)
+                return known[i].path[n];
+        error_set(err, "there is no %s firmware on this host: install the package %s, or name an image with --firmware FILE",
+                  name, known[i].package);
+        return NULL;
+    }
+    return name;
+}
+
+struct firmware *firmware_open(const struct machine_config *config, struct error *err)
+{
+    const char *path = find_image(config->firmware, err);
+    struct firmware *firmware = path ? calloc(1, sizeof(*firmware)) : NULL;
+    if (!firmware)
+        return NULL;
+    if (image_read("firmware", path, &firmware->image, err)) {
+        if (firmware->image.size <= FIRMWARE_SIZE_MAX && firmware->image.size % FIRMWARE_ALIGN == 0)
+            return firmware;
+        error_set(err, "'%s' is no firmware image: its size is not a multiple of 64K up to 16M", path);
+    }
+    firmware_close(firmware);
+    return NULL;
+}
+
+void firmware_close(struct firmware *firmware)
+{
+    if (firmware)
+        free((void *)firmware->image.data);
+    free(firmware);
+}
+
+bool firmware_map(struct machine *machine, struct error *err)
+{
+    const struct blob *image = &machine->firmware->image;
+    uint64_t base = 4 * GiB - image->size;
+    return ram_add(machine->ram, "firmware", base, image->size, true, err) &&
+           (ram_load(machine->ram, base, image->data, image->size) || error_set(err, "the firmware cannot be placed"));
+}
+
+/* --- what it is told --- */
+
+static struct fw_cfg *fw_cfg_of(struct machine *machine) { return (struct fw_cfg *)machine->fw_cfg; }
+static uint64_t low_memory(const struct machine *machine) { return min_u64(machine->config.memory, LOW_RAM_MAX_BASE); }
+
+static bool add_memory_map(struct machine *machine)
+{
+    enum { E820_RAM = 1 };
+    struct {
+        uint64_t start, size;
+        uint32_t type;
+    } __attribute__((packed)) map[2] = { { 0, low_memory(machine), E820_RAM },
+                                         { HIGH_RAM_BASE, machine->config.memory - low_memory(machine), E820_RAM } };
+    return fw_cfg_add_file(fw_cfg_of(machine), "etc/e820", map, sizeof(map[0]) * (map[1].size ? 2 : 1), NULL);
+}
+
+/*
+ * What of the memory size and processors old interfaces find in CMOS: KiB from 1 MiB on, 64 KiB units from 16 MiB on and from
+ * 4 GiB on, and the number of processors beyond the first, as SeaBIOS and EDK II read them.
+ */
+static void fill_cmos(struct machine *machine)
+{
+    enum { BASE_KIB = 0x15, EXTENDED_KIB = 0x17, EXTENDED2_KIB = 0x30, ABOVE_16M = 0x34, ABOVE_4G = 0x5B, MORE_CPUS = 0x5F,
+           EQUIPMENT = 0x14, EQUIPMENT_FPU_MOUSE = 6 };
+    struct rtc *rtc = (struct rtc *)machine->rtc;
+    uint64_t low = low_memory(machine), extended = min_u64((low - EXTENDED_BASE) / KiB, 0xFFFF);
+    uint64_t above16 = low > 16 * MiB ? min_u64((low - 16 * MiB) / (64 * KiB), 0xFFFF) : 0;
+    rtc_store(rtc, BASE_KIB, 2, CONVENTIONAL_SIZE / KiB);
+    rtc_store(rtc, EXTENDED_KIB, 2, extended);
+    rtc_store(rtc, EXTENDED2_KIB, 2, extended);
+    rtc_store(rtc, ABOVE_16M, 2, above16);
+    rtc_store(rtc, ABOVE_4G, 3, (machine->config.memory - low) / (64 * KiB));
+    rtc_store(rtc, MORE_CPUS, 1, machine->config.cpus - 1);
+    rtc_store(rtc, EQUIPMENT, 1, EQUIPMENT_FPU_MOUSE);
+}
+
+static bool add_smbios(struct machine *machine)
+{
+    const struct smbios_config config = { machine->config.memory, low_memory(machine), machine->config.cpus };
+    struct smbios smbios;
+    return smbios_build(&config, &smbios) &&
+           fw_cfg_add_file(fw_cfg_of(machine), "etc/smbios/smbios-tables", smbios.tables, smbios.size, NULL) &&
+           fw_cfg_add_file(fw_cfg_of(machine), "etc/smbios/smbios-anchor", smbios.anchor, sizeof(smbios.anchor), NULL);
+}
+
+/* --- the boot order: OpenFirmware device paths, a line each --- */
+
+struct text {
+    char bytes[4096];
+    size_t used;
+};
+
+static void print(struct text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void print(struct text *text, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    int size = vsnprintf(text->bytes + text->used, sizeof(text->bytes) - text->used, format, arguments);
+    va_end(arguments);
+    if (size > 0 && text->used + (size_t)size < sizeof(text->bytes))
+        text->used += (size_t)size;
+}
+
+static bool add_boot_order(struct machine *machine)
+{
+    struct text text = { .used = 0 };
+    for (unsigned i = 0; i < machine->config.disk_count; i++) {
+        const struct pci_function *function = (const struct pci_function *)machine->disk_device[i];
+        print(&text, "/pci@i0cf8/scsi@%x/disk@0,0\n", function->devfn >> 3);
+    }
+    print(&text, "HALT");       /* what is not listed is not tried */
+    return fw_cfg_add_file(fw_cfg_of(machine), "bootorder", text.bytes, (uint32_t)text.used + 1, NULL);
+}
+
+bool firmware_describe(struct machine *machine, struct error *err)
+{
+    struct fw_cfg *fw_cfg = fw_cfg_of(machine);
+    const struct machine_config *config = &machine->config;
+    const uint16_t serial_console = (uint16_t)PORT_UART0_BASE;
+    fill_cmos(machine);
+    bool ok = fw_cfg_add_number(fw_cfg, FW_CFG_RAM_SIZE, config->memory, 8) &&
+              fw_cfg_add_number(fw_cfg, FW_CFG_NB_CPUS, config->cpus, 2) &&
+              fw_cfg_add_number(fw_cfg, FW_CFG_MAX_CPUS, config->cpus, 2) &&
+              fw_cfg_add_number(fw_cfg, FW_CFG_BOOT_MENU, 0, 2) && add_memory_map(machine) && add_smbios(machine) &&
+              add_boot_order(machine) &&
+              (!machine->console || fw_cfg_add_file(fw_cfg, "etc/sercon-port", &serial_console, sizeof(serial_console), NULL));
+    return (ok || error_set(err, "no memory for what the firmware is told")) && firmware_add_acpi(machine, err);
+}

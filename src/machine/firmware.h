@@ -1,0 +1,20 @@
+/*
+ * Firmware: the image at the end of the first 4 GiB, and what it is told through fw_cfg and CMOS. A machine has firmware when it
+ * has no kernel to start directly.
+ */
+#ifndef DOPPEL_MACHINE_FIRMWARE_H
+#define DOPPEL_MACHINE_FIRMWARE_H
+
+#include "machine/machine.h"
+
+struct firmware;
+
+/* Reads the image that config->firmware names. NULL: err says what is missing and what to do. */
+struct firmware *firmware_open(const struct machine_config *config, struct error *err);
+void firmware_close(struct firmware *firmware);
+/* Places the image in guest memory; with the machine's other memory. */
+bool firmware_map(struct machine *machine, struct error *err);
+/* Fills in fw_cfg and CMOS. All devices have been made. */
+bool firmware_describe(struct machine *machine, struct error *err);
+
+#endif
