@@ -6,7 +6,7 @@
 #include "cli/suggest.h"
 
 static const struct command commands[COMMAND_COUNT] = {
-#define COMMAND(name, text) [COMMAND_##name] = { #name, text, command_##name },
+#define COMMAND(name, arguments, text) [COMMAND_##name] = { #name, arguments, text, command_##name },
 #include "cli/commands.def"
 #undef COMMAND
 };

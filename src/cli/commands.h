@@ -3,18 +3,18 @@
 #define DOPPEL_CLI_COMMANDS_H
 
 struct command {
-    const char *name, *text;
+    const char *name, *arguments, *text;
     int (*run)(int argc, char **argv);      /* argv[0] is the command's name; returns the exit status */
 };
 
 enum command_id {
-#define COMMAND(name, text) COMMAND_##name,
+#define COMMAND(name, arguments, text) COMMAND_##name,
 #include "cli/commands.def"
 #undef COMMAND
     COMMAND_COUNT
 };
 
-#define COMMAND(name, text) int command_##name(int argc, char **argv);
+#define COMMAND(name, arguments, text) int command_##name(int argc, char **argv);
 #include "cli/commands.def"
 #undef COMMAND
 

@@ -12,7 +12,12 @@ enum exit_status {
 #undef EXIT_STATUS
 };
 
-/* The status of a run. For END_QUIT the code is a signal's number, 0 for the escape key. */
+/*
+ * The status of a run. For END_QUIT the code is a signal's number, 0 for the escape key; END_NONE: it was ended through its
+ * control socket.
+ */
 int exit_status_of(enum machine_end end, uint32_t code);
+/* The same for people. */
+const char *exit_reason_of(enum machine_end end);
 
 #endif

@@ -1,9 +1,10 @@
 /* `doppel help [COMMAND]`; --man and --completion bash are for the build, which installs what they print. */
 #include "cli/help.h"
 
+#include <stdbool.h>
 #include <string.h>
 
-#include "cli/commands.h"
+#include "cli/arguments.h"
 #include "cli/exit_status.h"
 #include "cli/options.h"
 
@@ -37,6 +38,24 @@ static void print_wrapped(FILE *out, const char *text, unsigned indent, unsigned
         text += strspn(text, " ");
     }
     fputc('\n', out);
+}
+
+void help_command(FILE *out, const struct command *command)
+{
+    bool headed = false;
+    fprintf(out, "usage: doppel %s%s%s\n\n", command->name, *command->arguments ? " " : "", command->arguments);
+    print_wrapped(out, command->text, 0, WIDTH);
+    for (unsigned i = 0; i < FLAG_COUNT; i++) {
+        const struct flag *flag = flag_at(i);
+        if (command != command_at(flag->command))
+            continue;
+        fprintf(out, "%s  --%s%s%s", headed ? "" : "\n", flag->name, flag->argument ? " " : "", flag->argument ? flag->argument : "");
+        if (flag->letter)
+            fprintf(out, ", -%c", flag->letter);
+        fprintf(out, "\n%*s", INDENT, "");
+        print_wrapped(out, flag->text, INDENT, WIDTH);
+        headed = true;
+    }
 }
 
 static void print_options(FILE *out, bool restoring)
@@ -90,7 +109,7 @@ int command_help(int argc, char **argv)
         else if (command == command_at(COMMAND_restore))
             help_restore(stdout);
         else
-            printf("usage: doppel %s%s\n\n%s\n", command->name, command == command_at(COMMAND_help) ? " [COMMAND]" : "", command->text);
+            help_command(stdout, command);
     } else {
         help_overview(stdout);
     }

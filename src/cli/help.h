@@ -5,6 +5,10 @@
 #include <stdio.h>
 
 void help_overview(FILE *out);
+struct command;
+
+/* Of any command but run, which has a list of its own. */
+void help_command(FILE *out, const struct command *command);
 void help_run(FILE *out);
 void help_restore(FILE *out);
 void help_man(FILE *out);

@@ -1,9 +1,9 @@
 /* The man page doppel(1), in the man macros of roff. */
-#include "cli/commands.h"
+#include "cli/arguments.h"
 #include "cli/exit_status.h"
 #include "cli/help.h"
 #include "cli/options.h"
-#include "cli/version.h"
+#include "base/version.h"
 
 /* A dash is a minus sign, and a backslash or a leading dot is itself. */
 static void print_roff(FILE *out, const char *text)
@@ -35,6 +35,21 @@ static void print_item(FILE *out, const char *tag, const char *argument, const c
     fputc('\n', out);
 }
 
+static void print_command(FILE *out, const struct command *command)
+{
+    char tag[64];
+    print_item(out, command->name, *command->arguments ? command->arguments : NULL, command->text);
+    for (unsigned i = 0; i < FLAG_COUNT; i++) {
+        const struct flag *flag = flag_at(i);
+        if (command != command_at(flag->command))
+            continue;
+        snprintf(tag, sizeof(tag), flag->letter ? "--%s, -%c" : "--%s", flag->name, flag->letter);
+        fputs(".RS\n", out);
+        print_item(out, tag, flag->argument, flag->text);
+        fputs(".RE\n", out);
+    }
+}
+
 void help_man(FILE *out)
 {
     const struct option_row *row;
@@ -47,7 +62,7 @@ void help_man(FILE *out)
           "executes the guest's instructions, and its devices are those of a modern PC.\n"
           ".SH COMMANDS\n", out);
     for (unsigned i = 0; i < COMMAND_COUNT; i++)
-        print_item(out, command_at(i)->name, NULL, command_at(i)->text);
+        print_command(out, command_at(i));
     fputs(".SH OPTIONS OF RUN\n", out);
     for (unsigned i = 0; (row = option_row(i)); i++) {
         snprintf(tag, sizeof(tag), "--%s", row->name);

@@ -261,6 +261,12 @@ static bool option_device(struct options *options, const char *value, struct err
     return true;
 }
 
+static bool option_name(struct options *options, const char *value, struct error *err)
+{
+    options->name = value;
+    return true;
+}
+
 static bool option_no_reboot(struct options *options, const char *value, struct error *err)
 {
     options->config.no_reboot = true;
@@ -405,7 +411,7 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
 bool options_for_restore(const struct option_row *row)
 {
     static const char *const names[] = { "engine", "net", "console", "virtio-console", "debug-console", "no-reboot", "disks", "verify",
-                                         "monitor", "trace", "log", "counters", "help" };
+                                         "name", "monitor", "trace", "log", "counters", "help" };
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
         if (!strcmp(row->name, names[i]))
             return true;

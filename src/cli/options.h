@@ -10,6 +10,7 @@ enum { OPTIONS_TRACES_MAX = 16, OPTIONS_STRINGS_MAX = 64 };
 /* What the command line asked for. Strings in `config` are argv's own or in `owned`, until options_free. */
 struct options {
     struct machine_config config;
+    const char *name;                           /* NULL: none was given */
     const char *monitor;                        /* chardev text; NULL: none */
     bool restoring;                             /* the command is `restore` */
     const char *restore;                        /* directory of the snapshot */

@@ -27,20 +27,22 @@ static bool connect_networks(struct machine_config *config, const struct options
     return true;
 }
 
-struct machine *restore_machine(const struct options *options, struct snapshot **snapshot, struct error *err)
+struct vm_config *restore_open(const struct options *options, struct error *err)
 {
-    *snapshot = snapshot_open(options->restore, err);
-    if (!*snapshot)
-        return NULL;
-    struct machine_config *config = snapshot_config(*snapshot);
     const struct restore_options restore = { .disks = options->restore_disks, .verify = options->restore_verify };
-    connect_consoles(config, options);
-    if (!connect_networks(config, options, err))
+    struct snapshot *snapshot = snapshot_open(options->restore, err);
+    if (!snapshot)
         return NULL;
+    struct machine_config *config = snapshot_config(snapshot);
+    connect_consoles(config, options);
+    if (!connect_networks(config, options, err)) {
+        snapshot_close(snapshot);
+        return NULL;
+    }
     if (options->config.engine)
         config->engine = options->config.engine;
     if (options->config.no_reboot)
         config->no_reboot = true;
     config->log = options->config.log;
-    return machine_restore(*snapshot, &restore, err);
+    return vm_config_of_snapshot(snapshot, &restore, err);
 }

@@ -1,6 +1,6 @@
 /*
- * `doppel run`: options, machine, terminal, signals. Everything that can be refused is refused before the machine starts; from then
- * on there is one way out, the end of machine_wait, which signals and the escape key lead to as well.
+ * `doppel run`: options, name and control socket, machine, terminal, signals. Everything that can be refused is refused before the
+ * machine starts; from then on there is one way out, the end of vmm_run, which signals and the escape key lead to as well.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -10,7 +10,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "api/instance.h"
 #include "api/monitor.h"
+#include "api/server.h"
+#include "api/vm_config.h"
+#include "api/vmm.h"
 #include "backend/chardev.h"
 #include "cli/commands.h"
 #include "cli/exit_status.h"
@@ -21,10 +25,12 @@
 
 struct run {
     struct options options;
-    struct snapshot *snapshot;      /* what the machine is restored from; NULL: it is new */
-    struct machine *machine;
-    struct monitor *monitor;
+    struct instance *instance;          /* NULL: there is no place for one */
+    struct vmm *vmm;
+    struct server *server;
+    struct monitor *monitor;            /* of the machine that is booted */
     FILE *log;
+    bool keep;                          /* what there is to tell of it outlives it */
     pthread_t signal_thread;
     sigset_t signals;
 };
@@ -57,10 +63,15 @@ static int print_lists(const struct options *options)
 
 /* --- ways out --- */
 
-/* Our own crash: give the terminal back, then die as if nobody had caught it (SA_RESETHAND). */
+/*
+ * Our own crash: write it down, give the terminal back, then die as if nobody had caught it. An engine that catches signals, too,
+ * calls this from its own handler, so SA_RESETHAND alone does not do.
+ */
 static void crashed(int number)
 {
+    instance_record_crash(number);
     chardev_restore_terminals();
+    signal(number, SIG_DFL);
     raise(number);
 }
 
@@ -81,13 +92,13 @@ static void *signal_main(void *argument)
         int number;
         if (sigwait(&run->signals, &number))
             continue;
-        if (number == SIGUSR1)      /* the machine has ended */
+        if (number == SIGUSR1)      /* all has ended */
             return NULL;
         if (asked) {
             chardev_restore_terminals();
             _exit(EXIT_SIGNAL + number);
         }
-        machine_end(run->machine, END_QUIT, (uint32_t)number);
+        vmm_quit(run->vmm, END_QUIT, (uint32_t)number);
     }
 }
 
@@ -107,7 +118,7 @@ static void escape_key(void *owner, char key)
 {
     struct run *run = owner;
     if (key == 'x')
-        machine_end(run->machine, END_QUIT, 0);
+        vmm_quit(run->vmm, END_QUIT, 0);
     if (key == 'c')
         monitor_toggle(run->monitor);
 }
@@ -126,31 +137,29 @@ static bool open_log(struct run *run, struct error *err)
     return true;
 }
 
-static bool create(struct run *run, struct error *err)
-{
-    if (run->options.restoring)
-        run->machine = restore_machine(&run->options, &run->snapshot, err);
-    else
-        run->machine = machine_create(&run->options.config, err);
-    if (!run->machine)
-        return false;
-    for (unsigned i = 0; i < run->options.trace_count; i++)
-        trace_switch(&run->machine->log, run->options.trace[i], true);
-    run->monitor = monitor_create(run->machine, run->options.monitor, err);
-    if (!run->monitor)
-        return false;
-    const struct chardev_escape escape = { escape_key, run };
-    if (run->machine->console)
-        chardev_on_escape(run->machine->console, &escape);
-    if (run->machine->virtio_console)
-        chardev_on_escape(run->machine->virtio_console, &escape);
-    return true;
-}
-
 static void say_name(const char *what, const struct chardev *chardev)
 {
     if (chardev && chardev_name(chardev))
         fprintf(stderr, "doppel: the %s is %s\n", what, chardev_name(chardev));
+}
+
+static bool machine_made(void *owner, struct machine *machine, struct error *err)
+{
+    struct run *run = owner;
+    for (unsigned i = 0; i < run->options.trace_count; i++)
+        trace_switch(&machine->log, run->options.trace[i], true);
+    run->monitor = monitor_create(machine, run->options.monitor, err);
+    if (!run->monitor)
+        return false;
+    const struct chardev_escape escape = { escape_key, run };
+    if (machine->console)
+        chardev_on_escape(machine->console, &escape);
+    if (machine->virtio_console)
+        chardev_on_escape(machine->virtio_console, &escape);
+    say_name("console", machine->console);
+    say_name("virtio console", machine->virtio_console);
+    say_name("debug console", machine->debug_console);
+    return true;
 }
 
 static void print_counters(const struct machine *machine)
@@ -159,25 +168,77 @@ static void print_counters(const struct machine *machine)
         fprintf(stderr, "%-20s %14" PRIu64 "  %s\n", counter_name(i), machine_counter(machine, i), counter_text(i));
 }
 
-static int run_machine(struct run *run, struct error *err)
+static void machine_ended(void *owner, struct machine *machine)
 {
-    say_name("console", run->machine->console);
-    say_name("virtio console", run->machine->virtio_console);
-    say_name("debug console", run->machine->debug_console);
+    struct run *run = owner;
+    monitor_destroy(run->monitor);
+    run->monitor = NULL;
+    chardev_restore_terminals();
+    if (run->options.counters)
+        print_counters(machine);
+    if (machine->end == END_TRIPLE_FAULT)
+        fprintf(stderr, "doppel: a guest processor shut down (triple fault)\n");
+}
+
+/* A machine that nobody named may do without a name, too. */
+static bool claim_name(struct run *run, struct error *err)
+{
+    run->instance = instance_claim(run->options.name, err);
+    if (!run->instance && !run->options.name) {
+        fprintf(stderr, "doppel: warning: no control socket: %s\n", err->text);
+        err->text[0] = 0;
+        return true;
+    }
+    return run->instance;
+}
+
+static bool open_control_socket(struct run *run, struct error *err)
+{
+    const struct server_subject subject = { run->vmm, run->instance ? instance_name(run->instance) : NULL, NULL };
+    run->server = server_create(&subject, err);
+    if (!run->server)
+        return false;
+    int listener = run->instance ? instance_listen(run->instance, err) : -1;
+    if (run->instance && (listener < 0 || !server_add_listener(run->server, listener, err)))
+        return false;
+    return server_start(run->server, err);
+}
+
+static bool configure(struct run *run, struct error *err)
+{
+    const struct options *options = &run->options;
+    struct vm_config *config = options->restoring ? restore_open(options, err) : vm_config_create(&options->config, err);
+    return config && vmm_create_vm(run->vmm, config, err) == VMM_DONE;
+}
+
+/* Everything around the machine; what was made is undone by the caller. */
+static bool set_up(struct run *run, struct error *err)
+{
+    const struct vmm_hooks hooks = { .made = machine_made, .ended = machine_ended, .owner = run };
+    if (!claim_name(run, err))
+        return false;
+    run->vmm = vmm_create(&hooks, err);
+    return run->vmm && configure(run, err) && open_control_socket(run, err);
+}
+
+static int boot_and_run(struct run *run, struct error *err)
+{
     if (pthread_create(&run->signal_thread, NULL, signal_main, run)) {
         error_set(err, "cannot start a thread for signals");
         return EXIT_HOST_ERROR;
     }
-    bool started = machine_start(run->machine, err);
-    enum machine_end end = started ? machine_wait(run->machine) : END_HOST_ERROR;
+    pthread_setname_np(run->signal_thread, "signals");
+    enum vmm_result result = vmm_boot_first(run->vmm, err);
+    struct vmm_outcome outcome = { END_HOST_ERROR, 0 };
+    if (result == VMM_DONE)
+        outcome = vmm_run(run->vmm);
     pthread_kill(run->signal_thread, SIGUSR1);
     pthread_join(run->signal_thread, NULL);
-    chardev_restore_terminals();
-    if (run->options.counters)
-        print_counters(run->machine);
-    if (end == END_TRIPLE_FAULT)
-        fprintf(stderr, "doppel: a guest processor shut down (triple fault)\n");
-    return exit_status_of(end, run->machine->end_code);
+    int status = result == VMM_INVALID ? EXIT_USAGE : exit_status_of(outcome.end, outcome.code);
+    if (run->instance && result == VMM_DONE)
+        instance_record_end(run->instance, status, exit_reason_of(outcome.end));
+    run->keep = run->options.name && result == VMM_DONE;
+    return status;
 }
 
 static int run_options(struct run *run)
@@ -188,15 +249,14 @@ static int run_options(struct run *run)
     block_signals(run);
     restore_terminals_on_a_crash();
     int status = EXIT_USAGE;
-    if (create(run, &err))
-        status = run_machine(run, &err);
-    monitor_destroy(run->monitor);
-    if (run->machine)
-        machine_destroy(run->machine);
-    snapshot_close(run->snapshot);
+    if (set_up(run, &err))
+        status = boot_and_run(run, &err);
+    server_destroy(run->server);
+    vmm_destroy(run->vmm);
     chardev_restore_terminals();
     if (*err.text)
         complain(status, &err);
+    instance_release(run->instance, run->keep);
     if (run->log)
         fclose(run->log);
     return status;

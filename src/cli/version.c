@@ -2,7 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/exit_status.h"
-#include "cli/version.h"
+#include "base/version.h"
 
 int command_version(int argc, char **argv)
 {

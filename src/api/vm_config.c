@@ -1,0 +1,155 @@
+#include "api/vm_config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "base/error.h"
+
+static struct vm_config *allocate(struct error *err)
+{
+    struct vm_config *config = calloc(1, sizeof(*config));
+    if (!config)
+        error_set(err, "no memory for the configuration");
+    return config;
+}
+
+struct vm_config *vm_config_create(const struct machine_config *machine, struct error *err)
+{
+    struct vm_config *config = allocate(err);
+    if (!config)
+        return NULL;
+    config->own = *machine;
+    config->machine = &config->own;
+    return config;
+}
+
+struct vm_config *vm_config_of_snapshot(struct snapshot *snapshot, const struct restore_options *restore,
+                                        struct error *err)
+{
+    struct vm_config *config = allocate(err);
+    if (!config) {
+        snapshot_close(snapshot);
+        return NULL;
+    }
+    config->snapshot = snapshot;
+    config->restore = *restore;
+    config->machine = snapshot_config(snapshot);
+    return config;
+}
+
+void vm_config_destroy(struct vm_config *config)
+{
+    if (!config)
+        return;
+    for (unsigned i = 0; i < config->owned_count; i++)
+        free(config->owned[i]);
+    snapshot_close(config->snapshot);
+    free(config);
+}
+
+struct machine *vm_config_build(struct vm_config *config, struct error *err)
+{
+    if (!config->snapshot)
+        return machine_create(config->machine, err);
+    if (config->restored) {
+        error_set(err, "it was restored from a snapshot, which makes one machine; restore it again");
+        return NULL;
+    }
+    config->restored = true;
+    return machine_restore(config->snapshot, &config->restore, err);
+}
+
+/* --- to JSON --- */
+
+/* JSON is UTF-8; a path need not be. */
+static json_t *to_string(const char *text)
+{
+    json_t *string = json_string(text);
+    char *ascii = string ? NULL : strdup(text);
+    if (!ascii)
+        return string;
+    for (char *at = ascii; *at; at++)
+        if ((unsigned char)*at >= 0x80)
+            *at = '?';
+    string = json_string(ascii);
+    free(ascii);
+    return string;
+}
+
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    if (text)
+        json_object_set_new(object, key, to_string(text));
+}
+
+static json_t *payload_to_json(const struct machine_config *machine)
+{
+    json_t *payload = json_object();
+    set_text(payload, "kernel", machine->kernel);
+    set_text(payload, "cmdline", machine->append);
+    if (machine->initrd_count)
+        set_text(payload, "initramfs", machine->initrd[0]);
+    return payload;
+}
+
+static json_t *disk_to_json(const struct disk_config *disk, unsigned index)
+{
+    json_t *json = json_pack("{s:o, s:b, s:b}", "id", json_sprintf("_disk%u", index), "readonly", disk->read_only, "direct",
+                             disk->direct);
+    set_text(json, "path", disk->path);
+    set_text(json, "serial", disk->serial);
+    return json;
+}
+
+/* The text of a backend as a NetConfig: a TAP interface by its name, anything else under a key of ours. */
+static json_t *net_to_json(const struct net_config *net, unsigned index)
+{
+    static const uint8_t derived[6];
+    const uint8_t *mac = net->mac;
+    json_t *json = json_pack("{s:o}", "id", json_sprintf("_net%u", index));
+    if (!strncmp(net->backend, "tap,ifname=", 11))
+        set_text(json, "tap", net->backend + 11);
+    else
+        set_text(json, "doppel_backend", net->backend);
+    if (memcmp(mac, derived, sizeof(derived)))
+        json_object_set_new(json, "mac", json_sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]));
+    return json;
+}
+
+static json_t *console_mode(const char *mode, const char *key, const char *value)
+{
+    json_t *json = json_pack("{s:s}", "mode", mode);
+    set_text(json, key, value);
+    return json;
+}
+
+/* A character backend's text as a ConsoleConfig. */
+static json_t *console_to_json(const char *text)
+{
+    if (!text || !strcmp(text, "none"))
+        return console_mode("Off", "file", NULL);
+    if (!strcmp(text, "stdio"))
+        return console_mode("Tty", "file", NULL);
+    if (!strcmp(text, "pty"))
+        return console_mode("Pty", "file", NULL);
+    if (!strncmp(text, "file:", 5))
+        return console_mode("File", "file", text + 5);
+    return console_mode("Socket", "socket", strncmp(text, "socket:", 7) ? text : text + 7);
+}
+
+json_t *vm_config_to_json(const struct machine_config *machine)
+{
+    json_t *disks = json_array(), *nets = json_array();
+    for (unsigned i = 0; i < machine->disk_count; i++)
+        json_array_append_new(disks, disk_to_json(&machine->disk[i], i));
+    for (unsigned i = 0; i < machine->net_count; i++)
+        json_array_append_new(nets, net_to_json(&machine->net[i], i));
+    json_t *json = json_pack("{s:{s:i, s:i}, s:{s:I}, s:o, s:o, s:o, s:o, s:o, s:o}", "cpus", "boot_vcpus", (int)machine->cpus, "max_vcpus",
+                             (int)machine->cpus, "memory", "size", (json_int_t)machine->memory, "payload", payload_to_json(machine),
+                             "disks", disks, "net", nets, "serial", console_to_json(machine->console), "console",
+                             console_to_json(machine->virtio_console), "debug_console", console_to_json(machine->debug_console));
+    if (machine->rng)
+        json_object_set_new(json, "rng", json_pack("{s:s}", "src", "/dev/urandom"));
+    return json;
+}

@@ -1,0 +1,37 @@
+/*
+ * What a virtual machine is to be made of: a configuration with the memory that its strings live in, or a snapshot. And its form in JSON
+ * (Cloud Hypervisor's VmConfig).
+ */
+#ifndef DOPPEL_API_VM_CONFIG_H
+#define DOPPEL_API_VM_CONFIG_H
+
+#include <jansson.h>
+
+#include "machine/machine.h"
+#include "machine/snapshot.h"
+
+enum { VM_CONFIG_STRINGS_MAX = 128 };
+
+struct vm_config {
+    struct machine_config *machine;     /* own, or the snapshot's */
+    struct machine_config own;
+    struct snapshot *snapshot;          /* NULL: there is none */
+    struct restore_options restore;
+    bool restored;                      /* a snapshot makes one machine */
+    char *owned[VM_CONFIG_STRINGS_MAX];
+    unsigned owned_count;
+};
+
+/* With a copy of the configuration, whose strings stay borrowed; NULL: err says why. */
+struct vm_config *vm_config_create(const struct machine_config *machine, struct error *err);
+/* Takes the snapshot over; the strings of the options stay borrowed. NULL: err says why. */
+struct vm_config *vm_config_of_snapshot(struct snapshot *snapshot, const struct restore_options *restore, struct error *err);
+void vm_config_destroy(struct vm_config *config);
+
+/* The machine. NULL: err says why. */
+struct machine *vm_config_build(struct vm_config *config, struct error *err);
+
+/* A new reference. */
+json_t *vm_config_to_json(const struct machine_config *machine);
+
+#endif
