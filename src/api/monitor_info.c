@@ -7,7 +7,7 @@
 #include "dev/device.h"
 #include "dev/pci/pci.h"
 #include "mem/ram.h"
-#include "mmu/mmu.h"
+#include "mmu/window.h"
 #include "state/state.h"
 #include "x86/x86.h"
 
@@ -110,6 +110,22 @@ static void print_tlb(struct vcpu *vcpu, void *argument)
 static void info_tlb(struct monitor_command *command)
 {
     monitor_on_vcpu(command->machine, monitor_vcpu(command), print_tlb, command->out);
+}
+
+static void print_windows(struct vcpu *vcpu, void *argument)
+{
+    struct window_info info[WINDOW_SPACES];
+    unsigned count = window_info(vcpu, info);
+    fprintf(argument, "%-12s      windows      pages   mappings  instructions          cost     threshold\n", "table");
+    for (unsigned i = 0; i < count; i++)
+        fprintf(argument, "%012" PRIx64 " %-4s %7u %10" PRIu64 " %10" PRIu64 " %13" PRIu64 " %13" PRIu64 " %13" PRIu64 "%s\n", info[i].root,
+                info[i].hot ? "hot" : "cold", info[i].windows, info[i].pages, info[i].mappings, info[i].run, info[i].cost, info[i].threshold,
+                info[i].present ? "  present" : "");
+}
+
+static void info_windows(struct monitor_command *command)
+{
+    monitor_on_vcpu(command->machine, monitor_vcpu(command), print_windows, command->out);
 }
 
 /* --- memory and devices --- */

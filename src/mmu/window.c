@@ -273,28 +273,31 @@ struct comparison {
 };
 
 /* What to show where `old` was shown and the guest's tables now say `now`. */
-static uint64_t compared(struct vcpu *vcpu, uint64_t old, uint64_t now, struct comparison *result)
+static inline uint64_t compared(struct vcpu *vcpu, uint64_t old, uint64_t now)
 {
-    bool same = old && !((old ^ now) & ~PAGE_MASK) && window_may_show(vcpu, old);
-    if (!old)
+    if (!old || !now)
         return 0;
-    result->kept += same;
-    result->changed += !same;
-    return same ? old & now : window_permit(vcpu, now);
+    return (old ^ now) & ~PAGE_MASK ? window_claim(vcpu, now) : old & now;
 }
 
 static void compare_piece(struct vcpu *vcpu, struct piece *piece, struct comparison *result)
 {
     struct windows *windows = vcpu->mmu->windows;
     struct window_scan scan;
+    uint64_t changed = 0;
     window_scan(vcpu, piece->gla, &scan);
-    for (unsigned i = 0; i < PIECE_PAGES; i++)
-        scan.view[i] = compared(vcpu, piece->view[i], scan.view[i], result);
+    for (unsigned i = 0; i < PIECE_PAGES; i++) {
+        scan.view[i] = compared(vcpu, piece->view[i], scan.view[i]);
+        changed += scan.view[i] != piece->view[i];
+    }
+    result->kept += piece->mapped - changed;
+    result->changed += changed;
     piece->large = scan.large;
     piece->space->huge |= scan.huge;
     piece->space->global |= scan.global;
     piece->space->cost += COST_COMPARED_PIECE;
-    window_show(windows, piece, 0, PIECE_PAGES, scan.view);
+    if (changed)
+        window_show(windows, piece, 0, PIECE_PAGES, scan.view);
     window_release_piece(windows, piece);
 }
 
@@ -375,10 +378,8 @@ static uint64_t view_of_tlb(const struct vcpu *vcpu, uint64_t gla)
 /* Pages beside the one that is asked for: shown if they are not, and made writable where writes are what misses. */
 static uint64_t neighbour(struct vcpu *vcpu, uint64_t old, uint64_t now, bool write)
 {
-    if (!old)
-        return window_permit(vcpu, now);
-    bool more = write && (now ^ old) == VIEW_WRITABLE && (now & VIEW_WRITABLE);
-    return more ? window_permit(vcpu, now) : old;
+    bool more = write && now == (old | VIEW_WRITABLE);
+    return !old || more ? window_claim(vcpu, now) : old;
 }
 
 /*
@@ -445,8 +446,8 @@ bool window_fill(struct vcpu *vcpu, uint64_t gla, bool write)
     counter_add(windows->counters, COUNTER_window_faults, 1);
     space->cost += COST_FAULT;
     judge(windows, space);
-    uint64_t wanted = view_of_tlb(vcpu, gla);
-    if (!space->hot || gla >> 47 || !window_may_show(vcpu, wanted) || !make_room(windows, space))
+    uint64_t wanted = window_showable(vcpu, view_of_tlb(vcpu, gla));
+    if (!space->hot || gla >> 47 || !wanted || !make_room(windows, space))
         return false;
     struct piece *piece = window_make_piece(windows, space, gla);
     if (!piece)
@@ -457,4 +458,22 @@ bool window_fill(struct vcpu *vcpu, uint64_t gla, bool write)
         counter_add(windows->counters, COUNTER_window_fills, 1);
     }
     return usable_space(vcpu) && (!write || (wanted & VIEW_WRITABLE));
+}
+
+/* --- for the monitor --- */
+
+unsigned window_info(const struct vcpu *vcpu, struct window_info *info)
+{
+    const struct windows *windows = vcpu->mmu->windows;
+    unsigned count = 0;
+    for (unsigned i = 0; windows && i < WINDOW_SPACES; i++) {
+        const struct window_space *space = &windows->space[i];
+        if (space->root == WINDOW_NO_ROOT)
+            continue;
+        info[count++] = (struct window_info){
+            .root = space->root, .hot = space->hot, .present = space == vcpu->mmu->context->space, .windows = space->window_count,
+            .pages = space->pages, .mappings = (uint64_t)space->borders, .run = space->run, .cost = space->cost, .threshold = space->threshold,
+        };
+    }
+    return count;
 }

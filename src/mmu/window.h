@@ -48,4 +48,16 @@ void window_account(struct vcpu *vcpu, uint64_t instructions);
  */
 bool window_fill(struct vcpu *vcpu, uint64_t gla, bool write);
 
+/* What is known of one address space, for the monitor. run, cost and threshold are in instructions (window.c, "The policy"). */
+struct window_info {
+    uint64_t root;                      /* guest-physical address of its top-level table */
+    bool hot, present;                  /* has windows; is the one that the vCPU is in */
+    unsigned windows;
+    uint64_t pages, mappings;           /* guest pages shown, and the host's mappings for them */
+    uint64_t run, cost, threshold;
+};
+enum { WINDOW_SPACES = 16 };            /* that a vCPU keeps account of */
+/* Writes at most WINDOW_SPACES, returns how many. */
+unsigned window_info(const struct vcpu *vcpu, struct window_info *info);
+
 #endif

@@ -13,7 +13,6 @@ enum { VIEW_MAPPED = 1u << 0, VIEW_WRITABLE = 1u << 1 };
 enum {
     PIECE_SHIFT = 21, PIECE_PAGES = 512,        /* what one page table maps */
     WINDOW_PIECES = 1u << (WINDOW_CHUNK_SHIFT - PIECE_SHIFT),
-    WINDOW_SPACES = 16,                 /* address spaces that a vCPU keeps account of */
     WINDOWS_PER_SPACE = 16,
     PENDING_PIECES = 8,
 };
@@ -70,7 +69,7 @@ struct windows {
     uint64_t ticks;
     uint64_t mappings_max;
     struct piece **piece;               /* all pieces, by id; NULL: free */
-    uint32_t piece_count;
+    uint32_t piece_count, pieces_used, last_id;
     uint32_t *writable;                 /* heads of the reverse index, 1 << writable_bits of them */
     unsigned writable_bits;
     uint64_t writable_pages;
@@ -108,18 +107,19 @@ uint64_t window_mappings(void);
 
 /*
  * What the processor could hold in its TLB for user-mode data accesses in the piece at gla, going by the guest's tables as they
- * are: pages with A set, writable where D is set. Sets nothing anywhere. False: none at all.
+ * are (pages with A set, writable where D is set), as far as the host can show it. Sets nothing anywhere.
  */
 struct window_scan {
     uint64_t view[PIECE_PAGES];
-    bool large, huge, global;
+    bool large, huge, global;           /* taken from a page of 2 MiB or more, of 1 GiB; some from a global page */
 };
-bool window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan);
+void window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan);
 
-/* Does the host have a shareable page behind the view, which the guest may write if the view is writable? false for 0. */
-bool window_may_show(const struct vcpu *vcpu, uint64_t view);
-/* The view if its page may be shown, without VIEW_WRITABLE if writes must be seen or are not the vCPU's yet at some cost; or 0. */
-uint64_t window_permit(struct vcpu *vcpu, uint64_t view);
+/* As much of the view as the host can show; 0: nothing, since no shareable page is behind it. */
+uint64_t window_showable(const struct vcpu *vcpu, uint64_t view);
+
+/* Makes the vCPU a writer of the view's page if it is writable; without VIEW_WRITABLE if that is not possible, or not for nothing (writer.h). */
+uint64_t window_claim(struct vcpu *vcpu, uint64_t view);
 
 /* --- window.c: what tlb.c tells --- */
 

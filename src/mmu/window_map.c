@@ -123,21 +123,27 @@ struct piece *window_find_piece(const struct window_space *space, uint64_t gla)
     return window ? *piece_slot(window, gla) : NULL;
 }
 
-/* A free id, or NO_LINK. */
-static uint32_t take_id(struct windows *windows)
+static bool more_ids(struct windows *windows)
 {
-    for (uint32_t i = 0; i < windows->piece_count; i++)
-        if (!windows->piece[i])
-            return i;
     uint32_t count = windows->piece_count ? windows->piece_count * 2 : 64;
     struct piece **grown = count < NO_LINK / PIECE_PAGES ? realloc(windows->piece, count * sizeof(*grown)) : NULL;
     if (!grown)
-        return NO_LINK;
+        return false;
     memset(grown + windows->piece_count, 0, (count - windows->piece_count) * sizeof(*grown));
-    uint32_t id = windows->piece_count;
     windows->piece = grown;
     windows->piece_count = count;
-    return id;
+    return true;
+}
+
+/* A free id, looked for from the last one on; NO_LINK: no memory. */
+static uint32_t take_id(struct windows *windows)
+{
+    if (windows->pieces_used == windows->piece_count && !more_ids(windows))
+        return NO_LINK;
+    do
+        windows->last_id = (windows->last_id + 1) % windows->piece_count;
+    while (windows->piece[windows->last_id]);
+    return windows->last_id;
 }
 
 struct piece *window_make_piece(struct windows *windows, struct window_space *space, uint64_t gla)
@@ -163,6 +169,7 @@ struct piece *window_make_piece(struct windows *windows, struct window_space *sp
         piece->next->previous = piece;
     space->pieces = piece;
     windows->piece[id] = piece;
+    windows->pieces_used++;
     return *slot = piece;
 }
 
@@ -174,6 +181,7 @@ static void piece_free(struct windows *windows, struct piece *piece)
     *(piece->previous ? &piece->previous->next : &space->pieces) = piece->next;
     *piece_slot(find_window(space, piece->gla >> WINDOW_CHUNK_SHIFT), piece->gla) = NULL;
     windows->piece[piece->id] = NULL;
+    windows->pieces_used--;
     free(piece);
 }
 

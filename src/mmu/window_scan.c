@@ -4,6 +4,23 @@
 #include "mmu/window_impl.h"
 #include "mmu/writer.h"
 
+/* What the host can show of guest memory: a shareable page, not to be written if it is ROM. `slot` remembers the last one that was asked for. */
+static uint64_t showable(const struct vcpu *vcpu, const struct ram_slot **slot, uint64_t view)
+{
+    uint64_t frame = view & ~PAGE_MASK;
+    if (!*slot || frame - (*slot)->gpa >= (*slot)->size || (*slot)->mixed)
+        *slot = ram_find(vcpu->ram, frame);
+    if (!view || !*slot || (*slot)->fd < 0)
+        return 0;
+    return ram_is_rom(*slot, frame) ? view & ~(uint64_t)VIEW_WRITABLE : view;
+}
+
+uint64_t window_showable(const struct vcpu *vcpu, uint64_t view)
+{
+    const struct ram_slot *slot = NULL;
+    return showable(vcpu, &slot, view);
+}
+
 /* The view of a leaf with the rights of `above`; 0: the processor would hold no translation for user data. */
 static uint64_t view_of(const struct mmu *mmu, uint64_t gpa, uint64_t entry, uint64_t above)
 {
@@ -14,47 +31,47 @@ static uint64_t view_of(const struct mmu *mmu, uint64_t gpa, uint64_t entry, uin
     return gpa | VIEW_MAPPED | (writable ? VIEW_WRITABLE : 0);
 }
 
-bool window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan)
+static void scan_table(struct vcpu *vcpu, const struct leaves *leaves, struct window_scan *scan)
 {
     const struct mmu *mmu = vcpu->mmu;
+    const struct ram_slot *slot = NULL;
+    for (unsigned i = 0; i < PIECE_PAGES; i++) {
+        uint64_t entry = __atomic_load_n(&leaves->entry[i], __ATOMIC_RELAXED);
+        if (!(entry & PTE_P) || (entry & mmu->format.level[0].leaf_reserved))
+            continue;
+        scan->view[i] = showable(vcpu, &slot, view_of(mmu, entry & mmu->format.address_mask, entry, leaves->above));
+        scan->global |= mmu->pge && (entry & PTE_G);
+    }
+}
+
+static void scan_large(struct vcpu *vcpu, const struct leaves *leaves, struct window_scan *scan)
+{
+    const struct ram_slot *slot = NULL;
+    for (unsigned i = 0; i < PIECE_PAGES; i++)
+        scan->view[i] = showable(vcpu, &slot, view_of(vcpu->mmu, leaves->large_gpa + i * PAGE_SIZE, leaves->large, leaves->above));
+    scan->large = true;
+    scan->huge = leaves->page_shift > PIECE_SHIFT;
+    scan->global = vcpu->mmu->pge && (leaves->large & PTE_G);
+}
+
+void window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan)
+{
     struct leaves leaves;
     *scan = (struct window_scan){ 0 };
     if (!mmu_walk_leaves(vcpu, gla, &leaves))
-        return false;
-    scan->large = leaves.page_shift >= PIECE_SHIFT;
-    scan->huge = leaves.page_shift > PIECE_SHIFT;
-    scan->global = mmu->pge && (leaves.large & PTE_G);
-    for (unsigned i = 0; i < PIECE_PAGES; i++) {
-        if (scan->large) {
-            scan->view[i] = view_of(mmu, leaves.large_gpa + i * PAGE_SIZE, leaves.large, leaves.above);
-            continue;
-        }
-        uint64_t entry = __atomic_load_n(&leaves.entry[i], __ATOMIC_RELAXED);
-        if (entry & mmu->format.level[0].leaf_reserved)
-            continue;
-        scan->view[i] = view_of(mmu, entry & mmu->format.address_mask, entry, leaves.above);
-        scan->global |= mmu->pge && scan->view[i] && (entry & PTE_G);
-    }
-    return true;
+        return;
+    if (leaves.entry)
+        scan_table(vcpu, &leaves, scan);
+    else
+        scan_large(vcpu, &leaves, scan);
 }
 
-bool window_may_show(const struct vcpu *vcpu, uint64_t view)
+uint64_t window_claim(struct vcpu *vcpu, uint64_t view)
 {
-    const struct ram_slot *slot = view ? ram_find(vcpu->ram, view & ~PAGE_MASK) : NULL;
-    return slot && slot->fd >= 0 && !((view & VIEW_WRITABLE) && ram_is_rom(slot, view & ~PAGE_MASK));
-}
-
-uint64_t window_permit(struct vcpu *vcpu, uint64_t view)
-{
-    uint64_t readable = view & ~(uint64_t)VIEW_WRITABLE;
-    if (!window_may_show(vcpu, readable))
-        return 0;
-    if (!window_may_show(vcpu, view))
-        return readable;
-    if (view & VIEW_WRITABLE) {
-        _Atomic uint32_t *page = ram_page(ram_find(vcpu->ram, readable & ~PAGE_MASK), readable & ~PAGE_MASK);
-        if (!writer_is_free(vcpu->ram, page) || !writer_claim(vcpu, page))
-            return readable;
-    }
-    return view;
+    if (!(view & VIEW_WRITABLE))
+        return view;
+    struct ram_slot *slot = ram_find(vcpu->ram, view & ~PAGE_MASK);
+    _Atomic uint32_t *page = slot ? ram_page(slot, view & ~PAGE_MASK) : NULL;
+    bool mine = page && writer_is_free(vcpu->ram, page) && writer_claim(vcpu, page);
+    return mine ? view : view & ~(uint64_t)VIEW_WRITABLE;
 }

@@ -127,6 +127,7 @@ static void translation_shows_every_level(void **state)
     expect("info registers", "64-bit");
     expect("x 0x1000", "is not mapped, or not RAM");
     expect("info tlb", "paging is 4-level");
+    expect("info windows", "threshold");
 }
 
 static void board_is_shown(void **state)
