@@ -20,7 +20,9 @@ struct engine {
     bool (*attach)(struct vcpu *vcpu);                          /* makes vcpu->engine_state; the state may have any value */
     void (*detach)(struct vcpu *vcpu);
     /*
-     * Runs until one of the above, at most about `budget` instructions (UINT64_MAX: no limit; exact for 1). On return
+     * Runs until one of the above, at most `budget` instructions (UINT64_MAX: no limit); COUNTER_instructions says how many it was.
+     * Both are exact, and the same for all engines: an instruction that faults is not counted, a repeated string
+     * instruction once, when it is complete (with a budget of 1 `run` comes back after an element). On return
      * all architectural state is in the vCPU. A SHADOW_STI/MOV_SS blocking in vcpu->shadow lasts one instruction: run
      * clears it after that. TF, debug traps and RF are honoured here.
      */

@@ -3,9 +3,8 @@
  * below says why), memory operands are steered into the data area, branches forward to an instruction's start.
  * A small share is left as random as it came, so that faults are met too.
  */
-#include "case.h"
+#include "generate.h"
 
-#include <Zydis/Zydis.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -18,19 +17,6 @@ uint64_t next_random(uint64_t *state)
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
     return z ^ (z >> 31);
 }
-
-void fill_data(uint64_t seed, uint8_t data[DATA_SIZE])
-{
-    for (unsigned i = 0; i < DATA_SIZE; i += 8) {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        memcpy(data + i, &seed, 8);
-    }
-}
-
-static unsigned pick(uint64_t *random, unsigned n) { return (unsigned)(next_random(random) % n); }
-static bool chance(uint64_t *random, unsigned percent) { return pick(random, 100) < percent; }
 
 /* Instructions left out of random cases, and why. */
 static bool left_out(ZydisMnemonic mnemonic)
@@ -73,9 +59,65 @@ static bool left_out(ZydisMnemonic mnemonic)
     }
 }
 
-static bool left_out_insn(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
+bool vendors_differ(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
+{
+    bool long64 = insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
+    bool repeat = insn->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
+    switch (insn->mnemonic) {
+    /* flags that the manual leaves undefined */
+    case ZYDIS_MNEMONIC_AAA: case ZYDIS_MNEMONIC_AAS: case ZYDIS_MNEMONIC_DAA: case ZYDIS_MNEMONIC_DAS:
+    case ZYDIS_MNEMONIC_AAM: case ZYDIS_MNEMONIC_AAD:
+    /* F3 90 with REX.B exchanges registers; F2 or F3 before LOOPcc counts */
+    case ZYDIS_MNEMONIC_PAUSE: case ZYDIS_MNEMONIC_LOOPE: case ZYDIS_MNEMONIC_LOOPNE:
+    /* AMD's own */
+    case ZYDIS_MNEMONIC_CLZERO: case ZYDIS_MNEMONIC_MONITORX: case ZYDIS_MNEMONIC_MWAITX:
+    /* where the last x87 instruction was is only kept with an exception that waits */
+    case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE:
+    /* might unmask exceptions: see random_fpu */
+    case ZYDIS_MNEMONIC_FLDCW: case ZYDIS_MNEMONIC_FLDENV: case ZYDIS_MNEMONIC_FRSTOR:
+    /* which of its bytes a fault names */
+    case ZYDIS_MNEMONIC_MASKMOVDQU: case ZYDIS_MNEMONIC_MASKMOVQ:
+        return true;
+    /* 0F 0D with a register is undefined */
+    case ZYDIS_MNEMONIC_NOP:
+        return insn->opcode_map == ZYDIS_OPCODE_MAP_0F && insn->opcode == 0x0D;
+    /* the return address is in memory after a fault for the target */
+    case ZYDIS_MNEMONIC_CALL:
+        if (!insn->raw.imm[0].is_relative)
+            return true;
+        break;
+    /* 66 MOVSXD reads four bytes */
+    case ZYDIS_MNEMONIC_MOVSXD:
+        if (insn->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)
+            return true;
+        break;
+    default:
+        break;
+    }
+    /* across a page that faults: 80 bits are stored in two parts, a gather has not cleared its mask as far */
+    if ((insn->mnemonic == ZYDIS_MNEMONIC_FSTP && operands[0].size == 80) || insn->meta.category == ZYDIS_CATEGORY_AVX2GATHER ||
+        insn->meta.category == ZYDIS_CATEGORY_GATHER || insn->meta.category == ZYDIS_CATEGORY_SCATTER)
+        return true;
+    /* flags after a fault in the middle, the upper halves of registers after nothing was done */
+    if (insn->meta.category == ZYDIS_CATEGORY_STRINGOP && (repeat || insn->address_width == 32))
+        return true;
+    /* SHA takes memory that is not aligned */
+    if (insn->meta.isa_set == ZYDIS_ISA_SET_SSE4A || insn->meta.isa_set == ZYDIS_ISA_SET_SVM || insn->meta.isa_set == ZYDIS_ISA_SET_SHA)
+        return true;
+    /* stores of MM registers leave TOP alone */
+    if (operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY && operands[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+        ZydisRegisterGetClass(operands[1].reg.value) == ZYDIS_REGCLASS_MMX)
+        return true;
+    /* a near branch with an operand size prefix cuts RIP to 16 bits */
+    return insn->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && long64 && (insn->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
+}
+
+static bool left_out_insn(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands,
+                          const struct host_features *features)
 {
     if (left_out(insn->mnemonic) || insn->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+        return true;
+    if (features->amd && vendors_differ(insn, operands))
         return true;
     switch (insn->meta.isa_set) {
     case ZYDIS_ISA_SET_AMX_BF16: case ZYDIS_ISA_SET_AMX_INT8: case ZYDIS_ISA_SET_AMX_TILE: case ZYDIS_ISA_SET_VTX:
@@ -142,17 +184,7 @@ static void random_bytes(uint64_t *random, enum code_mode mode, const struct hos
         bytes[n++] = chance(random, 60) ? 0x38 : 0x3A;
 }
 
-struct making {
-    struct test_case *test;
-    uint64_t random;
-    ZydisDecoder decoder;
-    uint32_t pinned;        /* general registers that hold a pointer into the data area */
-    uint32_t small;         /* that hold a small number */
-    uint32_t written;       /* that an earlier instruction wrote */
-    bool aligned;
-};
-
-static int gpr_number(ZydisRegister reg)
+int gpr_number(ZydisRegister reg)
 {
     switch (ZydisRegisterGetClass(reg)) {
     case ZYDIS_REGCLASS_GPR64:
@@ -168,13 +200,13 @@ static int gpr_number(ZydisRegister reg)
     }
 }
 
-static uint64_t data_pointer(struct making *m)
+uint64_t data_pointer(struct making *m)
 {
     if (m->aligned)
         return DATA_BASE + 0x800 + 64 * pick(&m->random, 64);
     switch (pick(&m->random, 8)) {
     case 0: return DATA_BASE + 0x1000 - pick(&m->random, 64);       /* across the two pages */
-    case 1: return DATA_BASE + DATA_SIZE - pick(&m->random, 96);    /* towards the unmapped page */
+    case 1: return DATA_BASE + 0x2000 - pick(&m->random, 96);    /* towards the unmapped page */
     default: return DATA_BASE + 0x400 + pick(&m->random, 0x1800);
     }
 }
@@ -268,13 +300,13 @@ static void note_written(struct making *m, const ZydisDecodedInstruction *insn, 
         }
 }
 
-static bool make_insn(struct making *m, uint64_t rip, struct insn_bytes *out, const struct host_features *features)
+bool make_insn(struct making *m, uint64_t rip, struct insn_bytes *out, const struct host_features *features)
 {
     uint8_t bytes[16];
     ZydisDecodedInstruction insn;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
     random_bytes(&m->random, m->test->mode, features, bytes);
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&m->decoder, bytes, 15, &insn, operands)) || left_out_insn(&insn, operands))
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&m->decoder, bytes, 15, &insn, operands)) || left_out_insn(&insn, operands, features))
         return false;
     if (!chance(&m->random, 4))
         for (unsigned i = 0; i < insn.operand_count; i++) {
@@ -308,7 +340,7 @@ static void aim_branches(struct making *m)
     }
 }
 
-static uint64_t random_value(uint64_t *random)
+uint64_t random_value(uint64_t *random)
 {
     static const uint64_t corners[] = { 0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
                                         0x7FFFFFFFFFFFFFFF, 0x8000000000000000, 0xFFFFFFFFFFFFFFFF, 63, 64, 31, 32 };
@@ -334,12 +366,17 @@ static void random_lanes(uint64_t *random, uint8_t lanes[64])
     }
 }
 
-static void random_fpu(uint64_t *random, struct cpu_image *image)
+/*
+ * AMD: nothing unmasked, since there a store that will raise an x87 exception faults for its page first.
+ */
+static void random_fpu(uint64_t *random, const struct host_features *features, struct cpu_image *image)
 {
     memset(image->fxsave, 0, sizeof(image->fxsave));
     uint16_t fcw = 0x037F, fsw = (uint16_t)((next_random(random) & 0x4700) | (pick(random, 8) << 11));
     if (chance(random, 30))
         fcw = (uint16_t)(0x0040 | (next_random(random) & 0x0F00) | (chance(random, 50) ? 0x3F : next_random(random) & 0x3F));
+    if (features->amd)
+        fcw |= 0x3F;
     memcpy(image->fxsave, &fcw, 2);
     memcpy(image->fxsave + 2, &fsw, 2);
     image->fxsave[4] = chance(random, 40) ? 0xFF : (uint8_t)next_random(random);
@@ -362,14 +399,14 @@ static void random_fpu(uint64_t *random, struct cpu_image *image)
     }
 }
 
-static void random_state(struct making *m, const struct host_features *features)
+void random_state(struct making *m, const struct host_features *features)
 {
     struct cpu_image *start = &m->test->start;
     bool wide = m->test->mode == CODE_64;
     for (unsigned i = 0; i < 16; i++)
         start->gpr[i] = wide ? random_value(&m->random) : i < 8 ? (uint32_t)random_value(&m->random) : 0;
     start->rflags = 0x202 | (next_random(&m->random) & 0x8D5) | (chance(&m->random, 10) ? 0x400 : 0) |
-                    (chance(&m->random, 3) ? 0x40000 : 0);
+                    (chance(&m->random, 3) && !features->amd ? 0x40000 : 0);     /* AMD's check the alignment of vectors, too */
     memset(start->zmm, 0, sizeof(start->zmm));
     memset(start->k, 0, sizeof(start->k));
     for (unsigned i = 0; i < (features->avx512 ? 32u : 16u); i++) {
@@ -379,19 +416,21 @@ static void random_state(struct making *m, const struct host_features *features)
     }
     for (unsigned i = 0; features->avx512 && i < 8; i++)
         start->k[i] = random_value(&m->random);
-    random_fpu(&m->random, start);
+    random_fpu(&m->random, features, start);
 }
 
-unsigned join_code(const struct test_case *test, uint8_t code[CODE_BYTES_MAX])
+void make_run(const struct test_case *test, struct run *run)
 {
-    unsigned length = 0;
+    memset(run, 0, offsetof(struct run, code));
+    run->mode = test->mode;
+    run->start = test->start;
+    run->data_seed = test->data_seed;
     for (unsigned i = 0; i < test->insn_count; i++) {
-        memcpy(code + length, test->insn[i].bytes, test->insn[i].length);
-        length += test->insn[i].length;
+        memcpy(run->code + run->code_length, test->insn[i].bytes, test->insn[i].length);
+        run->code_length += test->insn[i].length;
     }
-    code[length++] = 0x0F;      /* UD2 */
-    code[length++] = 0x0B;
-    return length;
+    run->code[run->code_length++] = 0x0F;       /* UD2 */
+    run->code[run->code_length++] = 0x0B;
 }
 
 void generate_case(uint64_t seed, enum code_mode mode, const struct host_features *features, struct test_case *test)
@@ -406,7 +445,7 @@ void generate_case(uint64_t seed, enum code_mode mode, const struct host_feature
                      mode == CODE_64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
     random_state(&m, features);
     pin(&m, 4);
-    test->start.rip = CODE_BASE + 0x100 + pick(&m.random, 0xC00);
+    test->start.rip = CODE_BASE + 0x100 + pick(&m.random, 0x1C00);
     unsigned wanted = chance(&m.random, 40) ? 1 : 1 + pick(&m.random, INSN_MAX);
     uint64_t rip = test->start.rip;
     while (test->insn_count < wanted)

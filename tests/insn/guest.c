@@ -18,8 +18,9 @@
 
 enum {
     GUEST_RAM = 4 * MiB,
-    TABLES_GPA = 0x10000, CODE_GPA = 0x100000, DATA_GPA = 0x200000,
-    PTE_USER_RW = 7,
+    TABLES_GPA = 0x10000, DATA_GPA = 0x100000, CODE_GPA = 0x200000,
+    CODE_PLACES = 128,          /* the code lies at one after the other of so many pairs of pages that are not neighbours */
+    PTE_WRITABLE = 2, PTE_USER_RW = 7,
 };
 #define PTE_NX (1ull << 63)
 
@@ -31,6 +32,7 @@ struct guest {
     struct cpu_model *model;
     struct vcpu *vcpu;
     struct vcpu *all[1];
+    unsigned code_place;
 };
 
 static void put_entry(struct guest *guest, uint64_t table, unsigned index, uint64_t entry)
@@ -46,7 +48,51 @@ static void map_page(struct guest *guest, uint64_t gla, uint64_t entry)
     put_entry(guest, pml4, 0, pdpt | PTE_USER_RW);
     put_entry(guest, pdpt, 0, pd | PTE_USER_RW);
     put_entry(guest, pd, (unsigned)bits(gla, 29, 21), pt | PTE_USER_RW);
-    put_entry(guest, pt, (unsigned)bits(gla, 20, 12), entry | PTE_USER_RW);
+    put_entry(guest, pt, (unsigned)bits(gla, 20, 12), entry);
+}
+
+/* The page of the code's second half lies apart from the first's. */
+static uint64_t code_gpa(const struct guest *guest, uint64_t gla)
+{
+    uint64_t offset = gla - CODE_BASE, place = CODE_GPA + guest->code_place * PAGE_SIZE;
+    return offset < PAGE_SIZE ? place + offset : place + CODE_PLACES * PAGE_SIZE + offset - PAGE_SIZE;
+}
+
+/* The next place, with nothing in it. */
+static void map_code(struct guest *guest)
+{
+    uint8_t fill[PAGE_SIZE];
+    memset(fill, CODE_FILL, sizeof(fill));
+    guest->code_place = (guest->code_place + 1) % CODE_PLACES;
+    for (uint64_t gla = CODE_BASE; gla < CODE_BASE + CODE_SIZE; gla += PAGE_SIZE) {
+        ram_write(guest->ram, code_gpa(guest, gla), fill, sizeof(fill));
+        map_page(guest, gla, code_gpa(guest, gla) | PTE_USER_RW);
+        mmu_flush_page(guest->vcpu, gla);
+    }
+}
+
+static void map_data(struct guest *guest)
+{
+    for (unsigned i = 0; i < DATA_PAGES; i++) {
+        const struct data_page *p = &data_page[i];
+        map_page(guest, DATA_BASE + p->page * PAGE_SIZE,
+                 (DATA_GPA + p->backing * PAGE_SIZE) | PTE_NX | (p->writable ? PTE_USER_RW : PTE_USER_RW - PTE_WRITABLE));
+    }
+}
+
+/* The code to guest memory (`to_guest`) or back, in pieces that do not cross its pages. */
+static void copy_code(struct guest *guest, const struct run *run, uint8_t *code, bool to_guest)
+{
+    for (unsigned done = 0, part; done < run->code_length; done += part) {
+        uint64_t gla = run->start.rip + done;
+        part = run->code_length - done;
+        if ((gla & PAGE_MASK) + part > PAGE_SIZE)
+            part = PAGE_SIZE - (unsigned)(gla & PAGE_MASK);
+        if (to_guest)
+            ram_write(guest->ram, code_gpa(guest, gla), code + done, part);
+        else
+            memcpy(code + done, ram_host(guest->ram, code_gpa(guest, gla)), part);
+    }
 }
 
 static void code_written(void *owner, uint64_t gpa, uint64_t size)
@@ -100,10 +146,14 @@ struct guest *guest_start(const char *engine, const char *cpu_model)
     if (vcpu->engine == &engine_dbt)
         dbt_set_hot(vcpu, 0);
     guest->ram->watcher = (struct ram_watcher){ code_written, guest };
-    for (unsigned i = 0; i < DATA_SIZE / PAGE_SIZE; i++)
-        map_page(guest, DATA_BASE + i * PAGE_SIZE, (DATA_GPA + i * PAGE_SIZE) | PTE_NX);
-    map_page(guest, CODE_BASE, CODE_GPA);
+    map_data(guest);
     return guest;
+}
+
+void guest_set_hot(struct guest *guest, unsigned runs)
+{
+    if (guest->vcpu->engine == &engine_dbt)
+        dbt_set_hot(guest->vcpu, runs);
 }
 
 static void set_mode(struct vcpu *vcpu, enum code_mode mode)
@@ -136,47 +186,106 @@ static void load_image(struct vcpu *vcpu, const struct cpu_image *image)
     memcpy(vcpu->fpu.k, image->k, sizeof(vcpu->fpu.k));
 }
 
-static void save_image(const struct vcpu *vcpu, struct cpu_image *image)
+static void save_general(const struct vcpu *vcpu, struct cpu_image *image)
 {
     memcpy(image->gpr, vcpu->gpr, sizeof(vcpu->gpr));
     image->rip = vcpu->rip;
     image->rflags = vcpu->rflags;
+}
+
+static void save_image(const struct vcpu *vcpu, struct cpu_image *image)
+{
+    save_general(vcpu, image);
     memcpy(image->fxsave, vcpu->fpu.fxsave, sizeof(vcpu->fpu.fxsave));
     memcpy(image->zmm, vcpu->fpu.zmm, sizeof(vcpu->fpu.zmm));
     memcpy(image->k, vcpu->fpu.k, sizeof(vcpu->fpu.k));
 }
 
-enum { GUEST_RUNS_MAX = 100000, GUEST_BUDGET = 1000 };
+static bool is_fill(const uint8_t *bytes, size_t size)
+{
+    return !size || (bytes[0] == CODE_FILL && !memcmp(bytes, bytes + 1, size - 1));
+}
 
-void guest_run(struct guest *guest, const struct test_case *test, struct outcome *outcome)
+/* Are the pages of code as they were at the start? */
+static bool code_kept(struct guest *guest, const struct run *run)
+{
+    uint8_t all[CODE_SIZE], *start = all + (run->start.rip - CODE_BASE), *end = start + run->code_length;
+    memcpy(all, ram_host(guest->ram, code_gpa(guest, CODE_BASE)), PAGE_SIZE);
+    memcpy(all + PAGE_SIZE, ram_host(guest->ram, code_gpa(guest, CODE_BASE + PAGE_SIZE)), PAGE_SIZE);
+    return is_fill(all, (size_t)(start - all)) && is_fill(end, (size_t)(all + CODE_SIZE - end)) &&
+           !memcmp(start, run->code, run->code_length);
+}
+
+/* More than any case needs unless it loops for ever. */
+enum { GUEST_INSNS_MAX = 10000000, PIECE_MAX = 60 };
+
+/* What is left to run; with `chop` a piece of it, now and then with an empty TLB. */
+static uint64_t next_budget(struct vcpu *vcpu, uint64_t *chop, uint64_t left)
+{
+    if (!*chop)
+        return left;
+    uint64_t random = next_random(chop), piece = random & 1 ? 1 : 1 + (random >> 8) % PIECE_MAX;
+    if ((random >> 32) % 4 == 0)
+        mmu_flush_all(vcpu);
+    return piece < left ? piece : left;
+}
+
+/* A fault of the program: true if it goes on. */
+static bool take_fault(struct vcpu *vcpu, const struct run *run, struct outcome *outcome)
+{
+    struct event event = vcpu->pending;
+    vcpu->pending.kind = EVENT_NONE;
+    save_general(vcpu, &outcome->end);
+    add_fault(outcome, event.vector, event.has_error ? event.error : 0, event.payload);
+    uint64_t resume = resume_at(run, outcome, vcpu->rip);
+    if (resume)
+        vcpu->rip = resume;
+    return resume;
+}
+
+static void run_to_end(struct vcpu *vcpu, const struct run *run, uint64_t chop, struct outcome *outcome)
+{
+    uint64_t first = counter_get(&vcpu->counters, COUNTER_instructions);
+    for (;;) {
+        uint64_t done = counter_get(&vcpu->counters, COUNTER_instructions) - first;
+        if (atomic_load(&vcpu->request) & REQUEST_WORK)
+            vcpu_serve_work(vcpu);
+        if (done >= GUEST_INSNS_MAX)
+            return;
+        if (vcpu->engine->run(vcpu, next_budget(vcpu, &chop, GUEST_INSNS_MAX - done)) == RUN_EVENT &&
+            !take_fault(vcpu, run, outcome))
+            break;
+    }
+    outcome->timed_out = false;
+}
+
+void guest_run(struct guest *guest, const struct run *run, struct guest_how how, struct outcome *outcome)
 {
     struct vcpu *vcpu = guest->vcpu;
-    uint8_t code[CODE_BYTES_MAX];
-    unsigned length = join_code(test, code);
-    ram_write(guest->ram, CODE_GPA + (test->start.rip - CODE_BASE), code, length);
-    fill_data(test->data_seed, ram_host(guest->ram, DATA_GPA));
-    bool mode_changed = vcpu->cpl != 3 || vcpu->seg[CS].selector != (test->mode == CODE_64 ? 0x33 : 0x23);
-    set_mode(vcpu, test->mode);
-    load_image(vcpu, &test->start);
+    if (!how.same_code) {
+        map_code(guest);
+        copy_code(guest, run, (uint8_t *)run->code, true);
+    }
+    if (how.flush)
+        mmu_flush_all(vcpu);
+    fill_run_data(run, ram_host(guest->ram, DATA_GPA));
+    bool mode_changed = vcpu->cpl != 3 || vcpu->seg[CS].selector != (run->mode == CODE_64 ? 0x33 : 0x23);
+    set_mode(vcpu, run->mode);
+    load_image(vcpu, &run->start);
     if (mode_changed) {
         x86_update_mode(vcpu);
         mmu_mode_changed(vcpu);
     }
     mmu_privilege_changed(vcpu);
-    *outcome = (struct outcome){ .timed_out = true };
-    for (unsigned runs = 0; runs < GUEST_RUNS_MAX; runs++) {
-        if (atomic_load(&vcpu->request) & REQUEST_WORK)
-            vcpu_serve_work(vcpu);
-        if (vcpu->engine->run(vcpu, GUEST_BUDGET) == RUN_EVENT) {
-            outcome->timed_out = false;
-            break;
-        }
-    }
-    outcome->vector = vcpu->pending.vector;
-    outcome->error = vcpu->pending.has_error ? vcpu->pending.error : 0;
-    outcome->cr2 = vcpu->pending.payload;
+    outcome->timed_out = true;
+    outcome->fault_count = 0;
+    uint64_t first = counter_get(&vcpu->counters, COUNTER_instructions);
+    run_to_end(vcpu, run, how.chop, outcome);
+    outcome->instructions = counter_get(&vcpu->counters, COUNTER_instructions) - first;
     save_image(vcpu, &outcome->end);
     memcpy(outcome->data, ram_host(guest->ram, DATA_GPA), DATA_SIZE);
+    copy_code(guest, run, outcome->code, false);
+    outcome->code_kept = code_kept(guest, run);
 }
 
 void guest_stop(struct guest *guest)

@@ -8,6 +8,7 @@
  */
 #include "case.h"
 
+#include <asm/prctl.h>
 #include <cpuid.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -41,7 +42,7 @@ struct gate {
 };
 
 struct shared {
-    struct test_case cases[HOST_BATCH];
+    struct run runs[HOST_BATCH];
     struct outcome outcomes[HOST_BATCH];
     volatile unsigned done;
 };
@@ -62,7 +63,9 @@ static struct {
     struct host_features features;
     _Alignas(64) uint8_t xsave[XSAVE_MAX];
     struct enter_frame frame;
+    const struct run *run;
     struct outcome *outcome;
+    uint8_t *data;              /* DATA_SIZE, writable: the memory behind the pages of data */
     sigjmp_buf back;
 } child;
 
@@ -70,6 +73,8 @@ static void detect(struct host_features *features)
 {
     unsigned a, b, c, d;
     *features = (struct host_features){ 0 };
+    __cpuid(0, a, b, c, d);
+    features->amd = b == signature_AMD_ebx;
     __cpuid_count(0xD, 0, a, b, c, d);
     uint32_t xcr0 = a;
     features->xsave_size = b;
@@ -179,21 +184,28 @@ static uint8_t vector_of(const ucontext_t *context, int signal)
 static void on_signal(int signal, siginfo_t *info, void *opaque)
 {
     __asm__ volatile("pushfq\n andl $~0x40000, (%%rsp)\n popfq" ::: "memory", "cc");    /* AC off: libc is not aligned */
-    const ucontext_t *context = opaque;
-    const greg_t *gregs = context->uc_mcontext.gregs;
+    ucontext_t *context = opaque;
+    greg_t *gregs = context->uc_mcontext.gregs;
     static const int order[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                    REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
     struct outcome *outcome = child.outcome;
     if (!outcome)
         _exit(3);
-    outcome->vector = vector_of(context, signal);
-    outcome->timed_out = outcome->vector == 0xFF;
-    outcome->error = (uint32_t)gregs[REG_ERR];
-    outcome->cr2 = (uint64_t)gregs[REG_CR2];
+    uint8_t vector = vector_of(context, signal);
     for (unsigned i = 0; i < 16; i++)
         outcome->end.gpr[i] = (uint64_t)gregs[order[i]];
     outcome->end.rip = (uint64_t)gregs[REG_RIP];
     outcome->end.rflags = (uint64_t)gregs[REG_EFL];
+    outcome->timed_out = vector == 0xFF;
+    uint64_t resume = 0;
+    if (!outcome->timed_out) {
+        add_fault(outcome, vector, (uint32_t)gregs[REG_ERR], (uint64_t)gregs[REG_CR2]);
+        resume = resume_at(child.run, outcome, outcome->end.rip);
+    }
+    if (resume) {
+        gregs[REG_RIP] = (greg_t)resume;
+        return;
+    }
     xsave_to_image((const uint8_t *)context->uc_mcontext.fpregs, &outcome->end, &child.features);
     siglongjmp(child.back, 1);
 }
@@ -209,12 +221,34 @@ static void install_handlers(void)
         sigaction(signals[i], &action, NULL);
 }
 
-static void *map_fixed(uint64_t address, size_t size, int protection)
+static void *map(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
-    void *at = mmap((void *)address, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    void *at = mmap(address, size, protection, flags | MAP_POPULATE | (address ? MAP_FIXED_NOREPLACE : 0), fd, offset);
     if (at == MAP_FAILED)
         _exit(4);
     return at;
+}
+
+static void *map_fixed(uint64_t address, size_t size, int protection)
+{
+    return map((void *)address, size, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+/* The pages of data, and all of their memory once more where it can be written. */
+static uint8_t *map_data(void)
+{
+    int fd = memfd_create("data", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, DATA_SIZE))
+        _exit(4);
+    uint8_t *all = map(NULL, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    memset(all, 1, DATA_SIZE);
+    for (unsigned i = 0; i < DATA_PAGES; i++) {
+        const struct data_page *p = &data_page[i];
+        map((void *)(uintptr_t)(DATA_BASE + p->page * 0x1000), 0x1000, PROT_READ | (p->writable ? PROT_WRITE : 0), MAP_SHARED, fd,
+            p->backing * 0x1000);
+    }
+    close(fd);
+    return all;
 }
 
 /* What is left to the child: signals, its socket, its timer, the end. */
@@ -238,23 +272,25 @@ static void install_filter(void)
         _exit(5);
 }
 
-static void run_one(const struct test_case *test, struct outcome *outcome)
+static void run_one(const struct run *run, struct outcome *outcome)
 {
-    uint8_t code[CODE_BYTES_MAX];
-    unsigned length = join_code(test, code);
-    memcpy((void *)test->start.rip, code, length);
-    fill_data(test->data_seed, (uint8_t *)DATA_BASE);
-    image_to_xsave(&test->start, child.xsave, &child.features);
-    memcpy(child.frame.gpr, test->start.gpr, sizeof(child.frame.gpr));
-    child.frame.rflags = test->start.rflags;
-    *(struct gate *)GATE_BASE = (struct gate){ test->start.rip, (uint32_t)test->start.rip, USER_CS32 };
+    memset((void *)CODE_BASE, CODE_FILL, CODE_SIZE);
+    memcpy((void *)run->start.rip, run->code, run->code_length);
+    fill_run_data(run, child.data);
+    image_to_xsave(&run->start, child.xsave, &child.features);
+    memcpy(child.frame.gpr, run->start.gpr, sizeof(child.frame.gpr));
+    child.frame.rflags = run->start.rflags;
+    *(struct gate *)GATE_BASE = (struct gate){ run->start.rip, (uint32_t)run->start.rip, USER_CS32 };
+    child.run = run;
     child.outcome = outcome;
+    outcome->fault_count = 0;
     if (sigsetjmp(child.back, 0) == 0)
-        enter(&child.frame, child.xsave, test->mode == CODE_32);
+        enter(&child.frame, child.xsave, run->mode == CODE_32);
     __asm__ volatile("cld\n fninit\n emms");
     uint32_t mxcsr = 0x1F80;
     __asm__ volatile("ldmxcsr %0" :: "m"(mxcsr));
-    memcpy(outcome->data, (const void *)DATA_BASE, DATA_SIZE);
+    memcpy(outcome->data, child.data, DATA_SIZE);
+    memcpy(outcome->code, (const void *)run->start.rip, run->code_length);
     child.outcome = NULL;
 }
 
@@ -268,15 +304,16 @@ static void child_main(struct shared *shared, int fd, const struct host_features
 {
     child.features = *features;
     map_fixed(CODE_BASE, CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC);
-    map_fixed(DATA_BASE, DATA_SIZE, PROT_READ | PROT_WRITE);
+    child.data = map_data();
     map_fixed(GATE_BASE, 4096, PROT_READ | PROT_WRITE);
+    syscall(SYS_arch_prctl, ARCH_SET_GS, 0);    /* an engine in the parent may have left something there */
     install_handlers();
     install_filter();
     uint32_t count;
     while (read(fd, &count, sizeof(count)) == sizeof(count)) {
         for (uint32_t i = 0; i < count && i < HOST_BATCH; i++) {
             set_timer(CASE_TIMEOUT_US);
-            run_one(&shared->cases[i], &shared->outcomes[i]);
+            run_one(&shared->runs[i], &shared->outcomes[i]);
             shared->done = i + 1;
         }
         set_timer(0);
@@ -314,9 +351,9 @@ struct host *host_start(void)
 
 const struct host_features *host_features(const struct host *host) { return &host->features; }
 
-bool host_run(struct host *host, const struct test_case *cases, unsigned count, struct outcome *outcomes)
+bool host_run(struct host *host, const struct run *runs, unsigned count, struct outcome *outcomes)
 {
-    memcpy(host->shared->cases, cases, count * sizeof(*cases));
+    memcpy(host->shared->runs, runs, count * sizeof(*runs));
     host->shared->done = 0;
     uint32_t message = count;
     bool ok = write(host->socket, &message, sizeof(message)) == sizeof(message) &&

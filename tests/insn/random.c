@@ -18,13 +18,25 @@ struct options {
 
 static struct outcome host_outcomes[HOST_BATCH];
 static struct test_case cases[HOST_BATCH];
-static struct outcome guest_outcome;
+static struct run runs[HOST_BATCH];
+static struct outcome guest_outcome, lone_outcome;
+static const char *const sides[2] = { "host", "guest" };
 
 static bool fails(struct host *host, struct guest *guest, const struct test_case *test, bool print)
 {
-    host_run(host, test, 1, &host_outcomes[0]);
-    guest_run(guest, test, &guest_outcome);
-    return !outcomes_equal(test, &host_outcomes[0], &guest_outcome, print);
+    struct run run;
+    make_run(test, &run);
+    host_run(host, &run, 1, &lone_outcome);
+    guest_run(guest, &run, (struct guest_how){ 0 }, &guest_outcome);
+    return !outcomes_equal(&run, &lone_outcome, &guest_outcome, sides, host_features(host), print);
+}
+
+static void print_case(const struct test_case *test)
+{
+    struct run run;
+    make_run(test, &run);
+    printf("case seed %#lx, %s\n", test->seed, test->mode == CODE_64 ? "64-bit" : "32-bit");
+    print_run(&run);
 }
 
 /* Drops instructions one at a time while the case still fails. */
@@ -95,24 +107,23 @@ int main(int argc, char **argv)
     }
     for (uint64_t done = 0; done < options.cases && failed < options.failures_max;) {
         unsigned count = options.cases - done < HOST_BATCH ? (unsigned)(options.cases - done) : HOST_BATCH;
-        for (unsigned i = 0; i < count; i++)
+        for (unsigned i = 0; i < count; i++) {
             generate_case(options.seed * 0x100000000ull + done + i, mode_of(done + i), features, &cases[i]);
-        if (!host_run(host, cases, count, host_outcomes))
+            make_run(&cases[i], &runs[i]);
+        }
+        if (!host_run(host, runs, count, host_outcomes))
             lost++;
         for (unsigned i = 0; i < count && failed < options.failures_max; i++) {
             if (host_outcomes[i].timed_out)
                 continue;
-            faults += host_outcomes[i].vector != 6;
-            guest_run(guest, &cases[i], &guest_outcome);
-            if (outcomes_equal(&cases[i], &host_outcomes[i], &guest_outcome, false)) {
+            faults += host_outcomes[i].fault[0].vector != 6;
+            guest_run(guest, &runs[i], (struct guest_how){ 0 }, &guest_outcome);
+            if (outcomes_equal(&runs[i], &host_outcomes[i], &guest_outcome, sides, features, false)) {
                 passed++;
                 continue;
             }
             failed++;
-            struct outcome kept[HOST_BATCH];
-            memcpy(kept, host_outcomes, sizeof(kept));
             show_failure(host, guest, &cases[i]);
-            memcpy(host_outcomes, kept, sizeof(kept));
         }
         done += count;
     }

@@ -88,7 +88,8 @@ struct interp {
     uint64_t link_delta;            /* which lies so many bytes before it */
     unsigned link_slot;
     bool changed;                   /* an instruction may have changed the mode, events or controls: look at everything */
-    bool stepping;                  /* one instruction at a time: strings do one element */
+    bool one;                       /* `run` was asked for one instruction */
+    bool stepping;                  /* somebody looks after each instruction: strings do one element */
     bool incomplete;                /* a repeated string instruction left before its end */
     uint32_t key;                   /* mode_key of the present state */
     uint64_t drops;                 /* blocks dropped so far */

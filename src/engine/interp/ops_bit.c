@@ -11,23 +11,34 @@
 /*
  * --- shifts and rotates: with the guest's flags loaded, counts of zero and what is undefined come out by themselves.
  * NOTE(spec): the host runs the form with CL for all. ROL and ROR of a register by an immediate other than 1 leave OF as it was
- * on Intel processors (SDM2 RCL says undefined), where the CL and memory forms set it.
+ * on Intel processors (SDM2 RCL says undefined), where the CL and memory forms set it; AMD's set it in all. We do what the
+ * host does, as its other instructions come out that way by themselves, and translated code does, too.
  */
 
+/* Of this host; ROL of 0 by 2 with OF set. */
+static bool rotate_keeps_overflow(void)
+{
+    uint32_t zero = 0;
+    uint8_t overflow, al = 0x7F;
+    asm("addb $1, %[al]\n\t roll $2, %[zero]\n\t seto %[overflow]"
+        : [al] "+&r"(al), [zero] "+&r"(zero), [overflow] "=r"(overflow) : : "cc");
+    return overflow;
+}
+
 #define DEFINE_SHIFT(id, name, w, s)                                                                          \
-    static inline uint##w##_t name##w(struct vcpu *vcpu, uint##w##_t value, uint8_t count, bool immediate)    \
+    static inline uint##w##_t name##w(struct vcpu *vcpu, uint##w##_t value, uint8_t count, bool keep_overflow)\
     {                                                                                                         \
         uint32_t packed = (uint32_t)flags_pack(vcpu->rflags), old = packed;                                   \
         asm(FLAGS_LOAD #name s " %%cl, %[v]\n\t" FLAGS_SAVE                                                   \
             : [v] "+r"(value), "+&a"(packed) : "c"(count) : "cc");                                            \
-        if (SHIFT_##id <= SHIFT_ROR && immediate && (count & 31) != 1)                                        \
+        if (SHIFT_##id <= SHIFT_ROR && keep_overflow && (count & 31) != 1)                                    \
             packed = (packed & 0xFF00) | (old & 1);                                                           \
         flags_set(vcpu, packed);                                                                              \
         return value;                                                                                         \
     }                                                                                                         \
     static struct block *name##w##_ri(struct vcpu *vcpu, const struct op *op)                                 \
     {                                                                                                         \
-        set_reg##w(vcpu, op->dst, name##w(vcpu, reg##w(vcpu, op->dst), (uint8_t)op->imm, true));              \
+        set_reg##w(vcpu, op->dst, name##w(vcpu, reg##w(vcpu, op->dst), (uint8_t)op->imm, op->source_size));            \
         NEXT;                                                                                                 \
     }                                                                                                         \
     static struct block *name##w##_rc(struct vcpu *vcpu, const struct op *op)                                 \
@@ -74,6 +85,7 @@ op_fn *pick_shift(const struct insn *insn, struct op *op, enum family family, un
 {
     op->sub = (uint8_t)which;
     unsigned form = op->flags & OP_MEMORY ? 2 : op->flags & OP_IMMEDIATE ? 0 : 1;
+    op->source_size = rotate_keeps_overflow();
     return shift_table[size_index(op->size)][which][form];
 }
 

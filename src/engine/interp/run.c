@@ -110,14 +110,12 @@ static bool run_one(struct vcpu *vcpu, struct block *block)
     bool logged = trace_on(vcpu->log, TRACE_cpu_insn);
     if (logged)
         insn_log_before(&log, vcpu, block);
-    interp->stepping = true;
+    interp->stepping = interp->one || must_step(vcpu);
     interp->incomplete = false;
     interp->left--;
     block->op[0].run(vcpu, &block->op[0]);
     interp->stepping = false;
     interp->link_from = NULL;
-    if (interp->incomplete)
-        interp->left--;         /* an element counts as an instruction */
     if (logged)
         insn_log_after(&log, vcpu);
     return vcpu->pending.kind == EVENT_NONE;
@@ -227,7 +225,8 @@ static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
             return raise_debug_trap(vcpu);
         if (vcpu->activity != ACTIVITY_ACTIVE)
             return RUN_IDLE;
-        if (interp->left <= 0 || atomic_load_explicit(&vcpu->request, memory_order_relaxed))
+        if (interp->left <= 0 || (interp->one && interp->incomplete) ||
+            atomic_load_explicit(&vcpu->request, memory_order_relaxed))
             return RUN_REQUEST;
         interp->key = block_mode_key(vcpu);
         interp->changed = false;
@@ -247,6 +246,8 @@ enum run_result interp_run(struct vcpu *vcpu, uint64_t budget)
     struct interp *interp = interp_of(vcpu);
     int64_t start = budget > INT64_MAX ? INT64_MAX : (int64_t)budget;
     interp->left = start;
+    interp->one = budget == 1;
+    interp->incomplete = false;
     enum run_result result = run_until(vcpu, interp);
     native_sync(vcpu);
     counter_add(&vcpu->counters, COUNTER_instructions, (uint64_t)(start - interp->left));
