@@ -80,4 +80,5 @@ def main():
             print("%-8s %-24s %9.2f  (%.2f to %.2f)" % (name, figure, statistics.median(values), min(values), max(values)))
 
 
-main()
+if __name__ == "__main__":
+    main()

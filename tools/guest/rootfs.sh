@@ -20,23 +20,33 @@ rootfs() {
 rootfs_versions() { papt amd64 apt-cache policy base-files systemd libc6 dbus iproute2 bash | grep -E '^[a-z]|Candidate'; }
 
 make_rootfs() {
-    local out=$1 stage mode
+    local out=$1 stage
     stage=$(dirname "$out")
-    case $(id -u) in 0) mode=root ;; *) mode=unshare ;; esac
     say "making a Debian root file system (mmdebstrap, a minute or so)"
-    rootfs_sources >"$stage/sources.list"
-    grep -q . "$stage/sources.list" || die "the package sources name no Debian 12"
-    chmod 755 "$stage"
-    mmdebstrap --mode="$mode" --variant=minbase --quiet --include="$rootfs_packages" \
-        --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' \
-        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    debian_tar "$stage/root.tar" "$rootfs_packages" \
         --customize-hook='echo root:doppel | chroot "$1" chpasswd' \
         --customize-hook='echo doppel-guest >"$1/etc/hostname"' \
         --customize-hook='printf "[Match]\nType=ether\n[Network]\nDHCP=ipv4\n" >"$1/etc/systemd/network/10-dhcp.network"' \
         --customize-hook='chroot "$1" systemctl -q enable systemd-networkd' \
-        --customize-hook='chroot "$1" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service' \
-        bookworm "$stage/root.tar" "$stage/sources.list" >&2 || return 1
+        --customize-hook='chroot "$1" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service' || return 1
     truncate -s "$rootfs_size" "$out" && fill_image "$stage/root.tar" "$out" || return 1
+}
+
+# debian_tar TAR PACKAGES HOOK...: Debian 12's smallest system with the packages (commas between them) as a tar archive.
+debian_tar() {
+    local out=$1 packages=$2 stage mode; shift 2
+    stage=$(dirname "$out")
+    case $(id -u) in 0) mode=root ;; *) mode=unshare ;; esac
+    rootfs_sources >"$stage/sources.list"
+    grep -q . "$stage/sources.list" || die "the package sources name no Debian 12"
+    chmod 755 "$stage"
+    mmdebstrap --mode="$mode" --variant=minbase --quiet --include="$packages" --format=tar \
+        --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' "$@" \
+        bookworm "$out" "$stage/sources.list" >&2
+    local status=$?
+    rm "$stage/sources.list"
+    return $status
 }
 
 # The machine's Debian 12 sources, one line each.
