@@ -108,6 +108,8 @@ int command_help(int argc, char **argv)
             help_run(stdout);
         else if (command == command_at(COMMAND_restore))
             help_restore(stdout);
+        else if (command == command_at(COMMAND_snapshot))
+            help_snapshot(stdout);
         else
             help_command(stdout, command);
     } else {

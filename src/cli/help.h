@@ -11,6 +11,7 @@ struct command;
 void help_command(FILE *out, const struct command *command);
 void help_run(FILE *out);
 void help_restore(FILE *out);
+void help_snapshot(FILE *out);     /* cli/snapshot.c */
 void help_man(FILE *out);
 void help_bash_completion(FILE *out);
 

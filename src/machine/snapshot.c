@@ -4,17 +4,13 @@
  */
 #include "machine/snapshot.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <dirent.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "dev/device.h"
@@ -27,8 +23,7 @@
 struct saving {
     struct machine *machine;
     struct snapshot_options options;
-    char *partial;                  /* the directory's name until it is complete */
-    int directory;
+    struct snapshot_draft draft;
     char id[SNAPSHOT_ID_SIZE];
     struct snapshot_layer parent;
     struct container state;
@@ -121,7 +116,7 @@ static bool save_memory(struct saving *saving)
     for (unsigned i = 0; i < ram->slot_count && ok; i++) {
         uint64_t *dirty = collect_dirty(saving, &ram->slot[i]);
         ok = dirty || error_set(saving->err, "no memory for the snapshot");
-        ok = ok && snapshot_save_slot(&saving->state, saving->directory, &ram->slot[i], i,
+        ok = ok && snapshot_save_slot(&saving->state, saving->draft.directory, &ram->slot[i], i,
                                       saving->options.parent ? dirty : NULL, saving->options.compress, saving->err);
         free(dirty);
     }
@@ -137,7 +132,7 @@ static bool save_disks(struct saving *saving)
         char name[CONTAINER_NAME_MAX];
         snprintf(name, sizeof(name), "disk-%u", i);
         if (!config->disk[i].read_only &&
-            !snapshot_copy_file(AT_FDCWD, config->disk[i].path, saving->directory, name, saving->err))
+            !snapshot_copy_file(AT_FDCWD, config->disk[i].path, saving->draft.directory, name, saving->err))
             return false;
     }
     return true;
@@ -160,7 +155,7 @@ static json_t *parent_json(const struct saving *saving)
     char path[PATH_MAX], own[PATH_MAX];
     if (!saving->options.parent)
         return json_null();
-    if (!realpath(saving->options.parent, path) || !realpath(saving->partial, own))
+    if (!realpath(saving->options.parent, path) || !realpath(saving->draft.path, own))
         return NULL;
     const char *base = strrchr(path, '/'), *own_base = strrchr(own, '/');
     bool siblings = base - path == own_base - own && !memcmp(path, own, (size_t)(base - path));
@@ -210,7 +205,7 @@ static bool save_machine(struct saving *saving)
     resume_devices(machine);
     pthread_mutex_unlock(&machine->lock);
     drop_all_write_entries(machine);
-    return ok && container_write(&saving->state, saving->directory, SNAPSHOT_STATE_FILE, saving->err);
+    return ok && container_write(&saving->state, saving->draft.directory, SNAPSHOT_STATE_FILE, saving->err);
 }
 
 /* Only what changed since the last snapshot is known, so that must be the parent. */
@@ -229,95 +224,27 @@ static bool check_parent(struct saving *saving)
                      "base it on the last one, or take a full one", parent);
 }
 
-static bool sync_file(int directory, const char *name, struct error *err)
-{
-    int fd = openat(directory, name, O_RDONLY | O_CLOEXEC);
-    bool ok = fd >= 0 && fdatasync(fd) == 0;
-    if (!ok)
-        error_errno(err, errno, "cannot write the file %s to the disk", name);
-    if (fd >= 0)
-        close(fd);
-    return ok;
-}
-
-/* Calls for each file of the partial directory. */
-static bool for_each_file(struct saving *saving, bool (*call)(int directory, const char *name, struct error *err))
-{
-    DIR *listing = opendir(saving->partial);
-    bool ok = listing || error_errno(saving->err, errno, "cannot list %s", saving->partial);
-    for (struct dirent *entry; ok && (entry = readdir(listing));)
-        ok = entry->d_name[0] == '.' || call(saving->directory, entry->d_name, saving->err);
-    if (listing)
-        closedir(listing);
-    return ok;
-}
-
-static bool remove_file(int directory, const char *name, struct error *err)
-{
-    unlinkat(directory, name, 0);
-    return true;
-}
-
-static bool complete(struct saving *saving, const char *directory)
-{
-    if (!for_each_file(saving, sync_file))
-        return false;
-    if (renameat2(AT_FDCWD, saving->partial, AT_FDCWD, directory, RENAME_NOREPLACE) == 0)
-        return true;
-    /* Not every file system knows the flag. */
-    if (errno != EINVAL || access(directory, F_OK) == 0 || rename(saving->partial, directory) != 0)
-        return error_errno(saving->err, errno, "cannot make the directory %s", directory);
-    return true;
-}
-
-static bool make_directory(struct saving *saving, const char *directory)
-{
-    if (access(directory, F_OK) == 0)
-        return error_set(saving->err, "%s exists already; give the name of a new directory", directory);
-    if (asprintf(&saving->partial, "%s.partial-%d", directory, (int)getpid()) < 0) {
-        saving->partial = NULL;
-        return error_set(saving->err, "no memory for the snapshot");
-    }
-    if (mkdir(saving->partial, 0777) < 0)
-        return error_errno(saving->err, errno, "cannot make the directory %s", saving->partial);
-    saving->directory = open(saving->partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return saving->directory >= 0 || error_errno(saving->err, errno, "cannot open the directory %s", saving->partial);
-}
-
-static void clean_up(struct saving *saving, bool ok)
-{
-    if (!ok && saving->directory >= 0) {
-        struct error ignored;
-        saving->err = &ignored;
-        for_each_file(saving, remove_file);
-        rmdir(saving->partial);
-    }
-    if (saving->directory >= 0)
-        close(saving->directory);
-    snapshot_layer_close(&saving->parent);
-    container_free(&saving->state);
-    free(saving->partial);
-}
-
 bool machine_snapshot(struct machine *machine, const char *directory, const struct snapshot_options *options, struct error *err)
 {
-    struct saving saving = { .machine = machine, .directory = -1, .parent = { .directory = -1 }, .err = err };
+    struct saving saving = { .machine = machine, .parent = { .directory = -1 }, .err = err };
     if (options)
         saving.options = *options;
     make_id(saving.id);
     pthread_mutex_lock(&machine->snapshot_lock);
     machine_pause(machine);
-    bool ok = check_parent(&saving) && make_directory(&saving, directory);
+    bool ok = snapshot_draft_begin(&saving.draft, directory, err) && check_parent(&saving);
     if (ok) {
         ok = save_machine(&saving);
         strcpy(machine->snapshot_id, ok ? saving.id : "");
     }
     machine_resume(machine);
-    if (ok && !complete(&saving, directory)) {
+    if (ok && !snapshot_draft_complete(&saving.draft, directory, err)) {
         *machine->snapshot_id = 0;
         ok = false;
     }
     pthread_mutex_unlock(&machine->snapshot_lock);
-    clean_up(&saving, ok);
+    snapshot_draft_end(&saving.draft);
+    snapshot_layer_close(&saving.parent);
+    container_free(&saving.state);
     return ok;
 }

@@ -68,6 +68,20 @@ bool snapshot_verify_memory(const struct snapshot_layer *layer, struct error *er
 /* Copies a file, sharing its blocks where the host can, holes kept. `to` must not exist. */
 bool snapshot_copy_file(int from_directory, const char *from, int to_directory, const char *to, struct error *err);
 
+/* --- a directory in the making (snapshot_draft.c) --- */
+struct snapshot_draft {
+    char *path;                     /* its name until it is complete */
+    int directory;
+    bool complete;
+};
+
+/* Makes an empty directory beside the one that is wanted, which must not exist. To be ended in any case. */
+bool snapshot_draft_begin(struct snapshot_draft *draft, const char *directory, struct error *err);
+/* All files go to the disk, then the directory gets its name. */
+bool snapshot_draft_complete(struct snapshot_draft *draft, const char *directory, struct error *err);
+/* Removes what was not completed. */
+void snapshot_draft_end(struct snapshot_draft *draft);
+
 /* --- one snapshot, for those who look into it (snapshot_open.c) --- */
 struct snapshot {
     struct snapshot_layer layer[SNAPSHOT_CHAIN_MAX];
@@ -76,6 +90,8 @@ struct snapshot {
     char *disk_path[MACHINE_DISKS_MAX];     /* of the restored machine */
 };
 
+/* The pages that the snapshot's machine would have, in slots of their own (ram_destroy). NULL: err tells why. */
+struct ram *snapshot_memory(const struct snapshot *snapshot, struct error *err);
 bool snapshot_layer_open(struct snapshot_layer *layer, const char *path, struct error *err);
 void snapshot_layer_close(struct snapshot_layer *layer);
 

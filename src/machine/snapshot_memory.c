@@ -20,7 +20,7 @@
  * Runs shorter than this are read into place rather than mapped: each mapping costs the host a kernel object, and a process
  * may have some 65,000 of them.
  */
-enum { MAPPED_RUN_MIN = 64, COMPRESSION_LEVEL = 1, EXTENT_WORDS = 5 };
+enum { MAPPED_RUN_MIN = 64, MAPPINGS_MAX = 16384, COMPRESSION_LEVEL = 1, EXTENT_WORDS = 5 };
 
 /* --- the section: a head, then the extents as one array --- */
 
@@ -59,7 +59,8 @@ static void file_name(char name[CONTAINER_NAME_MAX], unsigned i) { snprintf(name
 
 struct writer {
     const struct ram_slot *slot;
-    const uint64_t *dirty;          /* NULL: every page that is not zero */
+    const uint64_t *pages;          /* one bit each: those that are looked at */
+    bool differential;              /* all of them are written; else those that are not zero */
     int fd;
     bool compress;
     ZSTD_CCtx *zstd;
@@ -110,7 +111,7 @@ static bool write_plain(struct writer *writer, const struct snapshot_extent *ext
 {
     for (uint64_t page = extent->page, end = page + extent->pages; page < end;) {
         uint64_t first = page;
-        while (page < end && !(writer->dirty && is_zero(page_at(writer, page))))
+        while (page < end && !(writer->differential && is_zero(page_at(writer, page))))
             page++;
         if (!write_at(writer, page_at(writer, first), (page - first) << PAGE_SHIFT, first << PAGE_SHIFT))
             return false;
@@ -137,41 +138,18 @@ static bool write_extent(struct writer *writer, uint64_t page, uint64_t pages)
 
 static bool wanted(const struct writer *writer, uint64_t page)
 {
-    return writer->dirty ? writer->dirty[page / 64] >> page % 64 & 1 : !is_zero(page_at(writer, page));
+    return (writer->pages[page / 64] >> page % 64 & 1) && (writer->differential || !is_zero(page_at(writer, page)));
 }
 
-static bool write_range(struct writer *writer, uint64_t page, uint64_t end)
+static bool write_extents(struct writer *writer)
 {
-    while (page < end) {
+    for (uint64_t page = 0, end = writer->slot->size >> PAGE_SHIFT; page < end;) {
         uint64_t first = page;
         while (page < end && page - first < EXTENT_PAGES_MAX && wanted(writer, page))
             page++;
-        if (page > first) {
-            if (!write_extent(writer, first, page - first))
-                return false;
-        } else {
-            page++;
-        }
-    }
-    return true;
-}
-
-/* Only what the host has granted: the rest is zero and need not be touched. */
-static bool write_granted(struct writer *writer)
-{
-    const struct ram_slot *slot = writer->slot;
-    if (writer->dirty || slot->private_mapping)
-        return write_range(writer, 0, slot->size >> PAGE_SHIFT);
-    for (uint64_t at = 0; at < slot->size;) {
-        off_t data = lseek(slot->fd, (off_t)at, SEEK_DATA);
-        if (data < 0)
-            return errno == ENXIO || error_errno(writer->err, errno, "cannot look into the guest's memory");
-        off_t hole = lseek(slot->fd, data, SEEK_HOLE);
-        if (hole < 0)
-            return error_errno(writer->err, errno, "cannot look into the guest's memory");
-        at = min_u64((uint64_t)hole, slot->size);
-        if (!write_range(writer, (uint64_t)data >> PAGE_SHIFT, at >> PAGE_SHIFT))
+        if (page > first && !write_extent(writer, first, page - first))
             return false;
+        page += page == first;
     }
     return true;
 }
@@ -186,7 +164,30 @@ static bool write_file(struct writer *writer)
     } else if (ftruncate(writer->fd, (off_t)writer->slot->size) < 0) {
         return error_errno(writer->err, errno, "cannot write the memory of the snapshot");
     }
-    return write_granted(writer);
+    return write_extents(writer);
+}
+
+static void save_section(struct container *state, const struct writer *writer, unsigned i)
+{
+    const struct ram_slot *slot = writer->slot;
+    char name[CONTAINER_NAME_MAX];
+    struct extents_list storage;
+    struct head head = { .gpa = slot->gpa, .size = slot->size, .differential = writer->differential,
+                         .compressed = writer->compress, .extents = writer->count };
+    strncpy(head.name, slot->name, sizeof(head.name) - 1);
+    section_name(name, i);
+    struct state_buffer *section = container_add(state, name);
+    state_save(&head_list, &head, section);
+    state_save(extents_list(&storage, writer->count), writer->extent, section);
+}
+
+/* The granted pages of a slot, one bit each. NULL: no memory. */
+static uint64_t *granted_pages(const struct ram_slot *slot)
+{
+    uint64_t *bitmap = calloc((slot->size >> PAGE_SHIFT) / 64 + 1, sizeof(*bitmap));
+    if (bitmap)
+        ram_find_granted(slot, bitmap);
+    return bitmap;
 }
 
 bool snapshot_save_slot(struct container *state, int directory, const struct ram_slot *slot, unsigned i, const uint64_t *dirty,
@@ -194,25 +195,20 @@ bool snapshot_save_slot(struct container *state, int directory, const struct ram
 {
     char name[CONTAINER_NAME_MAX];
     file_name(name, i);
-    struct writer writer = { .slot = slot, .dirty = dirty, .compress = compress, .err = err };
+    uint64_t *granted = dirty ? NULL : granted_pages(slot);
+    struct writer writer = { .slot = slot, .pages = dirty ? dirty : granted, .differential = dirty, .compress = compress, .err = err };
+    if (!writer.pages)
+        return error_set(err, "no memory for the snapshot");
     writer.fd = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (writer.fd < 0)
-        return error_errno(err, errno, "cannot write the file %s", name);
-    bool ok = write_file(&writer);
-    if (ok) {
-        struct head head = { .gpa = slot->gpa, .size = slot->size, .differential = dirty, .compressed = compress,
-                             .extents = writer.count };
-        struct extents_list storage;
-        strncpy(head.name, slot->name, sizeof(head.name) - 1);
-        section_name(name, i);
-        struct state_buffer *section = container_add(state, name);
-        state_save(&head_list, &head, section);
-        state_save(extents_list(&storage, writer.count), writer.extent, section);
-    }
+    bool ok = writer.fd >= 0 ? write_file(&writer) : error_errno(err, errno, "cannot write the file %s", name);
+    if (ok)
+        save_section(state, &writer, i);
     ZSTD_freeCCtx(writer.zstd);
     free(writer.buffer);
     free(writer.extent);
-    close(writer.fd);
+    free(granted);
+    if (writer.fd >= 0)
+        close(writer.fd);
     return ok;
 }
 
@@ -293,13 +289,17 @@ static uint8_t *compressed_buffer(struct error *err)
     return buffer;
 }
 
-/* Runs that follow each other in the file are mapped together. */
-static uint64_t joined_pages(const struct snapshot_slot *saved, uint64_t first, uint64_t *last)
+/*
+ * Runs that lie close together are mapped together; what is between them must be in the file as it is wanted: zero in a full
+ * one, so there a gap may be bridged, and the larger the memory the wider, as mappings are counted.
+ */
+static uint64_t joined_end(const struct snapshot_slot *saved, uint64_t first, uint64_t *last)
 {
-    uint64_t pages = saved->extent[first].pages;
-    for (*last = first; *last + 1 < saved->extent_count && saved->extent[*last + 1].page == saved->extent[first].page + pages; ++*last)
-        pages += saved->extent[*last + 1].pages;
-    return pages;
+    uint64_t gap = saved->differential ? 0 : max_u64(MAPPED_RUN_MIN, saved->size / MAPPINGS_MAX >> PAGE_SHIFT);
+    uint64_t end = saved->extent[first].page + saved->extent[first].pages;
+    for (*last = first; *last + 1 < saved->extent_count && saved->extent[*last + 1].page - end <= gap; ++*last)
+        end = saved->extent[*last + 1].page + saved->extent[*last + 1].pages;
+    return end;
 }
 
 static bool lay_over(struct ram_slot *slot, int fd, const struct snapshot_slot *saved, struct error *err)
@@ -307,10 +307,9 @@ static bool lay_over(struct ram_slot *slot, int fd, const struct snapshot_slot *
     uint8_t *buffer = compressed_buffer(err);
     bool ok = buffer;
     for (uint64_t i = 0, last; ok && i < saved->extent_count; i = last + 1) {
-        const struct snapshot_extent *extent = &saved->extent[i];
-        uint64_t pages = joined_pages(saved, i, &last);
-        if (slot->private_mapping && !saved->compressed && pages >= MAPPED_RUN_MIN) {
-            ok = ram_map_file(slot, extent->page << PAGE_SHIFT, pages << PAGE_SHIFT, fd, err);
+        uint64_t start = saved->extent[i].page, end = joined_end(saved, i, &last);
+        if (slot->private_mapping && !saved->compressed && (end - start >= MAPPED_RUN_MIN || !saved->differential)) {
+            ok = ram_map_file(slot, start << PAGE_SHIFT, (end - start) << PAGE_SHIFT, fd, err);
             continue;
         }
         for (uint64_t n = i; ok && n <= last; n++)
@@ -329,11 +328,8 @@ static bool same_place(const struct ram_slot *slot, const struct snapshot_slot *
 static bool load_slot(struct ram_slot *slot, unsigned i, const struct snapshot_layer *layer, unsigned count, struct error *err)
 {
     const struct snapshot_layer *full = &layer[count - 1];
-    if (!same_place(slot, &full->slot[i], err))
-        return false;
-    bool ok = full->slot[i].compressed ? lay_over(slot, full->ram[i], &full->slot[i], err)
-                                       : ram_map_file(slot, 0, slot->size, full->ram[i], err);
-    for (unsigned n = count - 1; ok && n-- > 0;)
+    bool ok = full->slot[i].compressed || ram_make_private(slot, err);
+    for (unsigned n = count; ok && n-- > 0;)
         ok = same_place(slot, &layer[n].slot[i], err) && lay_over(slot, layer[n].ram[i], &layer[n].slot[i], err);
     return ok;
 }
@@ -348,6 +344,19 @@ bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, u
         if (!load_slot(&ram->slot[i], i, layer, count, err))
             return false;
     return true;
+}
+
+struct ram *snapshot_memory(const struct snapshot *snapshot, struct error *err)
+{
+    const struct snapshot_layer *newest = &snapshot->layer[0];
+    struct ram *ram = ram_create();
+    bool ok = ram || error_set(err, "no memory for the snapshot");
+    for (unsigned i = 0; ok && i < newest->slot_count; i++)
+        ok = ram_add(ram, newest->slot[i].name, newest->slot[i].gpa, newest->slot[i].size, false, err);
+    if (ok && snapshot_load_memory(ram, snapshot->layer, snapshot->layers, err))
+        return ram;
+    ram_destroy(ram);
+    return NULL;
 }
 
 static bool verify_slot(int fd, const struct snapshot_slot *slot, uint8_t *buffer, uint8_t *pages, const char *path, struct error *err)

@@ -104,7 +104,7 @@ static bool load_clock(const struct restoring *restoring, struct machine *machin
     else
         clock_set_ns(machine->clock, (uint64_t)((unsigned __int128)saved.tsc * NS_PER_SECOND / saved.tsc_hz));
     if (hz / 1000 != saved.tsc_hz / 1000)
-        log_message(&machine->log, LOG_WARNING, "the snapshot was taken on a host whose TSC runs at %lu kHz; here it is %lu kHz, and a guest "
+        log_message(&machine->log, LOG_WARNING, "the snapshot was taken where the TSC runs at %lu kHz; here it is %lu kHz, and a guest "
                     "that keeps time by it goes wrong", (unsigned long)(saved.tsc_hz / 1000), (unsigned long)(hz / 1000));
     return true;
 }

@@ -37,6 +37,7 @@ static void slot_free(struct ram_slot *slot)
     release(slot->host, slot->size);
     release((void *)slot->page, slot_pages(slot) * sizeof(*slot->page));
     release((void *)slot->code, slot_pages(slot) * sizeof(*slot->code));
+    free(slot->of_file);
     if (slot->fd >= 0)
         close(slot->fd);
 }
@@ -128,19 +129,30 @@ bool ram_add(struct ram *ram, const char *name, uint64_t gpa, uint64_t size, boo
     return true;
 }
 
+bool ram_make_private(struct ram_slot *slot, struct error *err)
+{
+    slot->of_file = calloc(slot_pages(slot) / 64 + 1, sizeof(*slot->of_file));
+    if (!slot->of_file)
+        return error_set(err, "memory %s: no memory", slot->name);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    if (mmap(slot->host, slot->size, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED)
+        return error_errno(err, errno, "memory %s: the host refuses a private mapping", slot->name);
+    madvise(slot->host, slot->size, MADV_DONTDUMP);
+    close(slot->fd);
+    slot->fd = -1;
+    slot->private_mapping = true;
+    return true;
+}
+
 bool ram_map_file(struct ram_slot *slot, uint64_t offset, uint64_t size, int fd, struct error *err)
 {
-    assert(slot->private_mapping || (offset == 0 && size == slot->size));
+    assert(slot->private_mapping);
     void *mapping = mmap(slot->host + offset, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset);
     if (mapping == MAP_FAILED)
-        return error_errno(err, errno, "memory %s: the host refuses to map a file of %llu MiB", slot->name,
-                           (unsigned long long)(size / MiB));
+        return error_errno(err, errno, "memory %s: the host refuses to map a file", slot->name);
     madvise(mapping, size, MADV_DONTDUMP);
-    if (!slot->private_mapping) {
-        close(slot->fd);
-        slot->fd = -1;
-        slot->private_mapping = true;
-    }
+    for (uint64_t page = offset >> PAGE_SHIFT; page < (offset + size) >> PAGE_SHIFT; page++)
+        slot->of_file[page / 64] |= BIT(page % 64);
     return true;
 }
 
@@ -152,40 +164,79 @@ uint64_t ram_total(const struct ram *ram)
     return total;
 }
 
-/*
- * Pages of a private mapping that were written: those in the page table that are no longer the file's
- * (Linux Documentation/admin-guide/mm/pagemap.rst: bit 63 present, 62 swapped, 61 of a file).
- */
-static uint64_t private_pages(const struct ram_slot *slot)
+/* --- what is granted --- */
+
+/* Bits of /proc/self/pagemap (Linux Documentation/admin-guide/mm/pagemap.rst). */
+#define PAGEMAP_PRESENT BIT(63)
+#define PAGEMAP_SWAPPED BIT(62)
+#define PAGEMAP_FILE BIT(61)
+#define PAGEMAP_EXCLUSIVE BIT(56)       /* no one else maps it; never set for the page of zeroes */
+
+/* Calls for each page of the slot that the host's page tables know something of. False: they cannot be read. */
+static bool for_each_mapped(const struct ram_slot *slot, void (*call)(void *owner, uint64_t page, uint64_t entry), void *owner)
 {
-    uint64_t count = 0, entry[512];
+    uint64_t entry[512], first = (uintptr_t)slot->host >> PAGE_SHIFT;
     int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    for (uint64_t page = 0, pages = slot_pages(slot); page < pages;) {
-        uint64_t want = min_u64(pages - page, ARRAY_SIZE(entry)) * sizeof(*entry);
-        ssize_t got = pread(fd, entry, want, (off_t)((((uintptr_t)slot->host >> PAGE_SHIFT) + page) * sizeof(*entry)));
-        if (got <= 0)
-            break;
-        for (uint64_t i = 0; i < (uint64_t)got / sizeof(*entry); i++)
-            count += (entry[i] & (BIT(63) | BIT(62))) && !(entry[i] & BIT(61));
-        page += (uint64_t)got / sizeof(*entry);
+    ssize_t got = fd < 0 ? -1 : 0;
+    for (uint64_t page = 0, pages = slot_pages(slot); got >= 0 && page < pages; page += (uint64_t)got / sizeof(*entry)) {
+        got = pread(fd, entry, min_u64(pages - page, ARRAY_SIZE(entry)) * sizeof(*entry), (off_t)((first + page) * sizeof(*entry)));
+        for (ssize_t i = 0; i < got / (ssize_t)sizeof(*entry); i++)
+            if (entry[i])
+                call(owner, page + (uint64_t)i, entry[i]);
+        got = got ? got : -1;
     }
-    close(fd);
-    return count;
+    if (fd >= 0)
+        close(fd);
+    return got >= 0;
+}
+
+static void count_own(void *owner, uint64_t page, uint64_t entry)
+{
+    uint64_t *count = owner;
+    *count += (entry & (PAGEMAP_EXCLUSIVE | PAGEMAP_SWAPPED)) && !(entry & PAGEMAP_FILE);
 }
 
 uint64_t ram_granted(const struct ram *ram)
 {
     uint64_t granted = 0;
     for (unsigned i = 0; i < ram->slot_count; i++) {
+        const struct ram_slot *slot = &ram->slot[i];
         struct stat status;
-        if (ram->slot[i].private_mapping)
-            granted += private_pages(&ram->slot[i]) << PAGE_SHIFT;
-        else if (fstat(ram->slot[i].fd, &status) == 0)
+        uint64_t pages = 0;
+        if (slot->private_mapping && for_each_mapped(slot, count_own, &pages))
+            granted += pages << PAGE_SHIFT;
+        else if (!slot->private_mapping && fstat(slot->fd, &status) == 0)
             granted += (uint64_t)status.st_blocks * 512;
     }
     return granted;
+}
+
+static void set_bit(void *bitmap, uint64_t page, uint64_t entry) { ((uint64_t *)bitmap)[page / 64] |= BIT(page % 64); }
+
+/* Only what the memfd has. False: it cannot be asked. */
+static bool find_in_memfd(const struct ram_slot *slot, uint64_t *bitmap)
+{
+    for (uint64_t at = 0; at < slot->size;) {
+        off_t data = lseek(slot->fd, (off_t)at, SEEK_DATA);
+        if (data < 0)
+            return errno == ENXIO;
+        off_t hole = lseek(slot->fd, data, SEEK_HOLE);
+        if (hole < 0)
+            return false;
+        at = min_u64((uint64_t)hole, slot->size);
+        for (uint64_t page = (uint64_t)data >> PAGE_SHIFT; page < at >> PAGE_SHIFT; page++)
+            set_bit(bitmap, page, 0);
+    }
+    return true;
+}
+
+void ram_find_granted(const struct ram_slot *slot, uint64_t *bitmap)
+{
+    if (slot->private_mapping)
+        memcpy(bitmap, slot->of_file, (slot_pages(slot) + 7) / 8);
+    if (slot->private_mapping ? !for_each_mapped(slot, set_bit, bitmap) : !find_in_memfd(slot, bitmap))
+        for (uint64_t page = 0; page < slot_pages(slot); page++)
+            set_bit(bitmap, page, 0);
 }
 
 /* --- copies --- */

@@ -44,10 +44,11 @@ struct ram_slot {
     bool mixed;                     /* its pages have PAGE_HIDDEN and PAGE_ROM of their own: ram_set_pages */
     /*
      * The memfd behind `host`, for whoever needs the pages a second time (vhost-user, other mappings). With private_mapping
-     * there is none, and fd is -1: the pages are those of a snapshot's file, copied when they are written (ram_map_file).
+     * there is none, and fd is -1: pages are those of a snapshot's files, copied when they are written (ram_map_file).
      */
     int fd;
     bool private_mapping;
+    uint64_t *of_file;              /* private mapping: a bit for each page that is a file's until it is written */
 };
 
 /*
@@ -72,12 +73,17 @@ void ram_destroy(struct ram *ram);
 /* Adds a slot before the machine runs; name for the monitor; rom: guest writes go to the bus. */
 bool ram_add(struct ram *ram, const char *name, uint64_t gpa, uint64_t size, bool rom, struct error *err);
 /*
- * Before the machine runs, or while it stands still and nobody holds a pin: [offset, offset + size) of the slot becomes what the
- * file has there. Pages are read when they are touched, and copied when they are written, so that machines which map the same
- * file share what they do not change; the file itself is never written. It must not become shorter while it is mapped. The
- * first call must be for the whole slot: its memfd goes.
+ * Before the machine runs: the slot becomes private memory, all zero, in which parts of files can be mapped. Its memfd goes.
+ */
+bool ram_make_private(struct ram_slot *slot, struct error *err);
+/*
+ * Before the machine runs: [offset, offset + size) of a private slot becomes what the file has there. Pages are read when they are
+ * touched, and copied when they are written, so that machines which map the same file share what they do not change; the
+ * file itself is never written. It must not become shorter while it is mapped.
  */
 bool ram_map_file(struct ram_slot *slot, uint64_t offset, uint64_t size, int fd, struct error *err);
+/* Sets the bits (one for each page) of pages that may be something else than zero. Its words are zero before. */
+void ram_find_granted(const struct ram_slot *slot, uint64_t *bitmap);
 uint64_t ram_total(const struct ram *ram);
 /* Bytes of RAM that the host has granted so far: pages touched, or with a private mapping pages written. */
 uint64_t ram_granted(const struct ram *ram);
