@@ -140,13 +140,25 @@ static struct window_space *take_space(struct mmu *mmu, uint64_t root)
 
 /* --- hot and cold --- */
 
-static void turn_hot(struct windows *windows, struct window_space *space)
+/* For all that is in use, so that a miss there has an address that tells its chunk (window_missed). */
+static void make_windows(struct vcpu *vcpu, struct window_space *space)
 {
+    bool used[WINDOW_USER_CHUNKS] = { false };
+    window_find_chunks(vcpu, used);
+    for (unsigned chunk = 0; chunk < WINDOW_USER_CHUNKS; chunk++)
+        if (used[chunk])
+            window_make(vcpu->mmu->windows, space, chunk);
+}
+
+static void turn_hot(struct vcpu *vcpu, struct window_space *space)
+{
+    struct windows *windows = vcpu->mmu->windows;
     space->run = space->cost = 0;
     if (!window_make_table(space))
         return;
     space->hot = true;
     space->stale = false;
+    make_windows(vcpu, space);
     counter_add(windows->counters, COUNTER_window_promotions, 1);
     trace(windows->log, window, "space %#llx turns hot after %llu instructions", (unsigned long long)space->root,
           (unsigned long long)space->threshold);
@@ -191,7 +203,7 @@ void window_account(struct vcpu *vcpu, uint64_t instructions)
     if (space->hot)
         judge(mmu->windows, space);
     else if (space->run >= space->threshold)
-        turn_hot(mmu->windows, space);
+        turn_hot(vcpu, space);
 }
 
 /* --- flushes --- */
@@ -437,17 +449,31 @@ static bool make_room(struct windows *windows, const struct window_space *space)
     return true;
 }
 
+/* The space in which a miss just happened, unless that was one too many. */
+static struct window_space *count_miss(struct vcpu *vcpu)
+{
+    struct window_space *space = usable_space(vcpu);
+    if (!space)
+        return NULL;
+    counter_add(&vcpu->counters, COUNTER_window_faults, 1);
+    space->cost += COST_FAULT;
+    judge(vcpu->mmu->windows, space);
+    return space->hot ? space : NULL;
+}
+
+void window_missed(struct vcpu *vcpu)
+{
+    struct window_space *space = count_miss(vcpu);
+    if (space)
+        make_windows(vcpu, space);
+}
+
 bool window_fill(struct vcpu *vcpu, uint64_t gla, bool write)
 {
     struct windows *windows = vcpu->mmu->windows;
-    struct window_space *space = usable_space(vcpu);
-    if (!space)
-        return false;
-    counter_add(windows->counters, COUNTER_window_faults, 1);
-    space->cost += COST_FAULT;
-    judge(windows, space);
+    struct window_space *space = count_miss(vcpu);
     uint64_t wanted = window_showable(vcpu, view_of_tlb(vcpu, gla));
-    if (!space->hot || gla >> 47 || !wanted || !make_room(windows, space))
+    if (!space || gla >> 47 || !wanted || !make_room(windows, space))
         return false;
     struct piece *piece = window_make_piece(windows, space, gla);
     if (!piece)

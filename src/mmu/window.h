@@ -47,6 +47,11 @@ void window_account(struct vcpu *vcpu, uint64_t instructions);
  * breakpoint, no memory, or the space has turned cold: see window_table). Of an access that crosses pages, one call for each page.
  */
 bool window_fill(struct vcpu *vcpu, uint64_t gla, bool write);
+/*
+ * The same for a miss whose address the host does not tell: that of a non-canonical address (#GP, #SS), as of any access in
+ * a chunk that has no window yet. If the guest maps something there now, the chunk gets its window.
+ */
+void window_missed(struct vcpu *vcpu);
 
 /* What is known of one address space, for the monitor. run, cost and threshold are in instructions (window.c, "The policy"). */
 struct window_info {

@@ -14,6 +14,7 @@ enum {
     PIECE_SHIFT = 21, PIECE_PAGES = 512,        /* what one page table maps */
     WINDOW_PIECES = 1u << (WINDOW_CHUNK_SHIFT - PIECE_SHIFT),
     WINDOWS_PER_SPACE = 16,
+    WINDOW_USER_CHUNKS = 1u << (47 - WINDOW_CHUNK_SHIFT),
     PENDING_PIECES = 8,
 };
 
@@ -83,6 +84,9 @@ bool window_make_table(struct window_space *space);
 void window_drop_space(struct windows *windows, struct window_space *space);
 void window_free_space(struct windows *windows, struct window_space *space);
 
+/* Makes a window for the chunk if there is none. False: the host refuses, or the space has as many as it can. */
+bool window_make(struct windows *windows, struct window_space *space, uint64_t chunk);
+
 struct piece *window_find_piece(const struct window_space *space, uint64_t gla);
 /* The piece around gla, made with its window if need be. NULL: no room. */
 struct piece *window_make_piece(struct windows *windows, struct window_space *space, uint64_t gla);
@@ -114,6 +118,9 @@ struct window_scan {
     bool large, huge, global;           /* taken from a page of 2 MiB or more, of 1 GiB; some from a global page */
 };
 void window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan);
+
+/* Marks the chunks in which the guest's tables map anything for user code; used[] has WINDOW_USER_CHUNKS. */
+void window_find_chunks(struct vcpu *vcpu, bool *used);
 
 /* As much of the view as the host can show; 0: nothing, since no shareable page is behind it. */
 uint64_t window_showable(const struct vcpu *vcpu, uint64_t view);

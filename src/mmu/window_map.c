@@ -29,7 +29,7 @@ uint64_t window_mappings(void) { return atomic_load_explicit(&process_mappings, 
 
 /* --- the table --- */
 
-enum { TABLE_CHUNKS = 1u << (64 - WINDOW_CHUNK_SHIFT), USER_CHUNKS = 1u << (47 - WINDOW_CHUNK_SHIFT) };
+enum { TABLE_CHUNKS = 1u << (64 - WINDOW_CHUNK_SHIFT), USER_CHUNKS = WINDOW_USER_CHUNKS };
 static const uint64_t table_size = TABLE_CHUNKS * sizeof(uint64_t);
 static_assert(USER_CHUNKS * sizeof(uint64_t) % PAGE_SIZE == 0, "user entries are whole pages");
 
@@ -92,7 +92,7 @@ static void window_free(struct window *window)
         munmap(window->piece, WINDOW_PIECES * sizeof(*window->piece));
 }
 
-static struct window *make_window(struct windows *windows, struct window_space *space, uint64_t chunk)
+static struct window *new_window(struct windows *windows, struct window_space *space, uint64_t chunk)
 {
     if (space->window_count == WINDOWS_PER_SPACE)
         return NULL;
@@ -109,6 +109,14 @@ static struct window *make_window(struct windows *windows, struct window_space *
     trace(windows->log, window, "window for %#llx at %p", (unsigned long long)(chunk << WINDOW_CHUNK_SHIFT), (void *)window.host);
     return &space->window[space->window_count++];
 }
+
+static struct window *make_window(struct windows *windows, struct window_space *space, uint64_t chunk)
+{
+    struct window *window = find_window(space, chunk);
+    return window ? window : new_window(windows, space, chunk);
+}
+
+bool window_make(struct windows *windows, struct window_space *space, uint64_t chunk) { return make_window(windows, space, chunk); }
 
 /* --- pieces --- */
 
@@ -148,9 +156,7 @@ static uint32_t take_id(struct windows *windows)
 
 struct piece *window_make_piece(struct windows *windows, struct window_space *space, uint64_t gla)
 {
-    struct window *window = find_window(space, gla >> WINDOW_CHUNK_SHIFT);
-    if (!window)
-        window = make_window(windows, space, gla >> WINDOW_CHUNK_SHIFT);
+    struct window *window = make_window(windows, space, gla >> WINDOW_CHUNK_SHIFT);
     if (!window)
         return NULL;
     struct piece **slot = piece_slot(window, gla);

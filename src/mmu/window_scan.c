@@ -66,6 +66,27 @@ void window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan)
         scan_large(vcpu, &leaves, scan);
 }
 
+/* The next table that an entry points to, if user data may lie under it. */
+static const uint64_t *table_under(struct vcpu *vcpu, uint64_t entry)
+{
+    enum { NEEDED = PTE_P | PTE_U | PTE_A };
+    return (entry & NEEDED) == NEEDED && !(entry & PTE_PS) ? (const uint64_t *)ram_host(vcpu->ram, entry & vcpu->mmu->format.address_mask) : NULL;
+}
+
+void window_find_chunks(struct vcpu *vcpu, bool *used)
+{
+    enum { CHUNK_ENTRIES = 1 << (WINDOW_CHUNK_SHIFT - 30), USER_ENTRIES = PAGING_ENTRIES / 2, CHUNKS_PER_ENTRY = PAGING_ENTRIES / CHUNK_ENTRIES };
+    const struct mmu *mmu = vcpu->mmu;
+    const uint64_t *top = (const uint64_t *)ram_host(vcpu->ram, vcpu->cr3 & mmu->format.address_mask);
+    if (top && mmu->format.levels == PAGING_LEVELS_MAX)
+        top = table_under(vcpu, top[0]);
+    for (unsigned i = 0; top && i < USER_ENTRIES; i++) {
+        const uint64_t *table = table_under(vcpu, top[i]);
+        for (unsigned j = 0; table && j < PAGING_ENTRIES; j++)
+            used[i * CHUNKS_PER_ENTRY + j / CHUNK_ENTRIES] |= (table[j] & (PTE_P | PTE_U)) == (PTE_P | PTE_U);
+    }
+}
+
 uint64_t window_claim(struct vcpu *vcpu, uint64_t view)
 {
     if (!(view & VIEW_WRITABLE))

@@ -136,6 +136,26 @@ static struct fixture *prepared(unsigned count, uint64_t *pte, uint64_t flags)
     return f;
 }
 
+/* A miss in a chunk with a window has an address; where there is no window, none. */
+static void chunks_in_use_have_windows(void **state)
+{
+    uint64_t pte, next = 0x80000, other = 0x550000000000;
+    struct fixture *f = prepared(1, &pte, user);
+    heat(f);
+    assert_int_equal(counted(f, COUNTER_windows_made), 1);
+    window_missed(&f->vcpu);
+    assert_int_equal(counted(f, COUNTER_windows_made), 1);
+    fixture_map(f, root, &next, other, page_b | user, 0);
+    uint8_t value;
+    assert_true(mmu_load8(&f->vcpu, other, &value));
+    window_missed(&f->vcpu);
+    assert_int_equal(counted(f, COUNTER_windows_made), 2);
+    assert_false(shows(f, other));
+    load(f, other);
+    assert_true(shows(f, other));
+    fixture_destroy(f);
+}
+
 static void spaces_turn_hot_by_running(void **state)
 {
     uint64_t pte;
@@ -705,6 +725,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spaces_turn_hot_by_running),
+        cmocka_unit_test(chunks_in_use_have_windows),
         cmocka_unit_test(a_fill_shows_the_page),
         cmocka_unit_test(what_is_no_memory_is_not_shown),
         cmocka_unit_test(neighbours_come_along),
