@@ -1,5 +1,5 @@
 /*
- * The front of a block backend: opening and locking an image, checking requests, and the three rules that hold for both
+ * The front of a block backend: opening an image, checking requests, and the three rules that hold for both
  * engines (block_uring.c, block_threads.c): `done` runs on the loop's thread or in block_drain, with the board lock held,
  * never before submit returns; a request is finished piece by piece until it is whole or failed; a discard that the
  * host cannot do is no error.
@@ -7,13 +7,8 @@
 #include "backend/block_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -22,51 +17,30 @@ enum { FAILURES_SHOWN = 20 };   /* a full host disk would fill the log too */
 
 /* --- opening --- */
 
-/* F_OFD_SETLK: the lock belongs to this open file, so that a second run, or a second machine here, is refused. */
-static bool lock_image(int fd, const struct block_options *options, struct error *err)
+bool block_is_raw(const struct block *block)
 {
-    struct flock lock = { .l_type = options->read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
-    if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
-        return true;
-    if (errno == EAGAIN || errno == EACCES)
-        return error_set(err, "the image %s is in use by another run", options->path);
-    return error_errno(err, errno, "cannot lock the image %s", options->path);
-}
-
-static bool measure(struct block *block, const struct block_options *options, struct error *err)
-{
-    struct stat st;
-    if (fstat(block->fd, &st) != 0)
-        return error_errno(err, errno, "cannot examine the image %s", options->path);
-    if (S_ISBLK(st.st_mode)) {
-        if (ioctl(block->fd, BLKGETSIZE64, &block->size) != 0)
-            return error_errno(err, errno, "cannot tell the size of %s", options->path);
-        block->is_device = true;
-    } else if (S_ISREG(st.st_mode)) {
-        block->size = (uint64_t)st.st_size;
-    } else {
-        return error_set(err, "%s is neither a file nor a block device", options->path);
-    }
-    if (block->size % BLOCK_SECTOR)
-        log_message(block->log, LOG_WARNING, "the size of %s is no multiple of 512; its last %u bytes are not used",
-                    options->path, (unsigned)(block->size % BLOCK_SECTOR));
-    block->size = align_down(block->size, BLOCK_SECTOR);
-    return true;
+    return block->image->ops->format == DISK_FORMAT_RAW;
 }
 
 static bool open_image(struct block *block, const struct block_options *options, struct error *err)
 {
-    int flags = (options->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | (options->direct ? O_DIRECT : 0);
-    block->fd = open(options->path, flags);
-    if (block->fd < 0)
-        return error_errno(err, errno, "cannot open the image %s", options->path);
-    return measure(block, options, err) && lock_image(block->fd, options, err);
+    block->image = disk_image_open(options->path, &options->image, err);
+    if (!block->image)
+        return false;
+    if (!block_is_raw(block))
+        return true;
+    block->fd = disk_file_fd(block->image->file);
+    uint64_t rest = block->image->file->ops->size(block->image->file) - block->image->size;
+    if (rest)
+        log_message(block->log, LOG_WARNING, "the size of %s is no multiple of 512; its last %u bytes are not used",
+                    options->path, (unsigned)rest);
+    return true;
 }
 
 static bool start_engine(struct block *block, const struct block_options *options, struct error *err)
 {
     struct error why = { "" };
-    if (options->engine != BLOCK_ENGINE_THREADS) {
+    if (block_is_raw(block) && options->engine != BLOCK_ENGINE_THREADS) {
         block->engine = &block_uring;
         if (block->engine->start(block, &why))
             return true;
@@ -91,12 +65,10 @@ struct block *block_open(const struct block_options *options, struct loop *loop,
     block->loop = loop;
     block->lock = lock;
     block->log = log;
-    block->read_only = options->read_only;
-    block->direct = options->direct;
+    block->direct = options->image.direct && !options->image.ephemeral;
     block->refused_work = (struct loop_work){ .run = run_refused, .owner = block };
     if (!open_image(block, options, err) || !start_engine(block, options, err)) {
-        if (block->fd >= 0)
-            close(block->fd);
+        disk_image_close(block->image);
         free(block);
         return NULL;
     }
@@ -111,17 +83,50 @@ void block_close(struct block *block)
     block_drain(block);
     block_board_unlock(block);
     block->engine->stop(block);
+    if (block->retired) {
+        block->engine_state = block->retired_state;
+        block->retired->stop(block);
+    }
     loop_cancel(block->loop, &block->refused_work);
-    if (!block->read_only)
-        fdatasync(block->fd);
-    close(block->fd);           /* gives the lock back */
+    int status = disk_image_close(block->image);
+    if (status)
+        log_message(block->log, LOG_ERROR, "disk: the last changes could not be written: %s", strerror(status));
     free(block);
 }
 
-uint64_t block_size(const struct block *block) { return block->size; }
-bool block_read_only(const struct block *block) { return block->read_only; }
-bool block_can_discard(const struct block *block) { return !block->read_only; }
+uint64_t block_size(const struct block *block) { return block->image->size; }
+bool block_read_only(const struct block *block) { return block->image->read_only; }
+bool block_can_discard(const struct block *block) { return !block->image->read_only; }
 const char *block_engine_name(const struct block *block) { return block->engine->name; }
+const char *block_path(const struct block *block) { return block->image->file->name; }
+enum disk_format block_format(const struct block *block) { return block->image->ops->format; }
+
+bool block_switch_to_overlay(struct block *block, const char *path, struct error *err)
+{
+    assert(!block->under_way);
+    struct block_engine const *engine = block->engine;
+    void *state = block->engine_state;
+    if (block_read_only(block))
+        return error_set(err, "%s is read-only and needs no overlay", block_path(block));
+    if (block->engine != &block_threads && !block_threads.start(block, err)) {
+        block->engine_state = state;
+        return false;
+    }
+    struct disk_image *top = disk_image_overlay(block->image, path, err);
+    if (top)
+        block->image = top;
+    if (engine == &block_threads)
+        return top;
+    if (!top) {
+        block_threads.stop(block);
+        block->engine_state = state;
+        return false;
+    }
+    block->engine = &block_threads;
+    block->retired = engine;
+    block->retired_state = state;
+    return true;
+}
 
 /* --- locks: NULL in tests --- */
 
@@ -155,15 +160,28 @@ const char *block_op_name(enum block_op op)
     return name[op];
 }
 
+int block_call_image(struct block *block, const struct block_request *request)
+{
+    struct disk_image *image = block->image;
+    switch (request->op) {
+    case BLOCK_READ: return image->ops->read(image, request->iov, request->iov_count, request->offset);
+    case BLOCK_WRITE: return image->ops->write(image, request->iov, request->iov_count, request->offset);
+    case BLOCK_FLUSH: return image->ops->flush(image);
+    case BLOCK_DISCARD: return image->ops->discard(image, request->offset, request->size);
+    case BLOCK_WRITE_ZEROES: break;
+    }
+    return image->ops->write_zeroes(image, request->offset, request->size, request->unmap);
+}
+
 static int check(const struct block *block, const struct block_request *request)
 {
     if (request->op == BLOCK_FLUSH)
         return 0;
-    if (request->op != BLOCK_READ && block->read_only)
+    if (request->op != BLOCK_READ && block_read_only(block))
         return EROFS;
-    if (request->offset % BLOCK_SECTOR || request->size % BLOCK_SECTOR)
+    if (request->offset % DISK_SECTOR || request->size % DISK_SECTOR || request->iov_count > DISK_IOV_MAX)
         return EINVAL;
-    if (request->offset > block->size || request->size > block->size - request->offset)
+    if (request->offset > block_size(block) || request->size > block_size(block) - request->offset)
         return EINVAL;
     return 0;
 }
@@ -204,10 +222,10 @@ void block_submit(struct block *block, struct block_request *request)
     trace(block->log, block, "%s %lu bytes at %lu", block_op_name(request->op), (unsigned long)request->size,
           (unsigned long)request->offset);
     int status = check(block, request);
-    bool empty = (request->op != BLOCK_FLUSH && !request->size) || (request->op == BLOCK_FLUSH && block->read_only);
+    bool empty = (request->op != BLOCK_FLUSH && !request->size) || (request->op == BLOCK_FLUSH && block_read_only(block));
     if (status || empty)
         refuse(block, request, status);
-    else if (!block_part_init(block, request))
+    else if (block_is_raw(block) && !block_part_init(block, request))
         refuse(block, request, ENOMEM);
     else
         block->engine->submit(block, request);

@@ -6,8 +6,6 @@
 #include "base/base.h"
 #include "base/loop.h"
 
-enum { BLOCK_SECTOR = 512 };
-
 /* How requests reach the host. Board lock held, stop excepted. */
 struct block_engine {
     const char *name;
@@ -19,14 +17,17 @@ struct block_engine {
 extern const struct block_engine block_uring, block_threads;
 
 struct block {
-    int fd;
-    uint64_t size;
-    bool read_only, direct, is_device;
+    struct disk_image *image;
+    int fd;                             /* raw images */
+    bool direct;
     struct loop *loop;
     pthread_mutex_t *lock;
     struct log *log;
     const struct block_engine *engine;
     void *engine_state;
+    /* A raw image's, after the switch to an overlay: it has nothing to do, but the loop may be about to look at it. */
+    const struct block_engine *retired;
+    void *retired_state;
     unsigned under_way;
     uint64_t failures;
     struct block_request *refused, *refused_last;
@@ -58,6 +59,10 @@ void block_part_free(struct block_request *request);
  * make. False: the request is finished, *status says how.
  */
 bool block_part_next(struct block_request *request, int64_t result, int *status);
+
+/* Whether requests are made of parts for the host; else block_call_image carries out a whole one. */
+bool block_is_raw(const struct block *block);
+int block_call_image(struct block *block, const struct block_request *request);
 
 void block_complete(struct block *block, struct block_request *request, int status);
 const char *block_op_name(enum block_op op);

@@ -12,7 +12,7 @@ enum { ZERO_CHUNK = 64 * 1024, DIRECT_ALIGN = 4096 };
 static bool aligned_for_direct(const struct block_request *request)
 {
     for (int i = 0; i < request->iov_count; i++)
-        if ((uintptr_t)request->iov[i].iov_base % BLOCK_SECTOR || request->iov[i].iov_len % BLOCK_SECTOR)
+        if ((uintptr_t)request->iov[i].iov_base % DISK_SECTOR || request->iov[i].iov_len % DISK_SECTOR)
             return false;
     return true;
 }

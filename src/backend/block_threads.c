@@ -1,6 +1,6 @@
 /*
- * Block requests through a few threads with ordinary calls, where io_uring is forbidden (containers, seccomp). The pool's
- * own mutex guards the two lists; it is taken inside the board lock, never the other way round.
+ * Block requests through a few threads with ordinary calls: for formats, which need several calls one after the other, and where
+ * io_uring is forbidden (containers, seccomp). The pool's own mutex guards the two lists; it is taken inside the board lock, never the other way round.
  */
 #include "backend/block_internal.h"
 
@@ -60,8 +60,11 @@ static int64_t host_call(int fd, const struct block_part *part)
 static void carry_out(struct block *block, struct block_request *request)
 {
     int status = 0;
-    while (block_part_next(request, host_call(block->fd, request->backend), &status))
-        ;
+    if (!request->backend)
+        status = block_call_image(block, request);
+    else
+        while (block_part_next(request, host_call(block->fd, request->backend), &status))
+            ;
     request->progress = status;
 }
 

@@ -140,9 +140,17 @@ static bool disk_part(struct disk_config *disk, char *part, struct error *err)
 {
     const char *value;
     if (!strcmp(part, "ro"))
-        disk->read_only = true;
+        disk->image.read_only = true;
     else if (!strcmp(part, "direct"))
-        disk->direct = true;
+        disk->image.direct = true;
+    else if (!strcmp(part, "ephemeral"))
+        disk->image.ephemeral = true;
+    else if (!strcmp(part, "backing=on") || !strcmp(part, "backing=off"))
+        disk->image.backing = !strcmp(part, "backing=on");
+    else if ((value = value_of(part, "format")) && disk_format_parse(value, &disk->image.format))
+        return true;
+    else if (value)
+        return error_set(err, "'%s' is not a format of a disk image; there are raw and qcow2", value);
     else if ((value = value_of(part, "serial")))
         disk->serial = value;
     else if ((value = value_of(part, "engine")) && !strcmp(value, "uring"))
@@ -150,8 +158,8 @@ static bool disk_part(struct disk_config *disk, char *part, struct error *err)
     else if (value && !strcmp(value, "threads"))
         disk->engine = BLOCK_ENGINE_THREADS;
     else
-        return error_set(err, "'%s' is not a setting of a disk; there are ro, serial=TEXT, direct and engine=uring|threads "
-                              "(a comma in a file name is written twice)", part);
+        return error_set(err, "'%s' is not a setting of a disk; there are ro, format=raw|qcow2, backing=on, ephemeral, serial=TEXT, direct "
+                              "and engine=uring|threads (a comma in a file name is written twice)", part);
     return true;
 }
 
@@ -181,6 +189,12 @@ static bool option_disk(struct options *options, const char *value, struct error
         part = next;
     }
     return *disk->path || error_set(err, "--disk needs the name of an image");
+}
+
+static bool option_ephemeral(struct options *options, const char *value, struct error *err)
+{
+    options->ephemeral = true;
+    return true;
 }
 
 static bool parse_mac(const char *text, uint8_t mac[6])
@@ -399,6 +413,8 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
             return false;
     if (options->restore_disks || options->restore_verify)
         return error_set(err, "--%s is for 'doppel restore'", options->restore_disks ? "disks" : "verify");
+    for (unsigned i = 0; i < options->config.disk_count; i++)
+        options->config.disk[i].image.ephemeral |= options->ephemeral;
     if (options->help || options->cpu_help || options->trace_help || options->config.kernel)
         return true;
     if (!options->config.disk_count && !options->config.firmware)

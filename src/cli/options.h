@@ -19,6 +19,7 @@ struct options {
     const char *log;                            /* path; NULL: standard error */
     const char *trace[OPTIONS_TRACES_MAX];
     unsigned trace_count;
+    bool ephemeral;                             /* every disk; it is in `config` already */
     bool counters;                              /* print them at the end */
     bool help;                                  /* --help: nothing is to be run */
     bool cpu_help, trace_help;                  /* --cpu help, --trace help */

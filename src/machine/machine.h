@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "backend/disk_image.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/stats.h"
@@ -23,7 +24,7 @@ enum boot_method { BOOT_AUTO, BOOT_LINUX, BOOT_PVH, BOOT_MULTIBOOT, BOOT_FLAT };
 struct disk_config {
     const char *path;
     const char *serial;         /* NULL: none */
-    bool read_only, direct;
+    struct disk_image_options image;            /* strings in it borrowed, too */
     int engine;                 /* enum in block.h */
 };
 

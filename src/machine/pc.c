@@ -279,8 +279,8 @@ static bool open_backends(struct machine *machine, struct error *err)
 {
     const struct machine_config *config = &machine->config;
     for (unsigned i = 0; i < config->disk_count; i++) {
-        struct block_options options = { .path = config->disk[i].path, .read_only = config->disk[i].read_only,
-                                         .direct = config->disk[i].direct, .engine = config->disk[i].engine };
+        struct block_options options = { .path = config->disk[i].path, .image = config->disk[i].image,
+                                         .engine = config->disk[i].engine };
         machine->block[i] = block_open(&options, machine->loop, &machine->lock, &machine->log, err);
         if (!machine->block[i])
             return false;

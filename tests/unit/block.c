@@ -38,7 +38,7 @@ static void on_done(struct block_request *request, int status)
 
 static struct block *open_image(struct fixture *f, bool read_only, struct error *err)
 {
-    struct block_options options = { .path = f->path, .read_only = read_only, .engine = f->engine };
+    struct block_options options = { .path = f->path, .image = { .read_only = read_only }, .engine = f->engine };
     return block_open(&options, f->loop, NULL, NULL, err);
 }
 
@@ -217,7 +217,7 @@ static void missing_image_is_named(void **state)
     assert_null(block_open(&options, loop, NULL, NULL, &err));
     assert_non_null(strstr(err.text, "/nonexistent/disk.img"));
     options.path = "/tmp";
-    options.read_only = true;
+    options.image.read_only = true;
     assert_null(block_open(&options, loop, NULL, NULL, &err));
     loop_destroy(loop);
 }

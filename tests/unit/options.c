@@ -91,13 +91,26 @@ static void disks_and_networks_are_taken_apart(void **state)
     assert_int_equal(config->disk_count, 2);
     assert_string_equal(config->disk[0].path, "a,b.img");
     assert_string_equal(config->disk[0].serial, "S1");
-    assert_true(config->disk[0].read_only);
-    assert_false(config->disk[1].read_only);
-    assert_true(config->disk[1].direct);
+    assert_true(config->disk[0].image.read_only);
+    assert_false(config->disk[1].image.read_only);
+    assert_true(config->disk[1].image.direct);
     assert_string_equal(config->net[0].backend, "user,hostfwd=tcp::2222-:22");
     assert_int_equal(config->net[0].mac[5], 0x56);
     assert_string_equal(config->net[1].backend, "tap,ifname=t0");
     assert_int_equal(config->net_count, 2);
+}
+
+static void formats_are_said_and_nothing_is_allowed_unasked(void **state)
+{
+    assert_true(parse("--kernel k --disk a,format=qcow2,backing=on --disk b,ephemeral --disk c"));
+    const struct disk_config *disk = options.config.disk;
+    assert_int_equal(disk[0].image.format, DISK_FORMAT_QCOW2);
+    assert_true(disk[0].image.backing && !disk[0].image.ephemeral);
+    assert_true(disk[1].image.ephemeral && !disk[1].image.backing);
+    assert_int_equal(disk[2].image.format, DISK_FORMAT_BY_NAME);
+    assert_true(!disk[2].image.ephemeral && !disk[2].image.backing);
+    assert_true(parse("--ephemeral --kernel k --disk a --disk b"));
+    assert_true(options.config.disk[0].image.ephemeral && options.config.disk[1].image.ephemeral);
 }
 
 static void mistakes_get_a_sentence(void **state)
@@ -119,6 +132,7 @@ static void mistakes_get_a_sentence(void **state)
     refused("--boot flat=0x100000000", "not a way to boot");
     refused("--disk a,rw", "not a setting of a disk");
     refused("--disk ,ro", "needs the name");
+    refused("--disk a,format=vmdk", "there are raw and qcow2");
     refused("--net wifi", "not a network");
     refused("--net user,mac=1:2:3", "not a network card's address");
     refused("--net user,mac=01:00:00:00:00:00", "not a network card's address");
@@ -173,7 +187,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_option_sets_its_field),         cmocka_unit_test(disks_and_networks_are_taken_apart),
-        cmocka_unit_test(mistakes_get_a_sentence),             cmocka_unit_test(sizes_are_read_as_people_write_them),
+        cmocka_unit_test(formats_are_said_and_nothing_is_allowed_unasked), cmocka_unit_test(mistakes_get_a_sentence),             cmocka_unit_test(sizes_are_read_as_people_write_them),
         cmocka_unit_test(near_misses_find_their_word),         cmocka_unit_test(every_end_has_its_status),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
