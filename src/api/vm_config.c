@@ -95,8 +95,8 @@ static json_t *payload_to_json(const struct machine_config *machine)
 
 static json_t *disk_to_json(const struct disk_config *disk, unsigned index)
 {
-    json_t *json = json_pack("{s:o, s:b, s:b}", "id", json_sprintf("_disk%u", index), "readonly", disk->read_only, "direct",
-                             disk->direct);
+    json_t *json = json_pack("{s:o, s:b, s:b}", "id", json_sprintf("_disk%u", index), "readonly", disk->image.read_only, "direct",
+                             disk->image.direct);
     set_text(json, "path", disk->path);
     set_text(json, "serial", disk->serial);
     return json;

@@ -101,6 +101,13 @@ const char *block_engine_name(const struct block *block) { return block->engine-
 const char *block_path(const struct block *block) { return block->image->file->name; }
 enum disk_format block_format(const struct block *block) { return block->image->ops->format; }
 
+bool block_settle(struct block *block, struct error *err)
+{
+    assert(!block->under_way);
+    int status = block_read_only(block) ? 0 : block->image->ops->settle(block->image);
+    return status ? error_errno(err, status, "cannot write %s", block_path(block)) : true;
+}
+
 bool block_switch_to_overlay(struct block *block, const char *path, struct error *err)
 {
     assert(!block->under_way);

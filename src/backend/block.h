@@ -61,6 +61,11 @@ void block_submit(struct block *block, struct block_request *request);
 void block_drain(struct block *block);
 
 /*
+ * Board lock held, nothing under way: afterwards the file of the image is complete, as if it had been closed, until the next request.
+ * For who copies it. False: err tells why.
+ */
+bool block_settle(struct block *block, struct error *err);
+/*
  * Board lock held, the device quiesced: nothing is under way, and nothing is submitted until this returns. Makes the
  * qcow2 file `path`, which must not be there yet, over the image that was written to so far. From now on writes go to `path`;
  * what it covers is complete on stable storage, will not change any more, and can be opened (read-only) by others. The new file names it by

@@ -194,9 +194,10 @@ static bool freeze(struct disk_image *image, struct error *err)
 {
     if (image->read_only)
         return true;
-    int status = image->ops->freeze(image);
+    int status = image->ops->settle(image);
     if (status)
         return error_errno(err, status, "cannot write %s", image->file->name);
+    image->read_only = true;
     return disk_file_freeze(image->file, err);
 }
 

@@ -24,7 +24,7 @@ struct disk_image;
 enum disk_format { DISK_FORMAT_BY_NAME, DISK_FORMAT_RAW, DISK_FORMAT_QCOW2 };
 enum { DISK_SECTOR = 512, DISK_IOV_MAX = 1000 };
 
-/* Any thread, several at once; offsets and sizes in bytes, within the image; freeze, resize and close alone. */
+/* Any thread, several at once; offsets and sizes in bytes, within the image; settle, resize and close alone. */
 struct disk_image_ops {
     enum disk_format format;
     int (*read)(struct disk_image *image, const struct iovec *iov, int count, uint64_t offset);
@@ -37,8 +37,8 @@ struct disk_image_ops {
     /* From `offset` on, at most *size bytes: whether they are the image's own or those of what lies behind it; sets *size. */
     int (*is_own)(struct disk_image *image, uint64_t offset, uint64_t *size, bool *own);
     int (*resize)(struct disk_image *image, uint64_t size);
-    /* As before closing, but it can still be read. */
-    int (*freeze)(struct disk_image *image);
+    /* Until the next write the file is complete, as if the image had been closed. */
+    int (*settle)(struct disk_image *image);
     /* Flushes what is left; the status says whether that worked. The file is closed by the caller. */
     int (*close)(struct disk_image *image);
 };

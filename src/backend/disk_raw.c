@@ -53,16 +53,9 @@ static int raw_resize(struct disk_image *image, uint64_t size)
     return status;
 }
 
-static int raw_freeze(struct disk_image *image)
-{
-    int status = image->read_only ? 0 : raw_flush(image);
-    image->read_only |= !status;
-    return status;
-}
-
 static int raw_close(struct disk_image *image)
 {
-    int status = raw_freeze(image);
+    int status = image->read_only ? 0 : raw_flush(image);
     free(image);
     return status;
 }
@@ -76,7 +69,7 @@ static const struct disk_image_ops raw_ops = {
     .write_zeroes = raw_write_zeroes,
     .is_own = raw_is_own,
     .resize = raw_resize,
-    .freeze = raw_freeze,
+    .settle = raw_flush,
     .close = raw_close,
 };
 

@@ -27,20 +27,14 @@ int qcow2_mark(struct qcow2 *q, bool dirty)
 /* --- closing --- */
 
 /* Each flush may free clusters, whose counts then have to be written. */
-static int settle(struct qcow2 *q)
+static int settle(struct disk_image *image)
 {
+    struct qcow2 *q = qcow2_of(image);
     int status = qcow2_flush(q, true);
     for (int i = 0; i < CLOSING_ROUNDS && !status && (q->blocks.dirty || q->reftable.dirty_to || q->freed.count); i++)
         status = qcow2_flush(q, true);
     if (!status)
         status = qcow2_mark(q, false);
-    return status;
-}
-
-static int freeze(struct disk_image *image)
-{
-    int status = image->read_only ? 0 : settle(qcow2_of(image));
-    image->read_only |= !status;
     return status;
 }
 
@@ -60,7 +54,7 @@ static void destroy(struct qcow2 *q)
 
 static int close_image(struct disk_image *image)
 {
-    int status = freeze(image);
+    int status = image->read_only ? 0 : settle(image);
     destroy(qcow2_of(image));
     return status;
 }
@@ -90,7 +84,7 @@ const struct disk_image_ops qcow2_ops = {
     .write_zeroes = qcow2_write_zeroes,
     .is_own = is_own,
     .resize = qcow2_resize,
-    .freeze = freeze,
+    .settle = settle,
     .close = close_image,
 };
 

@@ -277,8 +277,11 @@ static bool open_chardev(struct machine *machine, const char *text, struct chard
 
 static bool open_backends(struct machine *machine, struct error *err)
 {
-    const struct machine_config *config = &machine->config;
+    struct machine_config *config = &machine->config;
     for (unsigned i = 0; i < config->disk_count; i++) {
+        /* Settled once, as the image may be found under another name later: a snapshot's copy. */
+        if (config->disk[i].image.format == DISK_FORMAT_BY_NAME)
+            config->disk[i].image.format = disk_format_of_name(config->disk[i].path);
         struct block_options options = { .path = config->disk[i].path, .image = config->disk[i].image,
                                          .engine = config->disk[i].engine };
         machine->block[i] = block_open(&options, machine->loop, &machine->lock, &machine->log, err);

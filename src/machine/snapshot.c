@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "backend/block.h"
 #include "base/clock.h"
 #include "dev/device.h"
 #include "engine/engine.h"
@@ -131,8 +132,11 @@ static bool save_disks(struct saving *saving)
     for (unsigned i = 0; i < config->disk_count; i++) {
         char name[CONTAINER_NAME_MAX];
         snprintf(name, sizeof(name), "disk-%u", i);
-        if (!config->disk[i].read_only &&
-            !snapshot_copy_file(AT_FDCWD, config->disk[i].path, saving->draft.directory, name, saving->err))
+        if (config->disk[i].image.ephemeral)
+            return error_set(saving->err, "the disk %s is ephemeral; a snapshot cannot keep what was written to it", config->disk[i].path);
+        if (!config->disk[i].image.read_only &&
+            (!block_settle(saving->machine->block[i], saving->err) ||
+             !snapshot_copy_file(AT_FDCWD, config->disk[i].path, saving->draft.directory, name, saving->err)))
             return false;
     }
     return true;

@@ -31,9 +31,12 @@ static const struct field machine_fields[] = {
     FIELD(struct machine_config, no_reboot, FIELD_BOOL), FIELD(struct machine_config, rng, FIELD_BOOL),
 };
 
+#define IMAGE_FIELD(member, kind) { #member, kind, offsetof(struct disk_config, image.member), sizeof(((struct disk_config *)0)->image.member) }
+
 static const struct field disk_fields[] = {
     FIELD(struct disk_config, path, FIELD_PATH), FIELD(struct disk_config, serial, FIELD_TEXT),
-    FIELD(struct disk_config, read_only, FIELD_BOOL), FIELD(struct disk_config, direct, FIELD_BOOL),
+    IMAGE_FIELD(read_only, FIELD_BOOL), IMAGE_FIELD(direct, FIELD_BOOL), IMAGE_FIELD(format, FIELD_UINT),
+    IMAGE_FIELD(backing, FIELD_BOOL), IMAGE_FIELD(base_path, FIELD_PATH), IMAGE_FIELD(base_format, FIELD_UINT),
     FIELD(struct disk_config, engine, FIELD_UINT),
 };
 

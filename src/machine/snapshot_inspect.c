@@ -329,7 +329,7 @@ static bool copy_disks(const struct snapshot *snapshot, int to, struct error *er
     for (unsigned i = 0; i < snapshot->config.disk_count; i++) {
         char name[CONTAINER_NAME_MAX];
         snprintf(name, sizeof(name), "disk-%u", i);
-        if (!snapshot->config.disk[i].read_only && !snapshot_copy_file(snapshot->layer[0].directory, name, to, name, err))
+        if (!snapshot->config.disk[i].image.read_only && !snapshot_copy_file(snapshot->layer[0].directory, name, to, name, err))
             return false;
     }
     return true;

@@ -137,7 +137,7 @@ static bool make_disks(const struct restoring *restoring, struct error *err)
     for (unsigned i = 0; i < snapshot->config.disk_count; i++) {
         struct disk_config *disk = &snapshot->config.disk[i];
         char name[CONTAINER_NAME_MAX];
-        if (disk->read_only)
+        if (disk->image.read_only)
             continue;
         if (!restoring->options->disks)
             return error_set(err, "the snapshot has disks that the guest writes to: say in which directory the copies are to be");
