@@ -26,17 +26,13 @@ import guests
 import report
 import workloads
 
-SLICE = 0.004       # a unit shorter than the host scheduler's slice is seldom disturbed: its lower quartile needs no correction
 IDLE_SECONDS = {True: 5, False: 20}
 CLOCK_SLACK = 0.5   # seconds between a line printed in the guest and read here, at worst
 
 
 def figure(outcome, shared):
-    """The value of a job, corrected for the time in the run queue where that is wanted."""
-    whole = outcome.value == outcome.guest
-    if not shared or (outcome.value < SLICE and not whole) or not outcome.host:
-        return outcome.value
-    return outcome.value * max(0.05, 1 - outcome.waited / outcome.host)
+    """The value of a job; where the machine is shared, its mean less the share of time that it stood in the run queue."""
+    return outcome.mean * max(0.05, 1 - outcome.waited / outcome.host) if shared else outcome.value
 
 
 def free_port():

@@ -18,9 +18,9 @@ SILENCE_SECONDS = 120           # a guest that says nothing for so long is given
 DISK_MEBIBYTES = 256
 GUEST_ADDRESS, HOST_ADDRESS = "10.0.2.15", "10.0.2.2"
 
-# What became of a job. value: its figure, in seconds; host, guest: how long it took by the two clocks; waited: for how much of that
-# time it, or its machine's threads, stood in the host's run queue.
-Outcome = collections.namedtuple("Outcome", "value check status output host guest waited")
+# What became of a job. value: its figure, in seconds; mean: the same, as the mean of its parts; host, guest: how long it took by the
+# two clocks; waited: for how much of that time it, or that thread of its machine which waited longest, stood in the host's run queue.
+Outcome = collections.namedtuple("Outcome", "value mean check status output host guest waited")
 
 
 def asset(*words):
@@ -115,12 +115,12 @@ def guest_command(engine, stage, cpus, disk, port, memory="1G"):
 
 
 def run_queue_seconds(pid):
-    """How long the threads of a process have waited for a processor."""
-    total = 0
+    """How long each thread of a process has waited for a processor."""
+    waited = {}
     for task in os.listdir("/proc/%d/task" % pid):
         with contextlib.suppress(OSError), open("/proc/%d/task/%s/schedstat" % (pid, task), encoding="ascii") as file:
-            total += int(file.read().split()[1])
-    return total / 1e9
+            waited[task] = int(file.read().split()[1]) / 1e9
+    return waited
 
 
 def processor_seconds(times):
@@ -156,30 +156,30 @@ class Console:
         self.process.stdout.close()
 
 
-END = re.compile(r"BENCH-END (\S+) (\d+) ([0-9.]+) \[(.*?)\] \[(.*?)\] (\S+) (\S+)")
+END = re.compile(r"BENCH-END (\S+) (\d+) ([0-9.]+) \[(.*?)\] \[(.*?)\] (\S+) (\S+) (\S+)")
 
 
 def run_jobs(engine, stage, cpus, disk=None, port=None):
     """Runs the stage's jobs; yields their names and outcomes. A job that nothing is heard of has the console's end as its output."""
     make = native_command if engine == "native" else lambda *rest: guest_command(engine, *rest)
     console = Console(make(stage, cpus, disk, port))
-    heard, output, begin, queued = set(), "", 0, 0
+    heard, output, begin, queued = set(), "", 0, {}
     try:
         for when, line in console.lines():
             if line.startswith("BENCH-BEGIN"):
                 begin, output = when, ""
-                queued = 0 if engine == "native" else run_queue_seconds(console.process.pid)
+                queued = {} if engine == "native" else run_queue_seconds(console.process.pid)
             elif line.startswith("BENCH-OUTPUT"):
                 output = line.partition(" ")[2]
             elif END.match(line):
-                name, status, guest, before, after, value, check = END.match(line).groups()
+                name, status, guest, before, after, value, check, mean = END.match(line).groups()
                 guest = float(guest)
                 if engine == "native":
                     waited = max(0, guest - processor_seconds(after) + processor_seconds(before))
                 else:
-                    waited = run_queue_seconds(console.process.pid) - queued
+                    waited = max(seconds - queued.get(task, 0) for task, seconds in run_queue_seconds(console.process.pid).items())
                 heard.add(name)
-                yield name, Outcome(float(value), check, int(status), output, when - begin, guest, waited)
+                yield name, Outcome(float(value), float(mean), check, int(status), output, when - begin, guest, waited)
             elif line.startswith("BENCH-DONE"):
                 break
     finally:
@@ -187,5 +187,5 @@ def run_jobs(engine, stage, cpus, disk=None, port=None):
         console.close()
     for job in stage.jobs:
         if job.name not in heard:
-            yield job.name, Outcome(None, None, None, tail, 0, 0, 0)
+            yield job.name, Outcome(None, None, None, None, tail, 0, 0, 0)
             tail = "not reached"

@@ -3,9 +3,9 @@
  * twice at least. The figure is the lower quartile of the units' times, so that neither the first unit, which finds caches
  * cold, nor one that other work disturbed counts. It is printed as
  *
- *     VALUE seconds check
+ *     VALUE seconds check mean
  *
- * seconds a unit, and the unit's result, which has to be the same on every machine.
+ * seconds a unit, the unit's result, which has to be the same on every machine, and the mean of all units but the first.
  */
 #ifndef BENCH_UNIT_H
 #define BENCH_UNIT_H
@@ -40,7 +40,7 @@ static inline int measure(uint64_t (*unit)(void))
 {
     static double times[MOST_UNITS];
     const char *limit = getenv("BENCH_SECONDS");
-    double seconds = limit ? atof(limit) : 0.3, begin = now();
+    double seconds = limit ? atof(limit) : 0.3, begin = now(), sum = 0;
     uint64_t first = 0;
     int count = 0;
 
@@ -48,15 +48,18 @@ static inline int measure(uint64_t (*unit)(void))
         double from = now();
         uint64_t check = unit();
         times[count] = now() - from;
-        if (count++ == 0)
+        if (count == 0)
             first = check;
+        else
+            sum += times[count];
+        count++;
         if (check != first) {
             printf("unit %d gave %llx, the first %llx\n", count, (unsigned long long)check, (unsigned long long)first);
             return 1;
         }
     }
     qsort(times, (size_t)count, sizeof(times[0]), by_size);
-    printf("VALUE %.9f %llx\n", times[count / 4], (unsigned long long)first);
+    printf("VALUE %.9f %llx %.9f\n", times[count / 4], (unsigned long long)first, sum / (count - 1));
     return 0;
 }
 
