@@ -77,7 +77,7 @@ static void forget_resume_flag(struct vcpu *vcpu)
 
 static bool must_step(const struct vcpu *vcpu)
 {
-    return (vcpu->rflags & (RFLAGS_TF | RFLAGS_RF)) || (vcpu->shadow & SHADOW_ONE) || x86_debug_armed(vcpu) ||
+    return (vcpu->rflags & (RFLAGS_TF | RFLAGS_RF)) || (vcpu->shadow & SHADOW_MOV_SS) || x86_debug_armed(vcpu) ||
            trace_on(vcpu->log, TRACE_cpu_insn);
 }
 
@@ -215,6 +215,20 @@ void interp_run_blocks(struct vcpu *vcpu, struct interp *interp)
     }
 }
 
+/*
+ * The shadow of STI holds back nothing but interrupts, and one that waits is a request, with which nobody comes here (the loop gives
+ * one instruction then). One that arrives later may as well have arrived after the shadow's end, as long as an instruction was run.
+ */
+static void run_many(struct vcpu *vcpu, struct interp *interp)
+{
+    uint8_t shadow = vcpu->shadow & SHADOW_STI;
+    int64_t left = interp->left;
+    vcpu->shadow &= (uint8_t)~SHADOW_STI;
+    interp->run_blocks(vcpu, interp);
+    if (interp->left == left)
+        vcpu->shadow |= shadow;
+}
+
 static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
 {
     enum run_result result;
@@ -236,7 +250,7 @@ static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
             if (!step(vcpu, &result))
                 return result;
         } else {
-            interp->run_blocks(vcpu, interp);
+            run_many(vcpu, interp);
         }
     }
 }
