@@ -1,7 +1,6 @@
 #include "backend/disk_image.h"
 
 #include <errno.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,7 +99,7 @@ int disk_image_close(struct disk_image *image)
 /* --- the chain behind an image --- */
 
 /* Relative names are relative to the directory of the image that has them. */
-static bool resolve(const struct disk_image *image, char path[PATH_MAX], struct error *err)
+bool disk_image_backing_path(const struct disk_image *image, char *path, struct error *err)
 {
     const char *name = image->backing_name, *of = image->file->name;
     size_t protocol = strcspn(name, ":/");
@@ -116,8 +115,8 @@ static bool may_open(const struct disk_image *image, const struct disk_image_opt
     if (options->base_path)
         return true;
     if (!options->backing)
-        return error_set(err, "%s has the backing file '%s'; files that an image names are opened only where you allow it, with "
-                              "backing=on", image->file->name, image->backing_name);
+        return error_set(err, "%s has the backing file '%s'; files that an image names are opened only where you allow it: "
+                              "backing=on for a virtual machine's disk, --backing for 'doppel disk'", image->file->name, image->backing_name);
     if (image->backing_format == DISK_FORMAT_BY_NAME)
         return error_set(err, "%s does not say which format its backing file has; 'qemu-img rebase -u -F FORMAT -b %s %s' notes it",
                          image->file->name, image->backing_name, image->file->name);
@@ -127,7 +126,7 @@ static bool may_open(const struct disk_image *image, const struct disk_image_opt
 static bool open_backing(struct disk_image *image, const struct disk_image_options *options, struct error *err)
 {
     char path[PATH_MAX];
-    if (!may_open(image, options, err) || (!options->base_path && !resolve(image, path, err)))
+    if (!may_open(image, options, err) || (!options->base_path && !disk_image_backing_path(image, path, err)))
         return false;
     const struct disk_image_options behind = { .format = options->base_path ? options->base_format : image->backing_format,
                                                .read_only = true };

@@ -89,6 +89,15 @@ struct disk_image_plan {
 /* Makes the file, which must not be there yet, and writes an empty image to it. */
 bool disk_image_create(const char *path, const struct disk_image_plan *plan, struct error *err);
 
+/* Where the file lies that the image names as its backing file; `path` has room for PATH_MAX. Opens nothing. */
+bool disk_image_backing_path(const struct disk_image *image, char *path, struct error *err);
+
+/*
+ * Makes `to` read as `from` does, which is no larger; `to` is new and reads as zeroes so far. With own_only just what
+ * `from` has itself, and not what lies behind it; `to` may then have any contents.
+ */
+int disk_image_copy(struct disk_image *from, struct disk_image *to, bool own_only);
+
 /* "raw", "qcow2"; false: no such format. */
 bool disk_format_parse(const char *name, enum disk_format *format);
 const char *disk_format_name(enum disk_format format);
