@@ -31,11 +31,11 @@
 enum { NOT_ARMED = UINT32_MAX, CALIBRATION_NS = 20 * 1000 * 1000, GLANCE_NS = 500 * 1000 };
 
 /* What the clock reads from the host. */
-enum clock_source { SOURCE_TSC, SOURCE_MONOTONIC, SOURCE_MANUAL };
+enum clock_source { SOURCE_TSC, SOURCE_MONOTONIC, SOURCE_MANUAL, SOURCE_COUNTED };
 
 /* TSC frequency where there is no TSC to follow. */
 static const uint64_t synthetic_tsc_hz = 2000000000;
-/* The manual clock's wall time at 0 ns: 2024-03-05 06:07:08 UTC. */
+/* The wall time at 0 ns of clocks that do not follow the host: 2024-03-05 06:07:08 UTC. */
 static const uint64_t manual_wall_base_ns = 1709618828ull * NS_PER_SECOND;
 
 struct clock {
@@ -46,6 +46,10 @@ struct clock {
     _Atomic uint32_t sequence;
     _Atomic uint64_t base, frozen;      /* of the source's counter; tsc at the pause */
     atomic_bool paused;
+
+    uint64_t instructions;              /* counted: TSC ticks that were not slept */
+    void (*earlier)(void *owner);
+    void *earlier_owner;
 
     struct loop *loop;
     pthread_mutex_t *board_lock;
@@ -69,7 +73,12 @@ static uint64_t scale_ns_to_ticks(uint64_t ns, uint64_t hz)
     return (uint64_t)((unsigned __int128)ns * hz / NS_PER_SECOND);
 }
 
-/* The source's counter; the manual clock only has `frozen`. */
+static bool follows_host(const struct clock *clock)
+{
+    return clock->source == SOURCE_TSC || clock->source == SOURCE_MONOTONIC;
+}
+
+/* The source's counter; the others only have `frozen`. */
 static uint64_t read_source(const struct clock *clock)
 {
     switch (clock->source) {
@@ -115,7 +124,7 @@ uint64_t clock_tsc_hz(const struct clock *clock) { return clock->tsc_hz; }
 
 uint64_t clock_wall_ns(struct clock *clock)
 {
-    return clock->source == SOURCE_MANUAL ? manual_wall_base_ns + clock_ns(clock) : host_monotonic_ns(CLOCK_REALTIME);
+    return follows_host(clock) ? host_monotonic_ns(CLOCK_REALTIME) : manual_wall_base_ns + clock_ns(clock);
 }
 
 /* --- the host's TSC --- */
@@ -182,7 +191,7 @@ static uint64_t find_tsc_hz(uint64_t expected)
 
 /* --- the heap: parent of i is (i - 1) / 2; clock->lock held --- */
 
-static bool earlier(const struct timer *a, const struct timer *b) { return a->deadline_ns < b->deadline_ns; }
+static bool comes_before(const struct timer *a, const struct timer *b) { return a->deadline_ns < b->deadline_ns; }
 
 static void heap_place(struct clock *clock, unsigned i, struct timer *timer)
 {
@@ -192,7 +201,7 @@ static void heap_place(struct clock *clock, unsigned i, struct timer *timer)
 
 static void heap_up(struct clock *clock, unsigned i, struct timer *timer)
 {
-    while (i && earlier(timer, clock->heap[(i - 1) / 2])) {
+    while (i && comes_before(timer, clock->heap[(i - 1) / 2])) {
         heap_place(clock, i, clock->heap[(i - 1) / 2]);
         i = (i - 1) / 2;
     }
@@ -202,9 +211,9 @@ static void heap_up(struct clock *clock, unsigned i, struct timer *timer)
 static void heap_down(struct clock *clock, unsigned i, struct timer *timer)
 {
     for (unsigned child; (child = 2 * i + 1) < clock->heap_count; i = child) {
-        if (child + 1 < clock->heap_count && earlier(clock->heap[child + 1], clock->heap[child]))
+        if (child + 1 < clock->heap_count && comes_before(clock->heap[child + 1], clock->heap[child]))
             child++;
-        if (!earlier(clock->heap[child], timer))
+        if (!comes_before(clock->heap[child], timer))
             break;
         heap_place(clock, i, clock->heap[child]);
     }
@@ -220,7 +229,7 @@ static void heap_remove(struct clock *clock, struct timer *timer)
     struct timer *last = clock->heap[--clock->heap_count];
     if (last == timer)
         return;
-    if (i && earlier(last, clock->heap[(i - 1) / 2]))
+    if (i && comes_before(last, clock->heap[(i - 1) / 2]))
         heap_up(clock, i, last);
     else
         heap_down(clock, i, last);
@@ -242,7 +251,9 @@ static void heap_insert(struct clock *clock, struct timer *timer)
 /* Gives the host the earliest deadline, if it changed. clock->lock held. */
 static void program_host(struct clock *clock)
 {
-    if (clock->source == SOURCE_MANUAL)
+    if (clock->source == SOURCE_COUNTED && clock->earlier && clock->heap_count && clock->heap[0]->deadline_ns < clock->programmed_ns)
+        clock->earlier(clock->earlier_owner);
+    if (!follows_host(clock))
         return;
     bool stopped = atomic_load_explicit(&clock->paused, memory_order_relaxed) || !clock->heap_count;
     uint64_t deadline = stopped ? CLOCK_NEVER : clock->heap[0]->deadline_ns;
@@ -257,6 +268,18 @@ static void program_host(struct clock *clock)
         spec.it_value = (struct timespec){ (time_t)(wait / NS_PER_SECOND), (long)(wait % NS_PER_SECOND) };
     }
     timerfd_settime(clock->timer_fd.fd, 0, &spec, NULL);
+}
+
+/* The writer's side of the sequence lock. clock->lock held. */
+static void publish(struct clock *clock, bool paused, uint64_t base, uint64_t frozen)
+{
+    atomic_fetch_add_explicit(&clock->sequence, 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    atomic_store_explicit(&clock->paused, paused, memory_order_relaxed);
+    atomic_store_explicit(&clock->base, base, memory_order_relaxed);
+    atomic_store_explicit(&clock->frozen, frozen, memory_order_relaxed);
+    atomic_fetch_add_explicit(&clock->sequence, 1, memory_order_release);
+    program_host(clock);
 }
 
 /* --- timers --- */
@@ -342,6 +365,63 @@ void clock_advance(struct clock *clock, uint64_t ns)
     clock_set_ns(clock, end);
 }
 
+/* --- counted time --- */
+
+/* True: there is one, which tsc reaches first at *tsc. */
+static bool next_deadline(struct clock *clock, uint64_t *tsc)
+{
+    pthread_mutex_lock(&clock->lock);
+    uint64_t ns = clock->heap_count ? clock->heap[0]->deadline_ns : CLOCK_NEVER;
+    clock->programmed_ns = ns;
+    pthread_mutex_unlock(&clock->lock);
+    *tsc = clock_ns_to_tsc(clock, ns);
+    return ns != CLOCK_NEVER;
+}
+
+/* Bounded, so that a guest which keeps arming a timer in the past cannot hold its processor here for ever. */
+uint64_t clock_fire_due(struct clock *clock)
+{
+    uint64_t now = clock_ns(clock), tsc;
+    for (unsigned left = 256; left && next_deadline(clock, &tsc) && tsc <= clock_tsc(clock); left--) {
+        pthread_mutex_lock(clock->board_lock);
+        struct timer *timer = take_due(clock, now);
+        if (timer)
+            timer->fire(timer->owner);
+        pthread_mutex_unlock(clock->board_lock);
+    }
+    if (!next_deadline(clock, &tsc))
+        return UINT64_MAX;
+    return tsc > clock_tsc(clock) ? tsc - clock_tsc(clock) : 1;
+}
+
+void clock_count(struct clock *clock, uint64_t instructions)
+{
+    if (instructions == clock->instructions)
+        return;
+    pthread_mutex_lock(&clock->lock);
+    publish(clock, true, clock->base, clock->frozen + (instructions - clock->instructions));
+    clock->instructions = instructions;
+    pthread_mutex_unlock(&clock->lock);
+}
+
+bool clock_skip(struct clock *clock)
+{
+    uint64_t tsc;
+    if (!next_deadline(clock, &tsc))
+        return false;
+    if (tsc > clock_tsc(clock))
+        clock_set_tsc(clock, tsc);
+    return true;
+}
+
+void clock_on_earlier(struct clock *clock, void (*earlier)(void *owner), void *owner)
+{
+    clock->earlier = earlier;
+    clock->earlier_owner = owner;
+}
+
+bool clock_counted(const struct clock *clock) { return clock->source == SOURCE_COUNTED; }
+
 /* --- life --- */
 
 static struct clock *clock_alloc(enum clock_source source, uint64_t tsc_hz)
@@ -385,6 +465,16 @@ struct clock *clock_create_manual(void)
     return clock;
 }
 
+struct clock *clock_create_counted(pthread_mutex_t *lock, uint64_t instructions_per_us)
+{
+    struct clock *clock = clock_alloc(SOURCE_COUNTED, instructions_per_us * 1000000);
+    if (clock) {
+        clock->paused = true;
+        clock->board_lock = lock;
+    }
+    return clock;
+}
+
 void clock_destroy(struct clock *clock)
 {
     if (!clock)
@@ -398,18 +488,6 @@ void clock_destroy(struct clock *clock)
     free(clock);
 }
 
-/* The writer's side of the sequence lock. clock->lock held. */
-static void publish(struct clock *clock, bool paused, uint64_t base, uint64_t frozen)
-{
-    atomic_fetch_add_explicit(&clock->sequence, 1, memory_order_relaxed);
-    atomic_thread_fence(memory_order_release);
-    atomic_store_explicit(&clock->paused, paused, memory_order_relaxed);
-    atomic_store_explicit(&clock->base, base, memory_order_relaxed);
-    atomic_store_explicit(&clock->frozen, frozen, memory_order_relaxed);
-    atomic_fetch_add_explicit(&clock->sequence, 1, memory_order_release);
-    program_host(clock);
-}
-
 void clock_pause(struct clock *clock)
 {
     pthread_mutex_lock(&clock->lock);
@@ -421,7 +499,7 @@ void clock_pause(struct clock *clock)
 void clock_resume(struct clock *clock)
 {
     pthread_mutex_lock(&clock->lock);
-    if (clock->paused && clock->source != SOURCE_MANUAL)
+    if (clock->paused && follows_host(clock))
         publish(clock, false, read_source(clock) - clock->frozen, clock->frozen);
     pthread_mutex_unlock(&clock->lock);
 }

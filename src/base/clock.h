@@ -2,6 +2,10 @@
  * The machine's clock (DESIGN D10): nothing else may call the host's clock on the guest's behalf.
  * Two readings of one counter: nanoseconds since the machine was created, and TSC ticks at a stated, constant frequency.
  * A paused clock stands still. Timers fire on the event-loop thread with the board lock held.
+ *
+ * There is a second kind, for runs that can be repeated: a counted clock does not follow the host. Its TSC is the number of
+ * instructions that the machine's one processor has retired, and what it has slept; timers fire on the processor's thread, at
+ * an exact instruction.
  */
 #ifndef DOPPEL_BASE_CLOCK_H
 #define DOPPEL_BASE_CLOCK_H
@@ -31,6 +35,19 @@ struct clock *clock_create(struct loop *loop, pthread_mutex_t *lock, uint64_t ts
 /* A clock for tests: time moves only by clock_advance, which fires due timers in order on the caller's thread. */
 struct clock *clock_create_manual(void);
 void clock_advance(struct clock *clock, uint64_t ns);
+
+/* A counted clock, of so many instructions a microsecond; timers fire with `lock` held. */
+struct clock *clock_create_counted(pthread_mutex_t *lock, uint64_t instructions_per_us);
+bool clock_counted(const struct clock *clock);
+/* Any thread may cause the call, clock->lock held: a deadline is nearer than clock_ticks_left said. */
+void clock_on_earlier(struct clock *clock, void (*earlier)(void *owner), void *owner);
+/* The processor's thread, of a counted clock: so many instructions are retired by now. */
+void clock_count(struct clock *clock, uint64_t instructions);
+/* The processor's thread, no lock held: fires what is due. Returns the ticks until the next deadline, at least 1. */
+uint64_t clock_fire_due(struct clock *clock);
+/* The processor's thread: it sleeps until the next deadline. False: there is none. */
+bool clock_skip(struct clock *clock);
+
 void clock_destroy(struct clock *clock);
 
 /* Any thread. */

@@ -95,6 +95,21 @@ static bool option_engine(struct options *options, const char *value, struct err
     return true;
 }
 
+static bool option_clock(struct options *options, const char *value, struct error *err)
+{
+    enum { DEFAULT_RATE = 1000, MOST = 100000 };
+    uint64_t *rate = &options->config.clock_instructions;
+    *rate = 0;
+    if (!strcmp(value, "host"))
+        return true;
+    if (!strcmp(value, "instructions"))
+        *rate = DEFAULT_RATE;
+    else if (strncmp(value, "instructions=", 13) || !number_parse(value + 13, MOST, rate) || !*rate)
+        return error_set(err, "'%s' is not a clock; there are host, instructions and instructions=N with N from 1 to %d", value, MOST);
+    options->config.rng = false;
+    return true;
+}
+
 static bool option_firmware(struct options *options, const char *value, struct error *err)
 {
     options->config.firmware = value;
@@ -161,6 +176,41 @@ static bool disk_part(struct disk_config *disk, char *part, struct error *err)
         return error_set(err, "'%s' is not a setting of a disk; there are ro, format=raw|qcow2, backing=on, ephemeral, serial=TEXT, direct "
                               "and engine=uring|threads (a comma in a file name is written twice)", part);
     return true;
+}
+
+static bool state_log_part(struct state_log_config *config, char *part, struct error *err)
+{
+    static const struct { const char *key; size_t offset; } numbers[] = {
+        { "every", offsetof(struct state_log_config, every) }, { "from", offsetof(struct state_log_config, from) },
+        { "to", offsetof(struct state_log_config, to) }, { "memory", offsetof(struct state_log_config, memory) },
+    };
+    if (!strcmp(part, "registers")) {
+        config->registers = true;
+        return true;
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++) {
+        const char *value = value_of(part, numbers[i].key);
+        if (value && number_parse(value, INT64_MAX, (uint64_t *)((char *)config + numbers[i].offset)))
+            return true;
+    }
+    return error_set(err, "'%s' is not a setting of a state log; there are every, from, to and memory, each with =NUMBER, "
+                          "and registers", part);
+}
+
+static bool option_state_log(struct options *options, const char *value, struct error *err)
+{
+    char *text = strdup(value);
+    if (!own(options, text, err))
+        return false;
+    char *part = cut_at_comma(text);
+    options->config.state_log = (struct state_log_config){ .path = text };
+    while (part) {
+        char *next = cut_at_comma(part);
+        if (!state_log_part(&options->config.state_log, part, err))
+            return false;
+        part = next;
+    }
+    return *text || error_set(err, "--state-log needs the name of a file");
 }
 
 /* A disk whose name is the whole text. */

@@ -10,11 +10,14 @@
 #include <sys/random.h>
 
 #include "base/base.h"
+#include "base/clock.h"
 
 static const uint64_t vmgenid_base_default = 0xFEDFF000;
 
 static void make_id(struct vmgenid *vmgenid)
 {
+    if (clock_counted(vmgenid->device.world.clock))
+        return;     /* the run can be repeated: always the same */
     /* Cannot fail for so few bytes once the host has been up for some seconds. */
     if (getrandom(vmgenid->id, sizeof(vmgenid->id), 0) != sizeof(vmgenid->id))
         log_message(vmgenid->device.world.log, LOG_WARNING, "the host gives no random numbers: the generation id stays as it was");

@@ -50,6 +50,8 @@ static bool check_config(const struct machine_config *config, struct error *err)
         return error_set(err, "the memory size must be a multiple of 4K");
     if (config->firmware && config->kernel)
         return error_set(err, "a machine starts either a kernel or firmware, not both");
+    if (config->clock_instructions && config->cpus > 1)
+        return error_set(err, "time can only be counted in instructions on a machine with one processor");
     if (!engine_find(engine_name(config)))
         return error_set(err, "there is no engine '%s'", engine_name(config));
     return true;
@@ -117,6 +119,8 @@ static void system_event(void *owner, struct vcpu *vcpu, unsigned event)
     }
 }
 
+static void deadline_earlier(void *owner) { vcpu_kick(owner, REQUEST_CLOCK); }
+
 static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct error *err)
 {
     struct vcpu *vcpu = aligned_alloc(64, align_up(sizeof(*vcpu), 64));
@@ -138,6 +142,9 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
     vcpu->all_count = machine->config.cpus;
     vcpu->system_event = system_event;
     vcpu->stop_ops = &machine_stop_ops;
+    vcpu->counted = clock_counted(machine->clock);
+    if (vcpu->counted)
+        clock_on_earlier(machine->clock, deadline_earlier, vcpu);
     vcpu->system_owner = machine;
     vcpu->mmu = mmu_create();
     if (!vcpu->mmu) {
@@ -181,7 +188,7 @@ static bool create_vcpus(struct machine *machine, struct error *err)
             return false;
     }
     machine->ram->watcher = (struct ram_watcher){ code_written, machine };
-    return true;
+    return !machine->config.state_log.path || (machine->state_log = state_log_open(machine, err));
 }
 
 static bool first_state(struct machine *machine, const struct machine_origin *origin, struct error *err)
@@ -206,7 +213,8 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     machine->loop = loop_create(err);
     if (!machine->loop)
         return false;
-    machine->clock = clock_create(machine->loop, &machine->lock, origin ? origin->tsc_hz : 0);
+    machine->clock = config->clock_instructions ? clock_create_counted(&machine->lock, config->clock_instructions)
+                                                : clock_create(machine->loop, &machine->lock, origin ? origin->tsc_hz : 0);
     machine->ram = ram_create();
     machine->mmio = bus_create("mmio", 0, &machine->log);
     machine->ports = bus_create("port", 0x10000, &machine->log);
@@ -251,6 +259,7 @@ struct machine *machine_create_from(const struct machine_config *config, const s
 void machine_destroy(struct machine *machine)
 {
     pc_destroy(machine);
+    state_log_close(machine->state_log);
     for (unsigned i = 0; machine->vcpu && i < machine->config.cpus; i++)
         destroy_vcpu(machine->vcpu[i]);
     free(machine->vcpu);

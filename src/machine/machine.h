@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/stats.h"
 #include "bus/handles.h"
+#include "machine/state_log.h"
 #include "vcpu/vcpu.h"
 
 enum { MACHINE_DISKS_MAX = 16, MACHINE_NETS_MAX = 8, MACHINE_EXTRA_MAX = 8, MACHINE_CPUS_MAX = 64, MACHINE_INITRDS_MAX = 8 };
@@ -42,6 +43,7 @@ struct machine_config {
     unsigned cpus;
     const char *cpu_model;      /* NULL: default */
     const char *engine;         /* NULL: default */
+    uint64_t clock_instructions;        /* a microsecond is so many instructions; 0: time is the host's */
     enum boot_method boot;
     const char *kernel;         /* path; NULL: nothing is loaded (tests place code themselves) */
     const char *firmware;       /* "bios" or a path, instead of a kernel; NULL: none */
@@ -61,6 +63,7 @@ struct machine_config {
     bool debug_exit;            /* port 0xF4 */
     bool no_reboot;
     bool rng;                   /* a virtio entropy device */
+    struct state_log_config state_log;
     FILE *log;
 };
 
@@ -114,6 +117,7 @@ struct machine {
     char snapshot_id[33];               /* since which DIRTY_SNAPSHOT marks pages (machine/snapshot.h); empty: none */
     struct images *images;              /* machine/image.h */
     struct firmware *firmware;          /* machine/firmware.h; NULL: none */
+    struct state_log *state_log;        /* NULL: none */
     struct pc *pc;                      /* pc.c: what connects the parts of the board */
 };
 

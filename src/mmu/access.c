@@ -85,6 +85,12 @@ static void store_piece(struct vcpu *vcpu, const struct piece *piece, const void
         watched_written(vcpu, piece->gpa, size);
 }
 
+/* Devices can be told the time, and their timers set. */
+static bool device_may_be_asked(struct vcpu *vcpu, const struct piece piece[2])
+{
+    return likely(!((piece[0].slow | piece[1].slow) & TLB_MMIO)) || vcpu_time_known(vcpu);
+}
+
 bool mmu_load_slow(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size, enum mmu_class class)
 {
     struct piece piece[2] = { 0 };
@@ -94,6 +100,8 @@ bool mmu_load_slow(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size, en
     if (!translate(vcpu, gla, MMU_READ, class, &piece[0]))
         return false;
     if (unlikely(first < size) && !translate(vcpu, next_page(vcpu, gla), MMU_READ, class, &piece[1]))
+        return false;
+    if (!device_may_be_asked(vcpu, piece))
         return false;
     load_piece(vcpu, &piece[0], out, first);
     if (unlikely(first < size))
@@ -112,6 +120,8 @@ bool mmu_store_slow(struct vcpu *vcpu, uint64_t gla, const void *in, unsigned si
     if (!translate(vcpu, gla, MMU_WRITE, class, &piece[0]))
         return false;
     if (unlikely(first < size) && !translate(vcpu, next_page(vcpu, gla), MMU_WRITE, class, &piece[1]))
+        return false;
+    if (!device_may_be_asked(vcpu, piece))
         return false;
     store_piece(vcpu, &piece[0], in, first);
     if (unlikely(first < size))

@@ -7,6 +7,7 @@
  */
 #include "vcpu/loop.h"
 
+#include "base/clock.h"
 #include "engine/engine.h"
 #include "vcpu/thread.h"
 #include "vcpu/work.h"
@@ -54,6 +55,31 @@ void vcpu_step(struct vcpu *vcpu, uint64_t budget)
         x86_interrupts_unblocked(vcpu);
 }
 
+/* Counted time: up to the next deadline, or to where somebody wants to look. */
+static void run_counted(struct vcpu *vcpu)
+{
+    struct vcpu_checkpoint *checkpoint = vcpu->checkpoint;
+    atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_CLOCK);
+    uint64_t budget = clock_fire_due(vcpu->clock), done = counter_get(&vcpu->counters, COUNTER_instructions);
+    if (checkpoint)
+        budget = min_u64(budget, checkpoint->next - done);
+    vcpu_step(vcpu, budget);
+    done = counter_get(&vcpu->counters, COUNTER_instructions);
+    clock_count(vcpu->clock, done);
+    if (checkpoint && done >= checkpoint->next)
+        checkpoint->reached(vcpu, checkpoint);
+}
+
+static void sleep_until_event(struct vcpu *vcpu)
+{
+    uint32_t mask = wake_mask(vcpu);
+    counter_add(&vcpu->counters, COUNTER_halts, 1);
+    if (vcpu->counted && !(atomic_load(&vcpu->request) & mask) && clock_skip(vcpu->clock))
+        clock_fire_due(vcpu->clock);
+    else
+        vcpu_sleep(vcpu, mask | REQUEST_CLOCK);
+}
+
 void vcpu_loop(struct vcpu *vcpu)
 {
     for (;;) {
@@ -66,11 +92,12 @@ void vcpu_loop(struct vcpu *vcpu)
             stand_still(vcpu);
             continue;
         }
-        vcpu_step(vcpu, UINT64_MAX);
-        if (vcpu->activity != ACTIVITY_ACTIVE) {
-            counter_add(&vcpu->counters, COUNTER_halts, 1);
-            vcpu_sleep(vcpu, wake_mask(vcpu));
-        }
+        if (vcpu->counted)
+            run_counted(vcpu);
+        else
+            vcpu_step(vcpu, UINT64_MAX);
+        if (vcpu->activity != ACTIVITY_ACTIVE)
+            sleep_until_event(vcpu);
     }
 }
 

@@ -90,6 +90,7 @@ enum vcpu_request {
     REQUEST_WORK = 1u << 4,         /* run the posted work list (mmu/work.h) */
     REQUEST_PAUSE = 1u << 5,        /* stop at the border and wait for resume */
     REQUEST_EXIT = 1u << 6,         /* the machine is going down or resets */
+    REQUEST_CLOCK = 1u << 8,        /* counted time: a deadline is nearer than the budget says */
     REQUEST_STEP = 1u << 7,         /* debugger: run one instruction, then pause */
 };
 
@@ -119,6 +120,12 @@ struct intc_ops {
 struct cpu_signal {
     void (*raise)(void *vcpu, uint32_t request, uint8_t sipi_vector);
     void *vcpu;
+};
+
+/* Counted time: somebody who wants to see the state after an exact number of instructions. On the vCPU's thread. */
+struct vcpu_checkpoint {
+    uint64_t next;                                  /* COUNTER_instructions */
+    void (*reached)(struct vcpu *vcpu, struct vcpu_checkpoint *checkpoint);     /* sets `next` anew */
 };
 
 struct vcpu {
@@ -171,6 +178,15 @@ struct vcpu {
     struct counters counters;
     struct vcpu **all;                  /* every vCPU of the machine, all_count of them */
     unsigned all_count;
+    /*
+     * Counted time (base/clock.h). An instruction that may see the time or set a timer has to know how many came before it; among
+     * others in a block it does not, so it asks vcpu_time_known and lets itself be run alone.
+     */
+    bool counted;                       /* the clock counts this vCPU's instructions */
+    bool among_others;                  /* counted: the present instruction is in a block */
+    bool alone;                         /* counted: the instruction at rip is to be run by itself */
+    uint64_t random;                    /* counted: the next RDRAND */
+    struct vcpu_checkpoint *checkpoint; /* counted; NULL: nobody */
 
     /* --- owned by other rooms --- */
     struct mmu *mmu;                    /* mmu/mmu.h */
@@ -202,6 +218,15 @@ static inline bool vcpu_code64(const struct vcpu *vcpu) { return (vcpu->efer & E
 static inline bool vcpu_protected(const struct vcpu *vcpu) { return vcpu->cr0 & CR0_PE; }
 static inline bool vcpu_v86(const struct vcpu *vcpu) { return vcpu->rflags & RFLAGS_VM; }
 static inline unsigned vcpu_iopl(const struct vcpu *vcpu) { return (vcpu->rflags >> 12) & 3; }
+
+/* False: leave the instruction as if it had faulted, with nothing pending; it will be run again, alone. */
+static inline bool vcpu_time_known(struct vcpu *vcpu)
+{
+    if (__builtin_expect(!vcpu->among_others, 1))
+        return true;
+    vcpu->alone = true;
+    return false;
+}
 
 /* Any thread: sets request bits and wakes the vCPU if it sleeps (vcpu/thread.c). */
 void vcpu_kick(struct vcpu *vcpu, uint32_t request);

@@ -1,8 +1,9 @@
 """Boots on the binary translator, and with the engine changed under way."""
 import os
+import subprocess
 
-from cases import case, to_a_shell
-from machine import Failure, Monitor, exit_status
+from cases import asset, case, to_a_shell
+from machine import DOPPEL, ROOT, Failure, Monitor, exit_status
 
 
 @case("Debian's cloud kernel boots to a shell on the translator")
@@ -45,3 +46,41 @@ def engine_switch(test):
 @case("the engine of two processors changes many times while Debian boots", cpus=2)
 def engine_switch_smp(test):
     switched(test, 2)
+
+
+def lockstep(test, kernel, *settings, engines="interp,dbt", optional=False):
+    options = ["--memory", "256M", "--no-reboot", "--console", "file:" + test.path("console"),
+               "--kernel", asset("kernel", kernel, optional=optional), "--initrd", asset("initramfs", kernel, optional=optional),
+               "--append", "console=ttyS0 panic=-1 doppel.test=cpu"]
+    run = subprocess.run([os.path.join(ROOT, "tools", "lockstep.py"), "--doppel", DOPPEL, "--engines", engines, *settings, "--",
+                          *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         check=False)
+    with open(test.log, "w") as log:
+        log.write(run.stdout)
+    if run.returncode:
+        raise Failure("\n".join(run.stdout.splitlines()[:4]))
+
+
+@case("with counted time interpreter and translator hold the same state all through a boot, and the same memory", cpus=2)
+def lockstep_boot(test):
+    lockstep(test, "cloud", "--every", "50021", "--memory", "2000")
+
+
+@case("a run with counted time is repeated exactly", long=True, cpus=2)
+def lockstep_repeated(test):
+    lockstep(test, "cloud", "--every", "50021", "--memory", "2000", engines="dbt,dbt")
+
+
+@case("the same with the states compared each 997 instructions", long=True, cpus=2)
+def lockstep_fine(test):
+    lockstep(test, "cloud", "--every", "997", "--memory", "100000")
+
+
+@case("in step through the boot of Debian's standard kernel", long=True, cpus=2)
+def lockstep_amd64(test):
+    lockstep(test, "amd64", "--every", "20011", "--memory", "5000", optional=True)
+
+
+@case("in step through the boot of the 32-bit kernel with PAE", long=True, cpus=2)
+def lockstep_686_pae(test):
+    lockstep(test, "686-pae", "--every", "20011", "--memory", "5000", optional=True)

@@ -80,18 +80,40 @@ static void compare_memory(struct report *report, const char *what, uint64_t bas
     report->equal = false;
 }
 
+static const uint8_t *opcode_at(const struct run *run, uint64_t rip)
+{
+    uint64_t offset = rip - run->start.rip;
+    if (offset >= run->code_length)
+        return NULL;
+    const uint8_t *opcode = run->code + offset;
+    while (*opcode == 0x66 || *opcode == 0x67 || (*opcode >= 0x40 && *opcode <= 0x4F) || *opcode == 0xF2 || *opcode == 0xF3)
+        opcode++;
+    return opcode;
+}
+
+/*
+ * A CALL whose target is not canonical faults with the return address in memory on Intel's processors, without on AMD's: what is
+ * there afterwards says nothing.
+ */
+static bool call_was_refused(const struct run *run, const struct outcome *host)
+{
+    for (unsigned i = 0; i < host->fault_count; i++) {
+        const uint8_t *opcode = opcode_at(run, host->fault[i].rip);
+        if (host->fault[i].vector == VEC_GP && opcode && opcode[0] == 0xFF && (opcode[1] >> 3 & 7) == 2)
+            return true;
+    }
+    return false;
+}
+
 /*
  * Where a long x87 operand (FRSTOR, FSAVE, FLDENV, FSTENV) reaches into a page that faults, processors differ in which of its
  * bytes they name; AMD's and Intel's in the parts of a masked vector.
  */
 static uint64_t cr2_slack(const struct run *run, const struct fault *fault, bool amd)
 {
-    uint64_t offset = fault->rip - run->start.rip;
-    if (offset >= run->code_length)
+    const uint8_t *opcode = opcode_at(run, fault->rip);
+    if (!opcode)
         return 0;
-    const uint8_t *opcode = run->code + offset;
-    while (*opcode == 0x66 || *opcode == 0x67 || (*opcode >= 0x40 && *opcode <= 0x4F) || *opcode == 0xF2 || *opcode == 0xF3)
-        opcode++;
     if (amd && (*opcode == 0xC4 || *opcode == 0x62))
         return 63;
     return *opcode == 0xD9 || *opcode == 0xDD ? 0xFFF : 0;
@@ -166,7 +188,8 @@ bool outcomes_equal(const struct run *run, const struct outcome *host, const str
         differ_bytes(&report, "zmm", i, host->end.zmm[i], guest->end.zmm[i], 64);
     for (unsigned i = 0; i < 8; i++)
         differ_bytes(&report, "k", i, &host->end.k[i], &guest->end.k[i], 8);
-    compare_memory(&report, "data", 0, host->data, guest->data, DATA_SIZE);
+    if (!features->amd || !call_was_refused(run, host))
+        compare_memory(&report, "data", 0, host->data, guest->data, DATA_SIZE);
     compare_memory(&report, "code", run->start.rip, host->code, guest->code, run->code_length);
     if (host->instructions && guest->instructions)
         differ(&report, "count", host->instructions, guest->instructions);

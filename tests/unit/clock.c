@@ -65,6 +65,46 @@ static void periodic_timer_rearms_itself(void **state)
     clock_destroy(clock);
 }
 
+static void note_earlier(void *owner) { ++*(int *)owner; }
+
+static void counted_time_is_instructions_and_sleep(void **state)
+{
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    struct clock *clock = clock_create_counted(&lock, 2000);
+    struct probe probe = { .clock = clock };
+    int earlier = 0;
+    clock_on_earlier(clock, note_earlier, &earlier);
+    timer_init(&probe.timer, clock, probe_fire, &probe);
+    assert_true(clock_counted(clock));
+    assert_int_equal(clock_fire_due(clock), UINT64_MAX);
+    assert_false(clock_skip(clock));
+    timer_arm(&probe.timer, 1000);
+    assert_int_equal(earlier, 1);
+    assert_int_equal(clock_fire_due(clock), 2000);
+    clock_count(clock, 1999);
+    assert_int_equal(clock_tsc(clock), 1999);
+    assert_int_equal(clock_fire_due(clock), 1);
+    assert_int_equal(probe.count, 0);
+    clock_count(clock, 2000);
+    assert_int_equal(clock_fire_due(clock), UINT64_MAX);
+    assert_int_equal(probe.count, 1);
+    assert_int_equal(probe.fired_ns[0], 1000);
+    timer_arm(&probe.timer, 5000);
+    assert_int_equal(clock_fire_due(clock), 8000);
+    timer_arm(&probe.timer, 9000);              /* later: nobody need be told */
+    assert_int_equal(earlier, 2);
+    assert_true(clock_skip(clock));
+    assert_int_equal(clock_ns(clock), 9000);
+    clock_fire_due(clock);
+    assert_int_equal(probe.count, 2);
+    clock_count(clock, 2001);
+    assert_int_equal(clock_tsc(clock), 18001);
+    clock_pause(clock);
+    clock_resume(clock);
+    assert_int_equal(clock_tsc(clock), 18001);
+    clock_destroy(clock);
+}
+
 static void ticks_and_nanoseconds_agree(void **state)
 {
     struct loop *loop = loop_create(NULL);
@@ -249,6 +289,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(manual_timers_fire_in_order_at_their_deadlines),
         cmocka_unit_test(periodic_timer_rearms_itself),
+        cmocka_unit_test(counted_time_is_instructions_and_sleep),
         cmocka_unit_test(ticks_and_nanoseconds_agree),
         cmocka_unit_test(real_clock_keeps_the_hosts_pace_and_stands_still_when_paused),
         cmocka_unit_test(real_timers_fire_on_the_loop),

@@ -88,6 +88,7 @@ struct interp {
     uint64_t link_delta;            /* which lies so many bytes before it */
     unsigned link_slot;
     bool changed;                   /* an instruction may have changed the mode, events or controls: look at everything */
+    int64_t start;                  /* `left` as `run` began */
     bool one;                       /* `run` was asked for one instruction */
     bool stepping;                  /* somebody looks after each instruction: strings do one element */
     bool incomplete;                /* a repeated string instruction left before its end */

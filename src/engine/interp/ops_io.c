@@ -37,7 +37,7 @@ struct block *op_in(struct vcpu *vcpu, const struct op *op)
     op_at(vcpu, op);
     counter_add(&vcpu->counters, COUNTER_trap_in, 1);
     uint16_t port = port_of(vcpu, op);
-    if (!x86_io_allowed(vcpu, port, op->size))
+    if (!x86_io_allowed(vcpu, port, op->size) || !vcpu_time_known(vcpu))
         return leave_system(vcpu, op, false);
     reg_set(vcpu, GPR_OFFSET(RAX), op->size, port_read(vcpu, port, op->size));
     return leave_system(vcpu, op, true);
@@ -48,7 +48,7 @@ struct block *op_out(struct vcpu *vcpu, const struct op *op)
     op_at(vcpu, op);
     counter_add(&vcpu->counters, COUNTER_trap_out, 1);
     uint16_t port = port_of(vcpu, op);
-    if (!x86_io_allowed(vcpu, port, op->size))
+    if (!x86_io_allowed(vcpu, port, op->size) || !vcpu_time_known(vcpu))
         return leave_system(vcpu, op, false);
     port_write(vcpu, port, op->size, vcpu->gpr[RAX]);
     return leave_system(vcpu, op, true);
@@ -71,7 +71,7 @@ bool ins_one(struct vcpu *vcpu, const struct op *op)
     uint16_t port = (uint16_t)vcpu->gpr[RDX];
     uint64_t gla;
     counter_add(&vcpu->counters, COUNTER_trap_ins, 1);
-    if (!x86_io_allowed(vcpu, port, op->size) ||
+    if (!x86_io_allowed(vcpu, port, op->size) || !vcpu_time_known(vcpu) ||
         !x86_linear(vcpu, ES, mask_index(vcpu, op, RDI), op->size, true, &gla) ||
         !mmu_probe(vcpu, gla, op->size, true, vcpu->mmu->data_class))
         return false;
@@ -86,7 +86,7 @@ bool outs_one(struct vcpu *vcpu, const struct op *op)
     uint16_t port = (uint16_t)vcpu->gpr[RDX];
     uint64_t gla;
     counter_add(&vcpu->counters, COUNTER_trap_outs, 1);
-    if (!x86_io_allowed(vcpu, port, op->size) ||
+    if (!x86_io_allowed(vcpu, port, op->size) || !vcpu_time_known(vcpu) ||
         !x86_linear(vcpu, op->seg, mask_index(vcpu, op, RSI), op->size, false, &gla))
         return false;
     struct slow_value value = load_slow(vcpu, gla, op->size, op->seg);

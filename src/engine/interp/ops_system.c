@@ -13,7 +13,7 @@
     {                                                                                      \
         op_at(vcpu, op);                                                                   \
         counter_add(&vcpu->counters, COUNTER_##counter, 1);                                \
-        return leave_system(vcpu, op, name##_rule(vcpu, op));                              \
+        return leave_system(vcpu, op, vcpu_time_known(vcpu) && name##_rule(vcpu, op));                                 \
     }                                                                                      \
     static bool name##_rule(struct vcpu *vcpu, const struct op *op)
 /* The same for rules that set rip themselves. */
@@ -381,7 +381,7 @@ OP_BODY(op_rdtsc)
 {
     uint64_t value;
     counter_add(&vcpu->counters, COUNTER_trap_rdtsc, 1);
-    if (!x86_rdtsc(vcpu, &value))
+    if (!vcpu_time_known(vcpu) || !x86_rdtsc(vcpu, &value))
         return false;
     set_edx_eax(vcpu, value);
     return true;
@@ -393,7 +393,7 @@ OP_BODY(op_rdtscp)
     counter_add(&vcpu->counters, COUNTER_trap_rdtsc, 1);
     if (!x86_has(vcpu, FEATURE_RDTSCP))
         return x86_raise(vcpu, VEC_UD);
-    if (!x86_rdtsc(vcpu, &value))
+    if (!vcpu_time_known(vcpu) || !x86_rdtsc(vcpu, &value))
         return false;
     set_edx_eax(vcpu, value);
     vcpu->gpr[RCX] = (uint32_t)vcpu->tsc_aux;
@@ -429,14 +429,24 @@ OP_BODY(op_cpuid)
     return true;
 }
 
+/* Where runs can be repeated, this is repeated, too (a Weyl sequence, its halves mixed). */
+static uint64_t repeatable_random(struct vcpu *vcpu)
+{
+    uint64_t value = vcpu->random += 0x9E3779B97F4A7C15ull;
+    value = (value ^ value >> 32) * 0xD6E8FEB86659FD93ull;
+    return value ^ value >> 32;
+}
+
 /* CF tells success and the other flags are cleared (SDM2 RDRAND); a failed read gives zero. */
 static bool random_value(struct vcpu *vcpu, const struct op *op, bool seed)
 {
     uint64_t value;
-    bool ok;
+    bool ok = true;
     if (!x86_has(vcpu, seed ? FEATURE_RDSEED : FEATURE_RDRAND))
         return x86_raise(vcpu, VEC_UD);
-    if (seed)
+    if (vcpu->counted)
+        value = repeatable_random(vcpu);
+    else if (seed)
         asm volatile("rdseed %0\n\tsetc %1" : "=r"(value), "=q"(ok) : : "cc");
     else
         asm volatile("rdrand %0\n\tsetc %1" : "=r"(value), "=q"(ok) : : "cc");

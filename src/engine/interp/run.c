@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "engine/interp/bind.h"
 #include "engine/interp/block.h"
 #include "engine/interp/insn_log.h"
@@ -110,6 +111,8 @@ static bool run_one(struct vcpu *vcpu, struct block *block)
     bool logged = trace_on(vcpu->log, TRACE_cpu_insn);
     if (logged)
         insn_log_before(&log, vcpu, block);
+    if (vcpu->counted)
+        clock_count(vcpu->clock, counter_get(&vcpu->counters, COUNTER_instructions) + (uint64_t)(interp->start - interp->left));
     interp->stepping = interp->one || must_step(vcpu);
     interp->incomplete = false;
     interp->left--;
@@ -224,7 +227,9 @@ static void run_many(struct vcpu *vcpu, struct interp *interp)
     uint8_t shadow = vcpu->shadow & SHADOW_STI;
     int64_t left = interp->left;
     vcpu->shadow &= (uint8_t)~SHADOW_STI;
+    vcpu->among_others = vcpu->counted;
     interp->run_blocks(vcpu, interp);
+    vcpu->among_others = false;
     if (interp->left == left)
         vcpu->shadow |= shadow;
 }
@@ -246,7 +251,8 @@ static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
         interp->changed = false;
         interp->link_from = NULL;
         forget_resume_flag(vcpu);
-        if (must_step(vcpu) || interp->left < BLOCK_OPS_MAX) {
+        if (must_step(vcpu) || vcpu->alone || interp->left < BLOCK_OPS_MAX) {
+            vcpu->alone = false;
             if (!step(vcpu, &result))
                 return result;
         } else {
@@ -259,7 +265,7 @@ enum run_result interp_run(struct vcpu *vcpu, uint64_t budget)
 {
     struct interp *interp = interp_of(vcpu);
     int64_t start = budget > INT64_MAX ? INT64_MAX : (int64_t)budget;
-    interp->left = start;
+    interp->left = interp->start = start;
     interp->one = budget == 1;
     interp->incomplete = false;
     enum run_result result = run_until(vcpu, interp);
