@@ -196,7 +196,13 @@ static bool acpi_pm_init(struct device *device, struct error *err)
     return true;
 }
 
-static void acpi_pm_quiesce(struct device *device) { timer_disarm(&((struct acpi_pm *)device)->timer); }
+static void acpi_pm_quiesce(struct device *device)
+{
+    struct acpi_pm *pm = (struct acpi_pm *)device;
+    look_at_carry(pm, clock_ns(pm->device.world.clock));
+    timer_disarm(&pm->timer);
+}
+
 static void acpi_pm_resume(struct device *device) { update((struct acpi_pm *)device); }
 
 static void acpi_pm_fini(struct device *device)
