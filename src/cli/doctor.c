@@ -20,9 +20,9 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/version.h"
 #include "cli/commands.h"
 #include "cli/exit_status.h"
-#include "cli/version.h"
 
 /* How a line begins. Only BAD keeps machines from running. */
 enum verdict { GOOD, NOTE, BAD };

@@ -170,8 +170,9 @@ static void copy_elements(uint8_t *to, const uint8_t *from, uint64_t count, unsi
 
 static void fill_elements(uint8_t *to, uint64_t value, uint64_t count, unsigned size)
 {
-    if (size == 1) {
-        memset(to, (uint8_t)value, count);
+    uint64_t same = (uint8_t)value * 0x0101010101010101ull;
+    if (((value ^ same) & size_mask(size)) == 0) {      /* zeroes mostly */
+        memset(to, (uint8_t)value, count * size);
         return;
     }
     for (; count; count--, to += size)
