@@ -151,6 +151,17 @@ static bool option_append(struct options *options, const char *value, struct err
     return true;
 }
 
+static bool disk_bus(struct disk_config *disk, const char *value, struct error *err)
+{
+    static const char *const buses[] = { [DISK_VIRTIO] = "virtio", [DISK_AHCI] = "ahci" };
+    for (unsigned i = 0; i < ARRAY_SIZE(buses); i++)
+        if (!strcmp(value, buses[i])) {
+            disk->bus = (enum disk_bus)i;
+            return true;
+        }
+    return error_set(err, "a disk cannot be put on '%s'; there are virtio and ahci", value);
+}
+
 static bool disk_part(struct disk_config *disk, char *part, struct error *err)
 {
     const char *value;
@@ -168,13 +179,15 @@ static bool disk_part(struct disk_config *disk, char *part, struct error *err)
         return error_set(err, "'%s' is not a format of a disk image; there are raw and qcow2", value);
     else if ((value = value_of(part, "serial")))
         disk->serial = value;
+    else if ((value = value_of(part, "bus")))
+        return disk_bus(disk, value, err);
     else if ((value = value_of(part, "engine")) && !strcmp(value, "uring"))
         disk->engine = BLOCK_ENGINE_URING;
     else if (value && !strcmp(value, "threads"))
         disk->engine = BLOCK_ENGINE_THREADS;
     else
-        return error_set(err, "'%s' is not a setting of a disk; there are ro, format=raw|qcow2, backing=on, ephemeral, serial=TEXT, direct "
-                              "and engine=uring|threads (a comma in a file name is written twice)", part);
+        return error_set(err, "'%s' is not a setting of a disk; there are ro, format=raw|qcow2, backing=on, ephemeral, serial=TEXT, "
+                              "bus=virtio|ahci, direct and engine=uring|threads (a comma in a file name is written twice)", part);
     return true;
 }
 
@@ -220,6 +233,35 @@ static bool add_disk(struct options *options, const char *path, struct error *er
         return error_set(err, "a machine has at most %d disks", MACHINE_DISKS_MAX);
     options->config.disk[options->config.disk_count++] = (struct disk_config){ .path = path };
     return true;
+}
+
+/* The CD's own mark tells it from a disk (ECMA-119 §8.1 "Format of a volume descriptor"): in its 17th block. */
+static bool is_cd(const char *path)
+{
+    enum { DESCRIPTOR = 16 * 2048, MARK = 1, MARK_SIZE = 5 };
+    char mark[MARK_SIZE] = "";
+    FILE *file = fopen(path, "rbe");
+    if (!file)
+        return false;
+    bool read = fseek(file, DESCRIPTOR + MARK, SEEK_SET) == 0 && fread(mark, sizeof(mark), 1, file) == 1;
+    fclose(file);
+    return read && !memcmp(mark, "CD001", MARK_SIZE);
+}
+
+static bool option_cdrom(struct options *options, const char *value, struct error *err)
+{
+    if (!add_disk(options, value, err))
+        return false;
+    struct disk_config *disk = &options->config.disk[options->config.disk_count - 1];
+    disk->bus = DISK_CDROM;
+    disk->image.read_only = true;
+    return true;
+}
+
+/* The argument that is no option. */
+static bool add_file(struct options *options, const char *path, struct error *err)
+{
+    return is_cd(path) ? option_cdrom(options, path, err) : add_disk(options, path, err);
 }
 
 static bool option_disk(struct options *options, const char *value, struct error *err)
@@ -430,7 +472,7 @@ static bool parse_one(struct options *options, int argc, char **argv, int *at, s
     if (!strcmp(text, "-h"))
         text = "--help";
     if (*text != '-' && *text)
-        return add_disk(options, text, err);
+        return add_file(options, text, err);
     if (strncmp(text, "--", 2) || !text[2])
         return error_set(err, "'%s' is not an option; they begin with two dashes, see 'doppel help run'", text);
     const struct option_row *row = find(text + 2, err);

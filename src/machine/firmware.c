@@ -144,9 +144,16 @@ static void print(struct text *text, const char *format, ...)
 static bool add_boot_order(struct machine *machine)
 {
     struct text text = { .used = 0 };
+    unsigned port = 0;
     for (unsigned i = 0; i < machine->config.disk_count; i++) {
         const struct pci_function *function = (const struct pci_function *)machine->disk_device[i];
-        print(&text, "/pci@i0cf8/scsi@%x/disk@0,0\n", function->devfn >> 3);
+        unsigned slot = function->devfn >> 3;
+        switch (machine->config.disk[i].bus) {
+        case DISK_VIRTIO: print(&text, "/pci@i0cf8/scsi@%x/disk@0,0\n", slot); break;
+        case DISK_AHCI: case DISK_CDROM:
+            print(&text, "/pci@i0cf8/pci8086,2922@%x,%x/drive@%x/disk@0\n", slot, function->devfn & 7, port++);
+            break;
+        }
     }
     print(&text, "HALT");       /* what is not listed is not tried */
     return fw_cfg_add_file(fw_cfg_of(machine), "bootorder", text.bytes, (uint32_t)text.used + 1, NULL);

@@ -22,8 +22,12 @@ enum { MACHINE_DISKS_MAX = 16, MACHINE_NETS_MAX = 8, MACHINE_EXTRA_MAX = 8, MACH
 
 enum boot_method { BOOT_AUTO, BOOT_LINUX, BOOT_PVH, BOOT_MULTIBOOT, BOOT_FLAT };
 
+/* What a disk is to the guest. */
+enum disk_bus { DISK_VIRTIO, DISK_AHCI, DISK_CDROM };
+
 struct disk_config {
     const char *path;
+    enum disk_bus bus;
     const char *serial;         /* NULL: none */
     struct disk_image_options image;            /* strings in it borrowed, too */
     int engine;                 /* enum in block.h */
@@ -98,7 +102,8 @@ struct machine {
     struct dma dma;                     /* the machine's own: for MSIs and devices without a requester id */
     struct device *ioapic, *pic, *uart, *acpi_pm, *host_bridge, *lpc, *rtc, *vmgenid;
     struct device *fw_cfg;              /* NULL: no firmware */
-    struct device *disk_device[MACHINE_DISKS_MAX];
+    struct device *ahci;                /* NULL: no disk is on it */
+    struct device *disk_device[MACHINE_DISKS_MAX];      /* the PCI function that each is on */
     struct device *lapic[MACHINE_CPUS_MAX];
     struct chardev *console, *virtio_console, *debug_console;
     void *block[MACHINE_DISKS_MAX], *net[MACHINE_NETS_MAX];

@@ -31,6 +31,7 @@
 #include "dev/pic.h"
 #include "dev/pit.h"
 #include "dev/rtc.h"
+#include "dev/storage/ahci.h"
 #include "dev/testdev.h"
 #include "dev/uart.h"
 #include "dev/virtio/devices.h"
@@ -234,6 +235,25 @@ static void wire_pci(struct wiring *wiring, struct device *device)
 
 static void wire_plain_pci(struct device *device, void *opaque) { wire_pci(opaque, device); }
 
+/* Ports in the order of the command line. */
+static void wire_ahci(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct machine *machine = wiring->machine;
+    struct ahci *ahci = (struct ahci *)device;
+    unsigned port = 0;
+    ahci->pci.bus = machine->pci;
+    ahci->pci.devfn = AHCI_DEVFN;
+    for (unsigned i = 0; i < machine->config.disk_count; i++) {
+        const struct disk_config *disk = &machine->config.disk[i];
+        if (disk->bus == DISK_VIRTIO)
+            continue;
+        machine->disk_device[i] = device;
+        ahci->port[port++].drive = (struct ata_drive){ .block = machine->block[i], .serial = disk->serial, .present = true,
+                                                       .cdrom = disk->bus == DISK_CDROM };
+    }
+}
+
 static void wire_virtio_blk(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
@@ -354,6 +374,31 @@ static bool add_numbered(struct machine *machine, const struct device_type *type
     return true;
 }
 
+static unsigned disks_on(const struct machine *machine, enum disk_bus bus)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < machine->config.disk_count; i++)
+        count += machine->config.disk[i].bus == bus;
+    return count;
+}
+
+static bool add_disks(struct machine *machine, struct error *err)
+{
+    unsigned on_ahci = disks_on(machine, DISK_AHCI) + disks_on(machine, DISK_CDROM);
+    if (on_ahci > AHCI_PORTS)
+        return error_set(err, "a machine has at most %d AHCI disks and CD-ROM drives together, not %u", AHCI_PORTS, on_ahci);
+    if (on_ahci && !(machine->ahci = add(machine, &device_ahci, "ahci", wire_ahci, NULL, err)))
+        return false;
+    for (unsigned i = 0; i < machine->config.disk_count; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "virtio-blk%u", i);
+        if (machine->config.disk[i].bus == DISK_VIRTIO &&
+            !add(machine, &device_virtio_blk, name, wire_virtio_blk, (const void *)(uintptr_t)i, err))
+            return false;
+    }
+    return true;
+}
+
 static bool add_pci(struct machine *machine, struct error *err)
 {
     const struct machine_config *config = &machine->config;
@@ -367,7 +412,7 @@ static bool add_pci(struct machine *machine, struct error *err)
     for (unsigned i = 0; i < PCI_INTX_LINES; i++)
         ((struct host_bridge *)machine->host_bridge)->bus.intx[i] = (struct irq_line){ lpc_set_pirq, machine->lpc, i };
     machine->pc->next_devfn = 8;
-    return add_numbered(machine, &device_virtio_blk, "virtio-blk", config->disk_count, wire_virtio_blk, err) &&
+    return add_disks(machine, err) &&
            add_numbered(machine, &device_virtio_net, "virtio-net", config->net_count, wire_virtio_net, err) &&
            add_numbered(machine, &device_virtio_console, "virtio-console", machine->virtio_console != NULL,
                         wire_virtio_console, err) &&

@@ -37,7 +37,7 @@ static const struct field disk_fields[] = {
     FIELD(struct disk_config, path, FIELD_PATH), FIELD(struct disk_config, serial, FIELD_TEXT),
     IMAGE_FIELD(read_only, FIELD_BOOL), IMAGE_FIELD(direct, FIELD_BOOL), IMAGE_FIELD(format, FIELD_UINT),
     IMAGE_FIELD(backing, FIELD_BOOL), IMAGE_FIELD(base_path, FIELD_PATH), IMAGE_FIELD(base_format, FIELD_UINT),
-    FIELD(struct disk_config, engine, FIELD_UINT),
+    FIELD(struct disk_config, engine, FIELD_UINT), FIELD(struct disk_config, bus, FIELD_UINT),
 };
 
 static const struct field net_fields[] = {

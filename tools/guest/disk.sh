@@ -1,0 +1,106 @@
+# Debian 12 installed on a disk: partitions, kernel, and GRUB for BIOS and for UEFI, in a raw image. Sourced by tools/asset.
+#
+# Nothing of it takes root or a loop device: the root file system is made as for tools/asset rootfs, and GRUB's core images
+# are put where its own installer puts them. Log in as root with the password doppel.
+# shellcheck shell=bash
+
+disk_packages="linux-image-amd64,initramfs-tools,zstd,$rootfs_packages,pciutils"
+disk_boot_modules="virtio_pci virtio_blk ahci sd_mod sr_mod nvme xhci_pci usb_storage ext4"
+disk_root_mib=1900
+disk_esp_mib=64
+
+disk() {
+    local key
+    papt_update amd64
+    key=$(remembered disk amd64 disk_versions) && [ -n "$key" ] || die "apt does not know the packages of a Debian 12 system"
+    key=$(printf '%s' "$key" | cat - "$top"/tools/guest/{rootfs,disk}.sh | sha256sum | cut -c1-12)
+    once "$cache/disk/debian12-$key.img" make_disk || die "could not make the disk with Debian on it"
+    echo "$cache/disk/debian12-$key.img"
+}
+
+disk_versions() { papt amd64 apt-cache policy base-files systemd libc6 linux-image-amd64 | grep -E '^[a-z]|Candidate'; }
+
+# What neither the tests nor a first look at the system need.
+disk_excludes() {
+    local path
+    for path in '/usr/share/doc/*' '/usr/share/man/*' '/usr/share/locale/*' '/lib/modules/*/kernel/sound/*' \
+        '/lib/modules/*/kernel/drivers/'{gpu/drm/amd,gpu/drm/i915,gpu/drm/nouveau,gpu/drm/radeon,media,infiniband,staging,net/wireless,isdn}'/*'; do
+        printf -- '--dpkgopt=path-exclude=%s\n' "$path"
+    done
+}
+
+make_disk() {
+    local out=$1 stage mode
+    local -a excludes
+    stage=$(dirname "$out")
+    case $(id -u) in 0) mode=root ;; *) mode=unshare ;; esac
+    say "making a disk with Debian and GRUB on it (mmdebstrap, two minutes or so)"
+    rootfs_sources >"$stage/sources.list"
+    grep -q . "$stage/sources.list" || die "the package sources name no Debian 12"
+    chmod 755 "$stage"
+    mapfile -t excludes < <(disk_excludes)
+    disk_grub_cfg >"$stage/grub.cfg"
+    mmdebstrap --mode="$mode" --variant=minbase --quiet --include="$disk_packages" \
+        --aptopt='Acquire::Languages "none"' "${excludes[@]}" \
+        --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d"; echo MODULES=list >"$1/etc/initramfs-tools/conf.d/doppel"' \
+        --essential-hook="printf '%s\\n' $disk_boot_modules >\"\$1/etc/initramfs-tools/modules\"" \
+        --customize-hook='echo root:doppel | chroot "$1" chpasswd' \
+        --customize-hook='echo doppel-disk >"$1/etc/hostname"' \
+        --customize-hook='printf "LABEL=doppel / ext4 defaults 0 1\n" >"$1/etc/fstab"' \
+        --customize-hook='printf "[Match]\nType=ether\n[Network]\nDHCP=ipv4\n" >"$1/etc/systemd/network/10-dhcp.network"' \
+        --customize-hook='chroot "$1" systemctl -q enable systemd-networkd' \
+        --customize-hook='chroot "$1" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service' \
+        --customize-hook='mkdir -p "$1/boot/grub"' \
+        --customize-hook="copy-in $stage/grub.cfg /usr/lib/grub/i386-pc /usr/lib/grub/x86_64-efi /boot/grub" \
+        bookworm "$stage/root.tar" "$stage/sources.list" >&2 || return 1
+    disk_partition "$out" && disk_boot_code "$out" "$stage" && disk_esp "$out" "$stage" && disk_root "$out" "$stage"
+}
+
+# The menu is seen on the serial line, and on the screen where there is one.
+disk_grub_cfg() {
+    cat <<'END'
+serial --unit=0 --speed=115200
+terminal_input serial console
+terminal_output serial console
+set timeout=1
+menuentry 'Debian' {
+    linux /vmlinuz root=LABEL=doppel console=tty0 console=ttyS0
+    initrd /initrd.img
+}
+menuentry 'Debian, quiet, with the screen as its console' {
+    linux /vmlinuz root=LABEL=doppel console=ttyS0 console=tty0 quiet
+    initrd /initrd.img
+}
+END
+}
+
+disk_partition() {
+    truncate -s $((1 + disk_esp_mib + disk_root_mib + 1))M "$1" &&
+        printf '%s\n' "label: dos" "start=1MiB, size=${disk_esp_mib}MiB, type=ef" \
+            "start=$((1 + disk_esp_mib))MiB, size=${disk_root_mib}MiB, type=83, bootable" | sfdisk -q "$1" >&2
+}
+
+# boot.img in the master boot record, the core image in the gap after it: boot.img looks for it at sector 1 by default.
+disk_boot_code() {
+    local out=$1 stage=$2
+    grub-mkimage -O i386-pc -o "$stage/core.img" -p '(hd0,msdos2)/boot/grub' biosdisk part_msdos ext2 &&
+        dd if=/usr/lib/grub/i386-pc/boot.img of="$out" bs=440 count=1 conv=notrunc status=none &&
+        dd if="$stage/core.img" of="$out" bs=512 seek=1 conv=notrunc status=none
+}
+
+# The EFI system partition: GRUB under the name that firmware starts when it knows no other.
+disk_esp() {
+    local out=$1 stage=$2 fat=$2/esp.img
+    printf 'search --label --set=root doppel\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n' >"$stage/early.cfg"
+    grub-mkimage -O x86_64-efi -o "$stage/bootx64.efi" -c "$stage/early.cfg" -p /boot/grub \
+        part_msdos part_gpt fat ext2 search search_label configfile normal linux serial terminal echo &&
+        truncate -s "${disk_esp_mib}M" "$fat" && mformat -i "$fat" -F -v ESP :: &&
+        mmd -i "$fat" ::/EFI ::/EFI/BOOT && mcopy -i "$fat" "$stage/bootx64.efi" ::/EFI/BOOT/BOOTX64.EFI &&
+        dd if="$fat" of="$out" bs=1M seek=1 conv=notrunc,sparse status=none
+}
+
+disk_root() {
+    local out=$1 stage=$2 root=$2/root.img
+    truncate -s "${disk_root_mib}M" "$root" && fill_image "$stage/root.tar" "$root" &&
+        dd if="$root" of="$out" bs=1M seek=$((1 + disk_esp_mib)) conv=notrunc,sparse status=none
+}
