@@ -21,8 +21,6 @@ static inline bool chance(uint64_t *random, unsigned percent) { return pick(rand
 
 /* -1: not a general register. */
 int gpr_number(ZydisRegister reg);
-/* What Intel's manual or processors, whom the engines follow, do another way than AMD's. */
-bool vendors_differ(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands);
 uint64_t random_value(uint64_t *random);
 uint64_t data_pointer(struct making *m);
 /* All registers of test->start. */

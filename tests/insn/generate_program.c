@@ -10,6 +10,7 @@
 #include "forms.h"
 #include "generate.h"
 #include "program.h"
+#include "vendors.h"
 
 #include <string.h>
 

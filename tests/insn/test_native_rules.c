@@ -508,9 +508,11 @@ static void environments_of_every_format(void **state)
                 assert_int_equal(env[4 * w] | env[4 * w + 1] << 8, 0x123);
             fpu_init_x87(&vcpu->fpu);
             assert_int_equal(run_bytes(s, ZYDIS_MACHINE_MODE_LEGACY_16, wide ? load32 : load, 15), RAN);
+            assert_memory_equal(vcpu->fpu.fxsave, before.fxsave, IMAGE_FOP);
+            if (__builtin_cpu_is("amd"))
+                continue;       /* saves and restores the others only with an exception that waits */
             if (real || wide)
                 assert_memory_equal(vcpu->fpu.fxsave + IMAGE_FOP, before.fxsave + IMAGE_FOP, 2);
-            assert_memory_equal(vcpu->fpu.fxsave, before.fxsave, IMAGE_FOP);
             assert_memory_equal(vcpu->fpu.fxsave + IMAGE_FIP, before.fxsave + IMAGE_FIP, 16);
         }
     tear_down(s);
