@@ -36,6 +36,15 @@ static bool read_body(struct call *call, const struct http_message *request)
     return json_is_object(call->body) || error_set(&call->err, "the body is not a JSON object");
 }
 
+const char *call_text(struct call *call, const char *key, bool required)
+{
+    json_t *value = json_object_get(call->body, key);
+    const char *text = json_string_value(value);
+    if (!text && (value || required))
+        error_set(&call->err, "'%s' must be a text", key);
+    return text;
+}
+
 enum http_status endpoints_answer(struct call *call, const struct http_message *request)
 {
     const struct endpoint *endpoint = find(request->target);

@@ -1,19 +1,15 @@
-/* Endpoints about the virtual machine's life. */
+/* Endpoints about the virtual machine's life, after Cloud Hypervisor's. */
 #include <string.h>
 
 #include "api/endpoints.h"
 #include "api/vm_config.h"
 #include "api/vmm.h"
+#include "backend/chardev.h"
 #include "base/base.h"
-#include "base/clock.h"
 #include "dev/device.h"
 #include "dev/pci/pci.h"
-#include "engine/engine.h"
-#include "mem/ram.h"
-#include "vcpu/work.h"
 
-/* Cloud Hypervisor's answers: 404 while nothing is created, 405 in the wrong state. */
-static enum http_status status_of(enum vmm_result result)
+enum http_status call_status(enum vmm_result result)
 {
     switch (result) {
     case VMM_DONE:
@@ -32,27 +28,27 @@ static enum http_status status_of(enum vmm_result result)
 
 enum http_status endpoint_vm_boot(struct call *call)
 {
-    return status_of(vmm_boot(call->subject->vmm, &call->err));
+    return call_status(vmm_boot(call->subject->vmm, false, &call->err));
 }
 
 enum http_status endpoint_vm_pause(struct call *call)
 {
-    return status_of(vmm_pause(call->subject->vmm, &call->err));
+    return call_status(vmm_pause(call->subject->vmm, &call->err));
 }
 
 enum http_status endpoint_vm_resume(struct call *call)
 {
-    return status_of(vmm_resume(call->subject->vmm, &call->err));
+    return call_status(vmm_resume(call->subject->vmm, &call->err));
 }
 
 enum http_status endpoint_vm_shutdown(struct call *call)
 {
-    return status_of(vmm_shutdown(call->subject->vmm, &call->err));
+    return call_status(vmm_shutdown(call->subject->vmm, &call->err));
 }
 
 enum http_status endpoint_vm_delete(struct call *call)
 {
-    return status_of(vmm_delete_vm(call->subject->vmm, &call->err));
+    return call_status(vmm_delete_vm(call->subject->vmm, &call->err));
 }
 
 /* Something short done to a machine that is booted. */
@@ -61,7 +57,7 @@ static enum http_status with_machine(struct call *call, void (*run)(struct machi
     enum vmm_result result;
     struct machine *machine = vmm_borrow(call->subject->vmm, &result, &call->err);
     if (!machine)
-        return status_of(result);
+        return call_status(result);
     run(machine);
     vmm_give_back(call->subject->vmm);
     return HTTP_NO_CONTENT;
@@ -101,33 +97,31 @@ static json_t *device_tree(struct machine *machine)
     return tree;
 }
 
+/* A pseudoterminal has a name only once it is open. */
+static void name_terminal(json_t *config, const char *key, const struct chardev *chardev)
+{
+    if (chardev && chardev_name(chardev))
+        json_object_set_new(json_object_get(config, key), "file", json_string(chardev_name(chardev)));
+}
+
 enum http_status endpoint_vm_info(struct call *call)
 {
     enum vmm_result result;
     struct vmm *vmm = call->subject->vmm;
     const struct vm_config *config = vmm_borrow_config(vmm, &result, &call->err);
     if (!config)
-        return status_of(result);
-    call->answer = json_pack("{s:o, s:s, s:I}", "config", vm_config_to_json(config->machine), "state", state_name(vmm_state(vmm)),
+        return call_status(result);
+    call->answer = json_pack("{s:o, s:s, s:I}", "config", vm_config_to_json(config, call->subject->console_log), "state", state_name(vmm_state(vmm)),
                              "memory_actual_size", (json_int_t)config->machine->memory);
     vmm_give_back(vmm);
     struct machine *machine = vmm_borrow(vmm, &result, &call->err);
     if (machine) {
         json_object_set_new(call->answer, "device_tree", device_tree(machine));
+        name_terminal(json_object_get(call->answer, "config"), "serial", machine->console);
+        name_terminal(json_object_get(call->answer, "config"), "console", machine->virtio_console);
         vmm_give_back(vmm);
     }
     return HTTP_OK;
-}
-
-static void nothing(struct vcpu *vcpu, void *argument)
-{
-}
-
-/* An engine adds to its vCPU's counters when it comes to a block border: ask each to come to one. */
-static void settle_counters(struct machine *machine)
-{
-    for (unsigned i = 0; i < machine->config.cpus; i++)
-        vcpu_run_on(NULL, machine->vcpu[i], nothing, NULL);
 }
 
 enum http_status endpoint_vm_counters(struct call *call)
@@ -135,31 +129,12 @@ enum http_status endpoint_vm_counters(struct call *call)
     enum vmm_result result;
     struct machine *machine = vmm_borrow(call->subject->vmm, &result, &call->err);
     if (!machine)
-        return status_of(result);
+        return call_status(result);
     json_t *counters = json_object();
-    settle_counters(machine);
+    call_settle_counters(machine);
     for (unsigned i = 0; i < COUNTER_COUNT; i++)
         json_object_set_new(counters, counter_name(i), json_integer((json_int_t)machine_counter(machine, i)));
     vmm_give_back(call->subject->vmm);
     call->answer = json_pack("{s:o}", "machine", counters);
-    return HTTP_OK;
-}
-
-/* --- Doppel's own --- */
-
-enum http_status endpoint_doppel_info(struct call *call)
-{
-    enum vmm_result result;
-    struct machine *machine = vmm_borrow(call->subject->vmm, &result, &call->err);
-    call->answer = json_pack("{s:s?, s:b}", "name", call->subject->name, "shared_console", call->subject->console != NULL);
-    if (!machine)
-        return HTTP_OK;
-    settle_counters(machine);
-    json_t *more = json_pack("{s:s, s:I, s:I, s:I}", "engine", machine->vcpu[0]->engine->name, "guest_ns",
-                             (json_int_t)clock_ns(machine->clock), "instructions",
-                             (json_int_t)machine_counter(machine, COUNTER_instructions), "memory_granted",
-                             (json_int_t)ram_granted(machine->ram));
-    json_object_update_new(call->answer, more);
-    vmm_give_back(call->subject->vmm);
     return HTTP_OK;
 }

@@ -19,7 +19,6 @@
 struct instance {
     char name[INSTANCE_NAME_MAX + 1];
     int runtime, directory, lock;
-    char path[4096];
     long long started;
 };
 
@@ -42,7 +41,7 @@ bool instance_name_is_valid(const char *name)
 
 void instance_empty(int directory)
 {
-    static const char *const files[] = { INSTANCE_SOCKET, INSTANCE_CONSOLE, INSTANCE_CONSOLE ".1", INSTANCE_MESSAGES,
+    static const char *const files[] = { INSTANCE_SOCKET, INSTANCE_CONSOLE, INSTANCE_CONSOLE ".1", INSTANCE_MESSAGES, INSTANCE_MESSAGES ".1",
                                          INSTANCE_RECORD, INSTANCE_RECORD ".new", INSTANCE_CRASH };
     for (unsigned i = 0; i < ARRAY_SIZE(files); i++)
         unlinkat(directory, files[i], 0);
@@ -194,14 +193,18 @@ const char *instance_name(const struct instance *instance)
     return instance->name;
 }
 
-const char *instance_path(struct instance *instance, const char *file)
+int instance_directory(const struct instance *instance)
+{
+    return instance->directory;
+}
+
+void instance_path(const struct instance *instance, const char *file, char *path, size_t size)
 {
     char link[32];
     snprintf(link, sizeof(link), "/proc/self/fd/%d", instance->directory);
-    ssize_t size = readlink(link, instance->path, sizeof(instance->path) - strlen(file) - 2);
-    size = size < 0 ? 0 : size;
-    sprintf(instance->path + size, "/%s", file);
-    return instance->path;
+    ssize_t length = readlink(link, path, size);
+    length = length < 0 || (size_t)length >= size ? 0 : length;
+    snprintf(path + length, size - (size_t)length, "/%s", file);
 }
 
 /* Its mode is set before it has a name: there is no moment at which others could connect. */

@@ -30,8 +30,10 @@ bool instance_name_is_valid(const char *name);
  */
 struct instance *instance_claim(const char *name, struct error *err);
 const char *instance_name(const struct instance *instance);
-/* A file in the directory, as a path to show or open. Good until the next call. */
-const char *instance_path(struct instance *instance, const char *file);
+/* Its directory, open; the instance's own. */
+int instance_directory(const struct instance *instance);
+/* A file in the directory, as a path to show. */
+void instance_path(const struct instance *instance, const char *file, char *path, size_t size);
 /* A listening socket there, mode 0600, whatever the path's length; -1: err says why. The caller's to close. */
 int instance_listen(struct instance *instance, struct error *err);
 /* Writes down how the process ends. */

@@ -40,12 +40,13 @@ struct connection {
     size_t data_size, data_used;
     int descriptor[CALL_DESCRIPTORS_MAX];
     unsigned descriptor_count;
-    struct monitor_session monitor;
+    struct call_monitor monitor;
 };
 
 struct server {
     struct server_subject subject;
     int listener[LISTENERS_MAX];
+    const char *path[LISTENERS_MAX];    /* to be removed; or NULL */
     unsigned listener_count;
     int wake;
     bool started;
@@ -261,7 +262,7 @@ static void *connection_main(void *argument)
         close_descriptors(connection);
         set_busy(connection, false);
     }
-    monitor_session_end(&connection->monitor);
+    call_monitor_end(&connection->monitor, server->subject.vmm);
     shutdown(connection->fd, SHUT_WR);
     pthread_mutex_lock(&server->mutex);
     close(connection->fd);
@@ -382,13 +383,16 @@ struct server *server_create(const struct server_subject *subject, struct error 
     return NULL;
 }
 
-bool server_add_listener(struct server *server, int fd, struct error *err)
+bool server_add_listener(struct server *server, int fd, const char *path, struct error *err)
 {
     if (server->listener_count == LISTENERS_MAX) {
         close(fd);
+        if (path)
+            unlink(path);
         return error_set(err, "there are at most %d control sockets", LISTENERS_MAX);
     }
-    server->listener[server->listener_count++] = fd;
+    server->listener[server->listener_count] = fd;
+    server->path[server->listener_count++] = path;
     return true;
 }
 
@@ -425,8 +429,11 @@ void server_destroy(struct server *server)
         pthread_join(server->thread, NULL);
         end_connections(server);
     }
-    for (unsigned i = 0; i < server->listener_count; i++)
+    for (unsigned i = 0; i < server->listener_count; i++) {
         close(server->listener[i]);
+        if (server->path[i])
+            unlink(server->path[i]);
+    }
     if (server->wake >= 0)
         close(server->wake);
     pthread_mutex_destroy(&server->mutex);

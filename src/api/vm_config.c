@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/console.h"
 #include "base/base.h"
 #include "base/error.h"
 
@@ -14,6 +15,11 @@ static struct vm_config *allocate(struct error *err)
     return config;
 }
 
+static void note_console(struct vm_config *config)
+{
+    config->shared_console = config->machine->console && !strcmp(config->machine->console, CONSOLE_SHARED);
+}
+
 struct vm_config *vm_config_create(const struct machine_config *machine, struct error *err)
 {
     struct vm_config *config = allocate(err);
@@ -21,6 +27,7 @@ struct vm_config *vm_config_create(const struct machine_config *machine, struct 
         return NULL;
     config->own = *machine;
     config->machine = &config->own;
+    note_console(config);
     return config;
 }
 
@@ -35,6 +42,7 @@ struct vm_config *vm_config_of_snapshot(struct snapshot *snapshot, const struct 
     config->snapshot = snapshot;
     config->restore = *restore;
     config->machine = snapshot_config(snapshot);
+    note_console(config);
     return config;
 }
 
@@ -48,8 +56,10 @@ void vm_config_destroy(struct vm_config *config)
     free(config);
 }
 
-struct machine *vm_config_build(struct vm_config *config, struct error *err)
+struct machine *vm_config_build(struct vm_config *config, const char *console, struct error *err)
 {
+    if (config->shared_console)
+        config->machine->console = console;
     if (!config->snapshot)
         return machine_create(config->machine, err);
     if (config->restored) {
@@ -138,8 +148,10 @@ static json_t *console_to_json(const char *text)
     return console_mode("Socket", "socket", strncmp(text, "socket:", 7) ? text : text + 7);
 }
 
-json_t *vm_config_to_json(const struct machine_config *machine)
+json_t *vm_config_to_json(const struct vm_config *config, const char *console_log)
 {
+    const struct machine_config *machine = config->machine;
+    json_t *serial = config->shared_console ? console_mode("File", "file", console_log) : console_to_json(machine->console);
     json_t *disks = json_array(), *nets = json_array();
     for (unsigned i = 0; i < machine->disk_count; i++)
         json_array_append_new(disks, disk_to_json(&machine->disk[i], i));
@@ -147,7 +159,7 @@ json_t *vm_config_to_json(const struct machine_config *machine)
         json_array_append_new(nets, net_to_json(&machine->net[i], i));
     json_t *json = json_pack("{s:{s:i, s:i}, s:{s:I}, s:o, s:o, s:o, s:o, s:o, s:o}", "cpus", "boot_vcpus", (int)machine->cpus, "max_vcpus",
                              (int)machine->cpus, "memory", "size", (json_int_t)machine->memory, "payload", payload_to_json(machine),
-                             "disks", disks, "net", nets, "serial", console_to_json(machine->console), "console",
+                             "disks", disks, "net", nets, "serial", serial, "console",
                              console_to_json(machine->virtio_console), "debug_console", console_to_json(machine->debug_console));
     if (machine->rng)
         json_object_set_new(json, "rng", json_pack("{s:s}", "src", "/dev/urandom"));

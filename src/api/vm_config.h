@@ -18,6 +18,7 @@ struct vm_config {
     struct snapshot *snapshot;          /* NULL: there is none */
     struct restore_options restore;
     bool restored;                      /* a snapshot makes one machine */
+    bool shared_console;                /* the first serial port's is CONSOLE_SHARED */
     char *owned[VM_CONFIG_STRINGS_MAX];
     unsigned owned_count;
 };
@@ -28,10 +29,10 @@ struct vm_config *vm_config_create(const struct machine_config *machine, struct 
 struct vm_config *vm_config_of_snapshot(struct snapshot *snapshot, const struct restore_options *restore, struct error *err);
 void vm_config_destroy(struct vm_config *config);
 
-/* The machine. NULL: err says why. */
-struct machine *vm_config_build(struct vm_config *config, struct error *err);
+/* The machine; console: what stands for CONSOLE_SHARED. NULL: err says why. */
+struct machine *vm_config_build(struct vm_config *config, const char *console, struct error *err);
 
-/* A new reference. */
-json_t *vm_config_to_json(const struct machine_config *machine);
+/* A new reference. console_log: where a shared console is written to. */
+json_t *vm_config_to_json(const struct vm_config *config, const char *console_log);
 
 #endif

@@ -7,19 +7,23 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "api/console.h"
 #include "api/vm_config.h"
 #include "base/error.h"
 
 struct vmm {
     struct vmm_hooks hooks;
+    struct console *console;
     pthread_mutex_t mutex;              /* guards all that follows; held for moments only */
     pthread_cond_t changed;
     struct vm_config *config;
     struct machine *machine;            /* while there is one to borrow */
     unsigned borrowers;
+    unsigned long boots;
     bool paused;                        /* by vmm_pause: one machine_pause is to be ended */
     bool pausing;                       /* one at a time carries out a pause or resume */
     bool boot_wanted, shutdown_wanted, quit_wanted;
+    bool boot_paused;
     enum vmm_result boot_result;
     struct error boot_error;
     struct vmm_outcome outcome;
@@ -33,35 +37,46 @@ static enum vmm_result refuse(enum vmm_result result, struct error *err, const c
 
 /* --- the executor --- */
 
-/* With the mutex held. */
-static void answer_boot(struct vmm *vmm, struct machine *machine, enum vmm_result result)
+/* NULL: err says why, and *result whether the configuration is to blame. */
+static struct machine *make_and_start(struct vmm *vmm, enum vmm_result *result, struct error *err)
 {
+    const struct vmm_hooks *hooks = &vmm->hooks;
+    const char *line = vmm->config->shared_console ? console_connect(vmm->console, err) : NULL;
+    *result = VMM_FAILED;
+    if (vmm->config->shared_console && !line)
+        return NULL;
+    *result = VMM_INVALID;
+    struct machine *machine = vm_config_build(vmm->config, line, err);
+    if (!machine)
+        return NULL;
+    if (!hooks->made || hooks->made(hooks->owner, machine, err)) {
+        *result = VMM_FAILED;
+        if (vmm->boot_paused)
+            machine_pause(machine);
+        if (machine_start(machine, err))
+            *result = VMM_DONE;
+    }
+    if (*result == VMM_DONE)
+        return machine;
+    if (hooks->ended)
+        hooks->ended(hooks->owner, machine);
+    machine_destroy(machine);
+    return NULL;
+}
+
+/* With the mutex held, which is let go while the machine is made; nothing else changes the configuration meanwhile. */
+static void boot(struct vmm *vmm)
+{
+    enum vmm_result result;
+    pthread_mutex_unlock(&vmm->mutex);
+    struct machine *machine = make_and_start(vmm, &result, &vmm->boot_error);
+    pthread_mutex_lock(&vmm->mutex);
     vmm->machine = machine;
-    vmm->paused = false;
+    vmm->boots += machine != NULL;
+    vmm->paused = machine && vmm->boot_paused;
     vmm->boot_result = result;
     vmm->boot_wanted = false;
     pthread_cond_broadcast(&vmm->changed);
-}
-
-/* With the mutex held, which is let go while the machine is made. */
-static void boot(struct vmm *vmm)
-{
-    const struct vmm_hooks *hooks = &vmm->hooks;
-    struct error *err = &vmm->boot_error;
-    struct vm_config *config = vmm->config;
-    pthread_mutex_unlock(&vmm->mutex);
-    struct machine *machine = vm_config_build(config, err);
-    bool made = machine && (!hooks->made || hooks->made(hooks->owner, machine, err));
-    bool started = made && machine_start(machine, err);
-    if (started && hooks->started)
-        hooks->started(hooks->owner, machine);
-    if (machine && !started) {
-        if (hooks->ended)
-            hooks->ended(hooks->owner, machine);
-        machine_destroy(machine);
-    }
-    pthread_mutex_lock(&vmm->mutex);
-    answer_boot(vmm, started ? machine : NULL, started ? VMM_DONE : made ? VMM_FAILED : VMM_INVALID);
 }
 
 /* With the mutex held. An end that nobody asked for is the guest's own doing, and ends the process, too. */
@@ -137,6 +152,10 @@ void vmm_quit(struct vmm *vmm, enum machine_end end, uint32_t code)
 
 enum vmm_result vmm_create_vm(struct vmm *vmm, struct vm_config *config, struct error *err)
 {
+    if (config->shared_console && !vmm->console) {
+        vm_config_destroy(config);
+        return refuse(VMM_INVALID, err, "there is no shared console here");
+    }
     pthread_mutex_lock(&vmm->mutex);
     bool free_place = !vmm->config;
     if (free_place)
@@ -178,7 +197,7 @@ static enum vmm_result check_booted(const struct vmm *vmm, struct error *err)
     return result;
 }
 
-enum vmm_result vmm_boot(struct vmm *vmm, struct error *err)
+enum vmm_result vmm_boot(struct vmm *vmm, bool paused, struct error *err)
 {
     pthread_mutex_lock(&vmm->mutex);
     enum vmm_result result = check_created(vmm, err);
@@ -186,6 +205,7 @@ enum vmm_result vmm_boot(struct vmm *vmm, struct error *err)
         result = refuse(VMM_WRONG_STATE, err, "the virtual machine is booted already");
     if (result == VMM_DONE) {
         vmm->boot_wanted = true;
+        vmm->boot_paused = paused;
         pthread_cond_broadcast(&vmm->changed);
         while (vmm->boot_wanted && !vmm->quit_wanted)
             pthread_cond_wait(&vmm->changed, &vmm->mutex);
@@ -282,9 +302,17 @@ enum vmm_state vmm_state(struct vmm *vmm)
     return state;
 }
 
+unsigned long vmm_boots(struct vmm *vmm)
+{
+    pthread_mutex_lock(&vmm->mutex);
+    unsigned long boots = vmm->boots;
+    pthread_mutex_unlock(&vmm->mutex);
+    return boots;
+}
+
 /* --- life --- */
 
-struct vmm *vmm_create(const struct vmm_hooks *hooks, struct error *err)
+struct vmm *vmm_create(const struct vmm_hooks *hooks, struct console *console, struct error *err)
 {
     struct vmm *vmm = calloc(1, sizeof(*vmm));
     if (!vmm) {
@@ -292,6 +320,7 @@ struct vmm *vmm_create(const struct vmm_hooks *hooks, struct error *err)
         return NULL;
     }
     vmm->hooks = *hooks;
+    vmm->console = console;
     pthread_mutex_init(&vmm->mutex, NULL);
     pthread_cond_init(&vmm->changed, NULL);
     return vmm;

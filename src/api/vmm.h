@@ -11,8 +11,9 @@
 
 #include "machine/machine.h"
 
-struct vmm;
+struct console;
 struct vm_config;
+struct vmm;
 
 /* What became of a request; err holds the reason of all but VMM_DONE. */
 enum vmm_result {
@@ -29,7 +30,6 @@ enum vmm_state { VMM_EMPTY, VMM_CREATED, VMM_RUNNING, VMM_PAUSED };
 struct vmm_hooks {
     /* The machine is made and stands still. False: err says why it is not to be started. */
     bool (*made)(void *owner, struct machine *machine, struct error *err);
-    void (*started)(void *owner, struct machine *machine);
     /* It has ended and is about to be destroyed; after `made`, even if it failed. */
     void (*ended)(void *owner, struct machine *machine);
     void *owner;
@@ -41,7 +41,8 @@ struct vmm_outcome {
     uint32_t code;
 };
 
-struct vmm *vmm_create(const struct vmm_hooks *hooks, struct error *err);
+/* console: the shared one, borrowed; NULL: there is none, and no configuration asks for it. */
+struct vmm *vmm_create(const struct vmm_hooks *hooks, struct console *console, struct error *err);
 void vmm_destroy(struct vmm *vmm);
 
 /* Boots what vmm_create_vm configured, for the command line: before vmm_run, on its thread. VMM_INVALID: the configuration is wrong. */
@@ -56,7 +57,8 @@ void vmm_quit(struct vmm *vmm, enum machine_end end, uint32_t code);
 /* Takes the configuration over, even if it is refused. */
 enum vmm_result vmm_create_vm(struct vmm *vmm, struct vm_config *config, struct error *err);
 enum vmm_result vmm_delete_vm(struct vmm *vmm, struct error *err);
-enum vmm_result vmm_boot(struct vmm *vmm, struct error *err);
+/* paused: it stands still until vmm_resume. */
+enum vmm_result vmm_boot(struct vmm *vmm, bool paused, struct error *err);
 /* The machine is destroyed; it can be booted again. */
 enum vmm_result vmm_shutdown(struct vmm *vmm, struct error *err);
 enum vmm_result vmm_pause(struct vmm *vmm, struct error *err);
@@ -71,5 +73,7 @@ void vmm_give_back(struct vmm *vmm);
 const struct vm_config *vmm_borrow_config(struct vmm *vmm, enum vmm_result *result, struct error *err);
 
 enum vmm_state vmm_state(struct vmm *vmm);
+/* How many machines have been booted: while one is lent, its number. */
+unsigned long vmm_boots(struct vmm *vmm);
 
 #endif

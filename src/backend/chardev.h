@@ -28,7 +28,10 @@ struct chardev_escape {
     void *owner;
 };
 
-/* "stdio", "pty", "file:PATH", "socket:PATH" (listens), "none". NULL: err says why. */
+/*
+ * "stdio", "pty", "file:PATH", "socket:PATH" (listens), "fd:N" (a stream socket that is open already, duplicated), "none".
+ * NULL: err says why.
+ */
 struct chardev *chardev_open(const char *text, struct loop *loop, pthread_mutex_t *lock, struct log *log, struct error *err);
 void chardev_close(struct chardev *chardev);
 /* The client's functions run on the loop's thread with the board lock held. */

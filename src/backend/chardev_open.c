@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -168,6 +169,25 @@ static bool open_socket(struct chardev *chardev, const char *path, struct error 
 }
 _Static_assert(sizeof(((struct sockaddr_un *)0)->sun_path) <= sizeof(((struct chardev *)0)->name), "a socket's path fits");
 
+/* --- a socket that is open already: one end of a pair, or inherited --- */
+
+static bool open_fd(struct chardev *chardev, const char *text, struct error *err)
+{
+    char *end;
+    long fd = strtol(text, &end, 10);
+    int type;
+    socklen_t size = sizeof(type);
+    chardev->kind = CHARDEV_SOCKET;
+    if (!*text || *end || fd < 0 || fd > INT_MAX || getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM)
+        return error_set(err, "fd:%s is not an open stream socket", text);
+    chardev->in_fd = fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+    chardev->out_fd = fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+    if (chardev->in_fd < 0 || chardev->out_fd < 0)
+        return error_errno(err, errno, "cannot use fd:%s", text);
+    set_nonblocking(chardev->in_fd);
+    return true;
+}
+
 /* --- all kinds --- */
 
 static bool open_kind(struct chardev *chardev, const char *text, struct error *err)
@@ -182,7 +202,9 @@ static bool open_kind(struct chardev *chardev, const char *text, struct error *e
         return open_file(chardev, text + 5, err);
     if (strncmp(text, "socket:", 7) == 0)
         return open_socket(chardev, text + 7, err);
-    return error_set(err, "\"%s\" is no console: use stdio, pty, file:PATH, socket:PATH or none", text);
+    if (strncmp(text, "fd:", 3) == 0)
+        return open_fd(chardev, text + 3, err);
+    return error_set(err, "\"%s\" is no console: use stdio, pty, file:PATH, socket:PATH, fd:N or none", text);
 }
 
 struct chardev *chardev_open(const char *text, struct loop *loop, pthread_mutex_t *lock, struct log *log, struct error *err)

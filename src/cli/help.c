@@ -58,12 +58,12 @@ void help_command(FILE *out, const struct command *command)
     }
 }
 
-static void print_options(FILE *out, bool restoring)
+static void print_options(FILE *out, bool (*wanted)(const struct option_row *row))
 {
     const char *group = "";
     const struct option_row *row;
     for (unsigned i = 0; (row = option_row(i)); i++) {
-        if (restoring && !options_for_restore(row))
+        if (wanted && !wanted(row))
             continue;
         if (strcmp(group, row->group))
             fprintf(out, "\n%s\n", row->group);
@@ -78,13 +78,20 @@ void help_restore(FILE *out)
     fputs("usage: doppel restore DIRECTORY [OPTION]...\n\n"
           "Starts the machine that a snapshot holds, where it was. The snapshot stays as it is and can be restored again; see docs/snapshots.md.\n",
           out);
-    print_options(out, true);
+    print_options(out, options_for_restore);
+}
+
+void help_serve(FILE *out)
+{
+    fputs("usage: doppel serve [OPTION]...\n\n"
+          "Waits for a virtual machine to be created and booted through the control socket; see docs/api.md.\n", out);
+    print_options(out, options_for_serve);
 }
 
 void help_run(FILE *out)
 {
     fputs("usage: doppel run --kernel FILE [OPTION]...\n", out);
-    print_options(out, false);
+    print_options(out, NULL);
     fputs("\nKeys on the terminal\n  Ctrl-A x quits, Ctrl-A c opens and closes the monitor, Ctrl-A a sends a Ctrl-A\n"
           "\nExit status\n", out);
 #define EXIT_STATUS(name, value, when) fprintf(out, "  %4d  ", value), print_wrapped(out, when, 8, WIDTH);
@@ -110,6 +117,8 @@ int command_help(int argc, char **argv)
             help_restore(stdout);
         else if (command == command_at(COMMAND_snapshot))
             help_snapshot(stdout);
+        else if (command == command_at(COMMAND_serve))
+            help_serve(stdout);
         else
             help_command(stdout, command);
     } else {

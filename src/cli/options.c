@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/console.h"
 #include "backend/block.h"
 #include "cli/size.h"
 #include "cli/suggest.h"
@@ -51,9 +52,10 @@ static char *value_of(char *part, const char *key)
 static bool check_chardev(const char *value, bool stdio, struct error *err)
 {
     if ((stdio && !strcmp(value, "stdio")) || !strcmp(value, "pty") || !strcmp(value, "none") ||
-        (!strncmp(value, "file:", 5) && value[5]) || (!strncmp(value, "socket:", 7) && value[7]))
+        (!strncmp(value, "file:", 5) && value[5]) || (!strncmp(value, "socket:", 7) && value[7]) ||
+        (!strncmp(value, "fd:", 3) && value[3]))
         return true;
-    return error_set(err, "'%s' is not something to connect to; there are %spty, file:FILE, socket:FILE and none", value,
+    return error_set(err, "'%s' is not something to connect to; there are %spty, file:FILE, socket:FILE, fd:N and none", value,
                      stdio ? "stdio, " : "");
 }
 
@@ -326,7 +328,7 @@ static bool option_net(struct options *options, const char *value, struct error 
 static bool option_console(struct options *options, const char *value, struct error *err)
 {
     options->config.console = value;
-    return check_chardev(value, true, err);
+    return !strcmp(value, CONSOLE_SHARED) || check_chardev(value, true, err);
 }
 
 static bool option_virtio_console(struct options *options, const char *value, struct error *err)
@@ -371,6 +373,18 @@ static bool option_name(struct options *options, const char *value, struct error
 {
     options->name = value;
     return true;
+}
+
+static bool option_detach(struct options *options, const char *value, struct error *err)
+{
+    options->detach = true;
+    return true;
+}
+
+static bool option_api_socket(struct options *options, const char *value, struct error *err)
+{
+    options->api_socket = value;
+    return *value || error_set(err, "--api-socket needs a path, or fd=N");
 }
 
 static bool option_no_reboot(struct options *options, const char *value, struct error *err)
@@ -471,6 +485,8 @@ static bool parse_one(struct options *options, int argc, char **argv, int *at, s
     const char *text = argv[*at];
     if (!strcmp(text, "-h"))
         text = "--help";
+    if (!strcmp(text, "-d"))
+        text = "--detach";
     if (*text != '-' && *text)
         return add_file(options, text, err);
     if (strncmp(text, "--", 2) || !text[2])
@@ -494,7 +510,23 @@ static void set_defaults(struct options *options)
 {
     *options = (struct options){ 0 };
     machine_config_defaults(&options->config);
-    options->config.console = "stdio";
+    options->config.console = NULL;
+}
+
+static bool uses_terminal(const char *chardev)
+{
+    return chardev && !strcmp(chardev, "stdio");
+}
+
+/* What depends on several options. */
+static bool finish(struct options *options, struct error *err)
+{
+    struct machine_config *config = &options->config;
+    if (!config->console)
+        config->console = options->detach || options->serving ? CONSOLE_SHARED : "stdio";
+    if (options->detach && (uses_terminal(config->console) || uses_terminal(config->virtio_console) || uses_terminal(config->debug_console)))
+        return error_set(err, "a machine in the background (--detach) has no terminal: connect its consoles to something other than stdio");
+    return true;
 }
 
 bool options_parse(struct options *options, int argc, char **argv, struct error *err)
@@ -507,23 +539,39 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
         return error_set(err, "--%s is for 'doppel restore'", options->restore_disks ? "disks" : "verify");
     for (unsigned i = 0; i < options->config.disk_count; i++)
         options->config.disk[i].image.ephemeral |= options->ephemeral;
-    if (options->help || options->cpu_help || options->trace_help || options->config.kernel)
+    bool anything = options->config.kernel || options->config.disk_count || options->config.firmware;
+    options->serving = options->api_socket && !anything;
+    if (!finish(options, err))
+        return false;
+    if (options->help || options->cpu_help || options->trace_help || options->config.kernel || options->serving)
         return true;
-    if (!options->config.disk_count && !options->config.firmware)
+    if (!anything)
         return error_set(err, "there is nothing to run: name a disk image, or a kernel with --kernel FILE");
     if (!options->config.firmware)
         options->config.firmware = "bios";
     return true;
 }
 
+static bool is_one_of(const struct option_row *row, const char *const *names)
+{
+    for (; *names; names++)
+        if (!strcmp(row->name, *names))
+            return true;
+    return false;
+}
+
 bool options_for_restore(const struct option_row *row)
 {
     static const char *const names[] = { "engine", "net", "console", "virtio-console", "debug-console", "no-reboot", "disks", "verify",
-                                         "name", "monitor", "trace", "log", "counters", "help" };
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
-        if (!strcmp(row->name, names[i]))
-            return true;
-    return false;
+                                         "name", "detach", "api-socket", "monitor", "trace", "log", "counters", "help", NULL };
+    return is_one_of(row, names);
+}
+
+bool options_for_serve(const struct option_row *row)
+{
+    static const char *const names[] = { "engine", "cpu", "no-reboot", "name", "detach", "api-socket", "monitor", "trace", "log", "counters",
+                                         "help", NULL };
+    return is_one_of(row, names);
 }
 
 bool options_parse_restore(struct options *options, int argc, char **argv, struct error *err)
@@ -541,7 +589,21 @@ bool options_parse_restore(struct options *options, int argc, char **argv, struc
         if (!parse_one(options, argc, argv, &i, err))
             return false;
     }
-    return options->restore || options->help || error_set(err, "say which snapshot to restore: its directory");
+    return (options->restore || options->help || error_set(err, "say which snapshot to restore: its directory")) && finish(options, err);
+}
+
+bool options_parse_serve(struct options *options, int argc, char **argv, struct error *err)
+{
+    set_defaults(options);
+    options->serving = true;
+    for (int i = 1; i < argc; i++) {
+        const struct option_row *row = strncmp(argv[i], "--", 2) ? NULL : find(argv[i] + 2, err);
+        if (row && !options_for_serve(row))
+            return error_set(err, "--%s is for 'doppel run'; here, vm.create says what the machine is made of", row->name);
+        if (!parse_one(options, argc, argv, &i, err))
+            return false;
+    }
+    return finish(options, err);
 }
 
 void options_free(struct options *options)

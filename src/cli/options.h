@@ -1,4 +1,4 @@
-/* The command lines of `doppel run` and `doppel restore`, by the table options.def. */
+/* The command lines of `doppel run`, `doppel restore` and `doppel serve`, by the table options.def. */
 #ifndef DOPPEL_CLI_OPTIONS_H
 #define DOPPEL_CLI_OPTIONS_H
 
@@ -12,7 +12,10 @@ struct options {
     struct machine_config config;
     const char *name;                           /* NULL: none was given */
     const char *monitor;                        /* chardev text; NULL: none */
+    bool detach;
+    const char *api_socket;                     /* PATH or fd=N; NULL: none but that of the machine's directory */
     bool restoring;                             /* the command is `restore` */
+    bool serving;                               /* no machine yet: one is to be created through the control socket */
     const char *restore;                        /* directory of the snapshot */
     const char *restore_disks;
     bool restore_verify;
@@ -39,8 +42,11 @@ const struct option_row *option_row(unsigned i);
 bool options_parse(struct options *options, int argc, char **argv, struct error *err);
 /* That of `doppel restore`: the directory, and options that are the host's affair; the board is the snapshot's. */
 bool options_parse_restore(struct options *options, int argc, char **argv, struct error *err);
-/* Whether `doppel restore` takes it, too. */
+/* That of `doppel serve`: options of the process, and what machines are to be made with that their configurations do not say. */
+bool options_parse_serve(struct options *options, int argc, char **argv, struct error *err);
+/* Whether `doppel restore`, `doppel serve` takes it, too. */
 bool options_for_restore(const struct option_row *row);
+bool options_for_serve(const struct option_row *row);
 void options_free(struct options *options);
 
 #endif

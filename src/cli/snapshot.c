@@ -1,12 +1,14 @@
-/* `doppel snapshot`: looks into snapshots that are there. */
+/* `doppel snapshot`: looks into snapshots that are there, or takes one (snapshot_take.c). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "api/instance.h"
 #include "base/base.h"
 #include "cli/commands.h"
 #include "cli/exit_status.h"
 #include "cli/help.h"
+#include "cli/snapshot_take.h"
 #include "cli/suggest.h"
 #include "machine/snapshot_inspect.h"
 
@@ -78,7 +80,8 @@ static const char *name_at(unsigned i)
 
 void help_snapshot(FILE *out)
 {
-    fputs("usage: doppel snapshot WHAT DIRECTORY...\n\n", out);
+    help_command(out, command_at(COMMAND_snapshot));
+    fputs("\nusage: doppel snapshot WHAT DIRECTORY...\n\n", out);
     for (unsigned i = 0; i < ARRAY_SIZE(subcommands); i++)
         fprintf(out, "  %s %s\n      %s\n", subcommands[i].name, subcommands[i].arguments, subcommands[i].text);
 }
@@ -98,8 +101,10 @@ int command_snapshot(int argc, char **argv)
         fprintf(stderr, "doppel: usage: doppel snapshot %s %s\n", subcommand->name, subcommand->arguments);
         return EXIT_USAGE;
     }
-    const char *near = suggest(argv[1], name_at);
-    fprintf(stderr, "doppel: 'snapshot' does not know '%s'%s%s%s\n", argv[1], near ? "; did you mean '" : "; 'doppel help snapshot' lists "
-            "what it knows", near ? near : "", near ? "'?" : "");
+    struct instance_status status;
+    const char *near = *argv[1] == '-' || instance_look(argv[1], &status) ? NULL : suggest(argv[1], name_at);
+    if (!near)
+        return snapshot_take(argc, argv);
+    fprintf(stderr, "doppel: 'snapshot' does not know '%s'; did you mean '%s'?\n", argv[1], near);
     return EXIT_USAGE;
 }

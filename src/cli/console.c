@@ -1,0 +1,144 @@
+/*
+ * `doppel console`: this terminal on a machine's shared console. One end of a socket pair is sent along with the request; from then on
+ * bytes go both ways, until Ctrl-A d or the machine's end.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "backend/chardev.h"
+#include "backend/terminal.h"
+#include "cli/arguments.h"
+#include "cli/remote.h"
+
+enum { CTRL_A = 1, BACKLOG = 2048 };
+
+struct session {
+    int line;
+    bool is_terminal, escaped, input_ended;
+};
+
+static bool write_all(int fd, const char *data, size_t size)
+{
+    while (size) {
+        ssize_t written = write(fd, data, size);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return false;
+        data += written;
+        size -= (size_t)written;
+    }
+    return true;
+}
+
+static const char help[] = "\r\nCtrl-A d  detach; the machine goes on\r\nCtrl-A a  send Ctrl-A to the guest\r\nCtrl-A h  this help\r\n";
+
+/* The key after Ctrl-A. False: the session is over. */
+static bool escape_key(struct session *session, char key)
+{
+    if (key == 'd' || key == 'x')
+        return false;
+    if (key == CTRL_A || key == 'a')
+        return write_all(session->line, &(char){ CTRL_A }, 1);
+    return key != 'h' || write_all(STDOUT_FILENO, help, sizeof(help) - 1);
+}
+
+/* False: the session is over. */
+static bool type(struct session *session, const char *data, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        if (session->escaped) {
+            session->escaped = false;
+            if (!escape_key(session, data[i]))
+                return false;
+        } else if (session->is_terminal && data[i] == CTRL_A) {
+            session->escaped = true;
+        } else if (!write_all(session->line, &data[i], 1)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Without a terminal the end of the input is not the end of the session: there may be answers. */
+static bool read_input(struct session *session)
+{
+    char data[512];
+    ssize_t size = read(STDIN_FILENO, data, sizeof(data));
+    if (size < 0 && errno == EINTR)
+        return true;
+    session->input_ended = size <= 0;
+    return size > 0 ? type(session, data, (size_t)size) : !session->is_terminal;
+}
+
+/* False: the machine has ended, or nobody reads our output any more. */
+static bool show(const struct session *session)
+{
+    char data[4096];
+    ssize_t size = read(session->line, data, sizeof(data));
+    if (size < 0 && errno == EINTR)
+        return true;
+    return size > 0 && write_all(STDOUT_FILENO, data, (size_t)size);
+}
+
+/* True: detached; false: the other side has ended. */
+static bool run(struct session *session)
+{
+    for (;;) {
+        struct pollfd fds[2] = { { .fd = session->line, .events = POLLIN },
+                                 { .fd = session->input_ended ? -1 : STDIN_FILENO, .events = POLLIN } };
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            return false;
+        if (fds[0].revents && !show(session))
+            return false;
+        if (fds[1].revents && !read_input(session))
+            return true;
+    }
+}
+
+static int attach(struct client *client, const char *name)
+{
+    struct session session = { .is_terminal = isatty(STDIN_FILENO) };
+    struct client_answer answer;
+    struct error err;
+    int pair[2], status = EXIT_DONE;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
+        error_errno(&err, errno, "cannot make a line");
+        return remote_complain(name, &err, EXIT_HOST_ERROR);
+    }
+    session.line = pair[0];
+    bool attached = client_call(client, "PUT", "/doppel/v1/console", json_pack("{s:i}", "backlog", BACKLOG), pair[1], &answer, &err);
+    close(pair[1]);
+    if (!attached) {
+        status = remote_failed(name, &answer, &err);
+    } else {
+        signal(SIGPIPE, SIG_IGN);
+        if (session.is_terminal)
+            fprintf(stderr, "doppel: this is the console of %s; Ctrl-A d detaches it\n", name);
+        terminal_make_raw(STDIN_FILENO);
+        bool detached = run(&session);
+        chardev_restore_terminals();
+        if (session.is_terminal)
+            fprintf(stderr, "\ndoppel: %s\n", detached ? "detached" : "the machine has ended");
+    }
+    client_answer_end(&answer);
+    close(pair[0]);
+    return status;
+}
+
+int command_console(int argc, char **argv)
+{
+    struct arguments arguments;
+    int status = arguments_parse(&arguments, COMMAND_console, 1, 1, argc, argv);
+    if (status >= 0)
+        return status;
+    struct client *client = remote_open(arguments.word[0], REMOTE_SECONDS, &status);
+    if (client)
+        status = attach(client, arguments.word[0]);
+    client_close(client);
+    return status;
+}

@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""Machines in the background: consoles, logs, the monitor, snapshots, signals, and what a service manager offers and hears."""
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import time
+
+from harness import DOPPEL, SECONDS, Case, UnixConnection, exit_status, main, wait_until
+
+
+class Background(Case):
+    def background(self, *options, name="web"):
+        """`doppel run --detach` with the test guest, up to its first byte in the log."""
+        self.assertEqual(self.doppel("run", "-d", "--name", name, *self.guest(), *options), name + "\n")
+        wait_until("the guest has written", lambda: ">" in self.doppel("logs", name))
+
+    def type(self, name, text):
+        """Types on the console, through a pipe."""
+        console = subprocess.Popen([DOPPEL, "console", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment)
+        self.processes.append(console)
+        console.stdin.write(text)
+        console.stdin.flush()
+        return console
+
+    def pid(self, name="web"):
+        return next(machine["pid"] for machine in self.ps() if machine["name"] == name)
+
+    def ended(self, name="web"):
+        wait_until("the machine has ended", lambda: self.state(name) != "Running")
+        return next(machine for machine in self.ps() if machine["name"] == name)
+
+
+class Consoles(Background):
+    def test_the_console_takes_input_and_is_logged(self):
+        self.background()
+        console = self.type("web", b"hello")
+        self.assertEqual(console.stdout.read(6), b">hello")
+        self.assertEqual(self.doppel("logs", "web"), ">hello")
+
+    def test_several_see_the_same(self):
+        self.background()
+        consoles = [self.type("web", b"") for _ in range(3)]
+        for console in consoles:
+            self.assertEqual(console.stdout.read(1), b">")
+        consoles[0].stdin.write(b"hi")
+        consoles[0].stdin.flush()
+        for console in consoles:
+            self.assertEqual(console.stdout.read(2), b"hi")
+
+    def test_on_a_terminal_a_key_detaches(self):
+        self.background()
+        ours, theirs = pty.openpty()
+        console = subprocess.Popen([DOPPEL, "console", "web"], stdin=theirs, stdout=theirs, stderr=theirs, env=self.environment)
+        self.processes.append(console)
+        seen = b""
+
+        def expect(text):
+            nonlocal seen
+            limit = time.monotonic() + SECONDS
+            while text not in seen:
+                self.assertTrue(time.monotonic() < limit, (text, seen))
+                if select.select([ours], [], [], 0.1)[0]:
+                    seen += os.read(ours, 4096)
+
+        expect(b">")
+        os.write(ours, b"abc")
+        expect(b"abc")
+        os.write(ours, b"\x01h")
+        expect(b"Ctrl-A d  detach")
+        os.write(ours, b"\x01d")
+        expect(b"detached")
+        self.assertEqual(console.wait(SECONDS), exit_status("DONE"))
+        self.assertEqual(self.state("web"), "Running")
+        os.close(ours)
+        os.close(theirs)
+
+    def test_the_console_ends_with_the_machine(self):
+        self.background()
+        console = self.type("web", b"q")
+        self.assertEqual(console.wait(SECONDS), exit_status("DONE"))
+        self.assertEqual(console.stdout.read(), b">q")
+
+    def test_a_terminal_of_its_own_is_not_shared(self):
+        self.start(name="web")
+        self.assertIn("not shared", self.doppel("console", "web", status="REFUSED"))
+        self.assertIn("no log", self.doppel("logs", "web", status="REFUSED"))
+
+    def test_logs_are_followed_to_the_end(self):
+        self.background()
+        logs = subprocess.Popen([DOPPEL, "logs", "-f", "web"], stdout=subprocess.PIPE, env=self.environment)
+        self.processes.append(logs)
+        self.assertEqual(logs.stdout.read(1), b">")
+        self.type("web", b"abcq")
+        self.assertEqual(logs.stdout.read(), b"abcq")
+        self.assertEqual(logs.wait(SECONDS), exit_status("DONE"))
+
+    def test_a_background_machine_has_no_terminal(self):
+        self.assertIn("no terminal", self.doppel("run", "-d", "--console", "stdio", *self.guest(), status="USAGE"))
+
+    def test_a_start_that_fails_says_so_and_leaves_nothing(self):
+        self.assertIn("no-such-kernel", self.doppel("run", "-d", "--name", "web", "--kernel", "no-such-kernel", status="USAGE"))
+        self.assertEqual(self.ps(), [])
+
+
+class Monitors(Background):
+    def test_commands_and_sessions(self):
+        self.background()
+        self.assertRegex(self.doppel("monitor", "web", "info", "cpus"), r"^processor 0 ")
+        lines = subprocess.run([DOPPEL, "monitor", "web"], input="stop\nstep 2\ncontinue\n", stdout=subprocess.PIPE, text=True,
+                               env=self.environment, timeout=SECONDS, check=True).stdout.splitlines()
+        self.assertEqual(len(lines), 2, lines)
+
+    def test_a_session_that_leaves_lets_the_machine_go_on(self):
+        self.background()
+        self.doppel("monitor", "web", "stop")
+        wait_until("the guest answers", lambda: self.answers(b"x"))
+
+    def answers(self, byte):
+        console = self.type("web", byte)
+        return select.select([console.stdout], [], [], 5)[0] and byte in console.stdout.read(2)
+
+    def test_a_stopped_machine_can_be_ended(self):
+        self.background()
+        monitor = subprocess.Popen([DOPPEL, "monitor", "web"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment)
+        self.processes.append(monitor)
+        monitor.stdin.write(b"stop\n")
+        monitor.stdin.flush()
+        self.assertTrue(monitor.stdout.readline())
+        self.doppel("stop", "--force", "web")
+        self.assertEqual(self.state("web"), "Ended")
+
+
+class Snapshots(Background):
+    def test_a_machine_is_kept_and_made_again_beside_itself(self):
+        self.background()
+        directory = os.path.join(self.folder, "kept")
+        self.doppel("snapshot", "web", directory)
+        self.assertEqual(self.state("web"), "Running")
+        self.assertIn("kept", self.doppel("snapshot", "web", directory, status="REFUSED"))
+        self.assertEqual(self.doppel("restore", directory, "-d", "--name", "twin"), "twin\n")
+        for name in ("web", "twin"):
+            self.assertIn(b"xy", self.type(name, b"xy").stdout.read(3 if name == "web" else 2))
+        self.doppel("snapshot", "--parent", directory, "web", os.path.join(self.folder, "more"))
+        self.doppel("stop", "web", "twin")
+
+    def test_cloud_hypervisors_requests(self):
+        self.background()
+        directory = os.path.join(self.folder, "kept")
+        os.mkdir(directory)             # as its clients do
+        self.ask("web", "PUT", "/api/v1/vm.pause", status=204)
+        self.ask("web", "PUT", "/api/v1/vm.snapshot", {"destination_url": "file://" + directory}, status=204)
+        self.assertEqual(self.state("web"), "Paused")
+        self.doppel("serve", "-d", "--name", "twin")
+        self.assertEqual(self.state("twin"), "Empty")
+        self.ask("twin", "PUT", "/api/v1/vm.restore", {"source_url": "file:///no/such/place"}, status=400)
+        self.ask("twin", "PUT", "/api/v1/vm.restore", {"source_url": "file://" + directory}, status=204)
+        self.assertEqual(self.state("twin"), "Paused")
+        self.ask("twin", "PUT", "/api/v1/vm.restore", {"source_url": "file://" + directory}, status=405)
+        self.ask("twin", "PUT", "/api/v1/vm.resume", status=204)
+        self.assertEqual(self.type("twin", b"xy").stdout.read(2), b"xy")
+
+
+class Signals(Background):
+    def test_sigterm_presses_the_power_button(self):
+        self.background()
+        os.kill(self.pid(), signal.SIGTERM)
+        self.assertEqual(self.ended()["reason"], "the guest powered off")
+
+    def test_a_second_signal_ends_it(self):
+        self.background()
+        self.assertEqual(self.type("web", b"i").stdout.read(2), b">i")
+        pid = self.pid()
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(0.2)
+        self.assertEqual(self.state("web"), "Running")
+        os.kill(pid, signal.SIGINT)
+        self.assertEqual(self.ended()["exit_status"], exit_status("SIGNAL") + signal.SIGINT)
+
+    def test_it_survives_its_terminal(self):
+        self.background()
+        self.assertNotEqual(os.getsid(self.pid()), os.getsid(0))
+
+    def test_threads_have_names(self):
+        self.background("--cpus", "2")
+        tasks = "/proc/%d/task" % self.pid()
+        names = set()
+        for task in os.listdir(tasks):
+            with open(os.path.join(tasks, task, "comm"), encoding="ascii") as file:
+                names.add(file.read().strip())
+        self.assertLessEqual({"vcpu0", "vcpu1", "loop", "api", "console", "signals"}, names)
+
+
+class Services(Background):
+    def test_readiness_is_told(self):
+        for abstract in (False, True):
+            path = "\0doppel-test-%d" % os.getpid() if abstract else os.path.join(self.folder, "notify")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                manager.bind(path)
+                manager.settimeout(SECONDS)
+                self.environment["NOTIFY_SOCKET"] = path.replace("\0", "@")
+                process = self.start(name="web")
+                self.assertIn("READY=1", manager.recv(4096).decode().splitlines())
+                process.stdin.write(b"q")
+                process.stdin.flush()
+                self.assertIn("STOPPING=1", manager.recv(4096).decode().splitlines())
+                process.wait(SECONDS)
+
+    def test_an_activated_socket_is_served(self):
+        path = os.path.join(self.folder, "activated")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            # LISTEN_PID must be the server's own: a shell that becomes it knows.
+            script = "exec 3<&%d; LISTEN_FDS=1 LISTEN_PID=$$ exec %s serve" % (listener.fileno(), DOPPEL)
+            process = subprocess.Popen(["sh", "-c", script], pass_fds=[listener.fileno()], env=self.environment)
+            self.processes.append(process)
+        connection = UnixConnection(path)
+        self.assertEqual(self.ask(connection, "GET", "/api/v1/vmm.ping", status=200)[1]["pid"], process.pid)
+        self.ask(connection, "PUT", "/api/v1/vmm.shutdown", status=204)
+        self.assertEqual(process.wait(SECONDS), exit_status("DONE"))
+        self.assertTrue(os.path.exists(path))       # the service manager's, not ours to remove
+
+    def test_a_control_socket_by_path_or_descriptor(self):
+        path = os.path.join(self.folder, "socket")
+        for argument in (path, "path=" + path):
+            process = subprocess.Popen([DOPPEL, "run", "--api-socket", argument], env=self.environment)
+            self.processes.append(process)
+            wait_until("there is a socket", lambda: os.path.exists(path))
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+            self.assertIn("Address already in use", self.doppel("serve", "--api-socket", path, status="USAGE"))
+            self.ask(UnixConnection(path), "PUT", "/api/v1/vmm.shutdown", status=204)
+            self.assertEqual(process.wait(SECONDS), exit_status("DONE"))
+            self.assertFalse(os.path.exists(path))
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            process = subprocess.Popen([DOPPEL, "serve", "--api-socket", "fd=%d" % listener.fileno()], pass_fds=[listener.fileno()],
+                                       env=self.environment)
+            self.processes.append(process)
+            self.ask(UnixConnection(path), "PUT", "/api/v1/vmm.shutdown", status=204)
+            self.assertEqual(process.wait(SECONDS), exit_status("DONE"))
+        # Nobody listens there any more: it is taken over.
+        process = subprocess.Popen([DOPPEL, "serve", "--api-socket", path], env=self.environment)
+        self.processes.append(process)
+        wait_until("the socket is served", lambda: self.served(path))
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(SECONDS), exit_status("SIGNAL") + signal.SIGTERM)
+        self.assertIn("not a listening", self.doppel("serve", "--api-socket", "fd=0", status="USAGE"))
+        self.assertIn("not a descriptor", self.doppel("serve", "--api-socket", "fd=x", status="USAGE"))
+
+    def served(self, path):
+        try:
+            return self.ask(UnixConnection(path), "GET", "/api/v1/vmm.ping")[0] == 200
+        except OSError:
+            return False
+
+
+class Completion(Case):
+    def test_names_complete_in_the_shell(self):
+        self.start(name="web-one")
+        self.start(name="web-two")
+        script = self.doppel("help", "--completion", "bash")
+        ask = "COMP_WORDS=(%s stop web-t); COMP_CWORD=2; _doppel; echo \"${COMPREPLY[*]}\"" % DOPPEL
+        done = subprocess.run(["bash", "-c", script + "\n" + ask], stdout=subprocess.PIPE, text=True, env=self.environment, check=True)
+        self.assertEqual(done.stdout, "web-two\n")
+
+    def test_every_command_is_in_the_man_page_and_in_help(self):
+        with open(os.path.join(os.path.dirname(__file__), "..", "..", "src", "cli", "commands.def"), encoding="utf-8") as file:
+            names = re.findall(r"^COMMAND\((\w+),", file.read(), re.MULTILINE)
+        self.assertGreater(len(names), 15)
+        manual, overview = self.doppel("help", "--man"), self.doppel("help")
+        for name in names:
+            self.assertIn("\\fB%s\\fR" % name, manual)
+            self.assertRegex(overview, r"(?m)^  %s " % name)
+            self.assertIn("usage: doppel %s" % name, self.doppel("help", name))
+
+
+main(__name__)
