@@ -37,43 +37,64 @@ static enum vmm_result refuse(enum vmm_result result, struct error *err, const c
 
 /* --- the executor --- */
 
-/* NULL: err says why, and *result whether the configuration is to blame. */
-static struct machine *make_and_start(struct vmm *vmm, enum vmm_result *result, struct error *err)
+/* From now on others may borrow it. */
+static void lend(struct vmm *vmm, struct machine *machine)
+{
+    pthread_mutex_lock(&vmm->mutex);
+    vmm->machine = machine;
+    vmm->boots++;
+    vmm->paused = vmm->boot_paused;
+    pthread_mutex_unlock(&vmm->mutex);
+}
+
+/* With the mutex held. Nobody has it any more when this returns. */
+static void take_back(struct vmm *vmm)
+{
+    vmm->machine = NULL;
+    while (vmm->borrowers)
+        pthread_cond_wait(&vmm->changed, &vmm->mutex);
+}
+
+/* Lent before it runs, so that whoever hears of the guest finds it. */
+static enum vmm_result start(struct vmm *vmm, struct machine *machine, struct error *err)
+{
+    if (vmm->boot_paused)
+        machine_pause(machine);
+    lend(vmm, machine);
+    if (machine_start(machine, err))
+        return VMM_DONE;
+    pthread_mutex_lock(&vmm->mutex);
+    take_back(vmm);
+    pthread_mutex_unlock(&vmm->mutex);
+    return VMM_FAILED;
+}
+
+static enum vmm_result make_and_start(struct vmm *vmm, struct error *err)
 {
     const struct vmm_hooks *hooks = &vmm->hooks;
     const char *line = vmm->config->shared_console ? console_connect(vmm->console, err) : NULL;
-    *result = VMM_FAILED;
     if (vmm->config->shared_console && !line)
-        return NULL;
-    *result = VMM_INVALID;
+        return VMM_FAILED;
     struct machine *machine = vm_config_build(vmm->config, line, err);
     if (!machine)
-        return NULL;
-    if (!hooks->made || hooks->made(hooks->owner, machine, err)) {
-        *result = VMM_FAILED;
-        if (vmm->boot_paused)
-            machine_pause(machine);
-        if (machine_start(machine, err))
-            *result = VMM_DONE;
-    }
-    if (*result == VMM_DONE)
-        return machine;
+        return VMM_INVALID;
+    enum vmm_result result = VMM_INVALID;
+    if (!hooks->made || hooks->made(hooks->owner, machine, err))
+        result = start(vmm, machine, err);
+    if (result == VMM_DONE)
+        return VMM_DONE;
     if (hooks->ended)
         hooks->ended(hooks->owner, machine);
     machine_destroy(machine);
-    return NULL;
+    return result;
 }
 
 /* With the mutex held, which is let go while the machine is made; nothing else changes the configuration meanwhile. */
 static void boot(struct vmm *vmm)
 {
-    enum vmm_result result;
     pthread_mutex_unlock(&vmm->mutex);
-    struct machine *machine = make_and_start(vmm, &result, &vmm->boot_error);
+    enum vmm_result result = make_and_start(vmm, &vmm->boot_error);
     pthread_mutex_lock(&vmm->mutex);
-    vmm->machine = machine;
-    vmm->boots += machine != NULL;
-    vmm->paused = machine && vmm->boot_paused;
     vmm->boot_result = result;
     vmm->boot_wanted = false;
     pthread_cond_broadcast(&vmm->changed);
@@ -98,9 +119,7 @@ static void run_to_the_end(struct vmm *vmm)
     enum machine_end end = machine_wait(machine);
     pthread_mutex_lock(&vmm->mutex);
     note_end(vmm, end, machine->end_code);
-    vmm->machine = NULL;
-    while (vmm->borrowers)
-        pthread_cond_wait(&vmm->changed, &vmm->mutex);
+    take_back(vmm);
     pthread_mutex_unlock(&vmm->mutex);
     if (vmm->hooks.ended)
         vmm->hooks.ended(vmm->hooks.owner, machine);
