@@ -33,7 +33,11 @@ struct saving {
 
 /* --- processors, devices --- */
 
-static void save_vcpu(struct vcpu *vcpu, void *out) { state_save(&vcpu_state_list, vcpu, out); }
+static void save_vcpu(struct vcpu *vcpu, void *out)
+{
+    x86_state_tidy(vcpu);
+    state_save(&vcpu_state_list, vcpu, out);
+}
 
 static void save_vcpus(struct saving *saving)
 {

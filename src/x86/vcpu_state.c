@@ -44,10 +44,18 @@ static const struct state_field vcpu_fields[] = {
     STATE_ARRAY(struct vcpu, mtrr_fixed), STATE_ARRAY(struct vcpu, mtrr_var_base), STATE_ARRAY(struct vcpu, mtrr_var_mask),
     SCALAR(mcg_status), STATE_BLOB(struct vcpu, mce_bank), SCALAR(spec_ctrl), SCALAR(umwait_control), SCALAR(debugctl),
     SCALAR(kvm_system_time), SCALAR(kvm_wall_clock), SCALAR(kvm_eoi), SCALAR(kvm_async_pf), SCALAR(kvm_steal_time),
-    SCALAR(kvm_poll_control), SCALAR(monitor_gpa), SCALAR(sipi_vector), STATE_NESTED(struct vcpu, fpu, fpu_list),
+    SCALAR(kvm_poll_control), SCALAR(monitor_gpa), SCALAR(sipi_vector), SCALAR(random),
+    STATE_NESTED(struct vcpu, fpu, fpu_list),
 };
 
 const struct state_list vcpu_state_list = STATE_LIST("vcpu", 1, vcpu_fields);
+
+/* What lies where the image has vectors was left there by the host's FXSAVE; they live in zmm. */
+void x86_state_tidy(struct vcpu *vcpu)
+{
+    memset(vcpu->fpu.fxsave + IMAGE_MXCSR_MASK, 0, IMAGE_ST - IMAGE_MXCSR_MASK);
+    memset(vcpu->fpu.fxsave + IMAGE_XMM, 0, IMAGE_BYTES - IMAGE_XMM);
+}
 
 /* The host's own FXRSTOR and XRSTOR would fault on bits that are reserved. */
 static void loaded_fpu(struct vcpu *vcpu)

@@ -163,6 +163,8 @@ bool x86_fxrstor(struct vcpu *vcpu, uint64_t gla, bool rex_w);
 /* The state list of everything architectural in struct vcpu (vcpu_state.c). */
 extern const struct state_list vcpu_state_list;
 struct error;
+/* Before a state is saved: bytes that mean nothing become zero, so that equal states are saved as equal bytes. */
+void x86_state_tidy(struct vcpu *vcpu);
 /*
  * After a state was loaded by that list: what follows from it is made (mode, TLB), small fields are brought into their ranges.
  * False: it is one that this processor can never be in, or of a model with features that this one lacks.

@@ -3,10 +3,9 @@ import hashlib
 import os
 import random
 import subprocess
-import time
 
-from cases import case, web_server
-from machine import Failure, Monitor, exit_status
+from cases import asset, case, web_server
+from machine import DOPPEL, Failure, Monitor, exit_status
 from snapshots import booted
 
 
@@ -171,3 +170,21 @@ def snapshot_generation(test):
                 "cat /sys/class/net/eth0/address", "52:54:00:00:00:0%d" % i)
     if len(ids) != 3:
         raise Failure("the generation ids are not all different: %s" % ids)
+
+
+def twins(test, moments, seed):
+    program = os.path.join(os.path.dirname(DOPPEL), "tests", "state", "state-twin")
+    with open(test.log, "ab") as log:
+        if subprocess.run([program, asset("kernel", "cloud"), asset("initramfs", "cloud"), str(moments), str(seed)], stdout=log,
+                          stderr=log, check=False).returncode:
+            raise Failure("a machine restored in mid-boot went another way than one that was not interrupted")
+
+
+@case("by counted time, a machine saved in mid-boot and restored is 60 million instructions later what it is without that, bit for bit")
+def snapshot_lockstep(test):
+    twins(test, 2, 7)
+
+
+@case("the same at thirty moments of the boot", long=True)
+def snapshot_lockstep_often(test):
+    twins(test, 30, 8)
