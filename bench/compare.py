@@ -65,7 +65,7 @@ class Group:
                     for engine in self.arguments.engines:
                         where = os.path.join(folder, "%s-%d" % (engine, number))
                         os.mkdir(where)
-                        stage = guests.Stage(self.system, where, self.group.jobs,
+                        stage = guests.Stage(self.system, guests.programs(self.system), where, self.group.jobs,
                                              {"BENCH_SECONDS": "0.2" if self.arguments.quick else "0.5"})
                         for name, outcome in guests.run_jobs(engine, stage, self.group.cpus, disk, port):
                             self.add(engine, name, outcome)
@@ -126,7 +126,7 @@ def idle(arguments, group, system):
                 continue
             where = os.path.join(folder, engine)
             os.mkdir(where)
-            console = guests.Console(guests.guest_command(engine, guests.Stage(system, where, jobs, {}), 1, None, None))
+            console = guests.Console(guests.guest_command(engine, guests.Stage(system, guests.programs(system), where, jobs, {}), 1, None, None))
             for _, line in console.lines():
                 if line.startswith("BENCH-BEGIN"):
                     time.sleep(2)

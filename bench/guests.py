@@ -14,7 +14,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BENCH = os.path.join(ROOT, "bench")
 QEMU = "qemu-system-x86_64"
 ENGINES = ("native", "interp", "dbt", "tcg")
-SILENCE_SECONDS = 120           # a guest that says nothing for so long is given up
+JOB_SECONDS = 100               # what a job may take
 DISK_MEBIBYTES = 256
 GUEST_ADDRESS, HOST_ADDRESS = "10.0.2.15", "10.0.2.2"
 
@@ -61,16 +61,16 @@ def programs(system):
 
 
 class Stage:
-    """A folder with all that the agent needs for a list of jobs."""
+    """A folder with all that the agent needs for a list of jobs, which run beside copies of what is in the folder 'content'."""
 
-    def __init__(self, system, folder, jobs, environment):
+    def __init__(self, system, content, folder, jobs, environment):
         self.system, self.folder, self.jobs, self.environment = system, folder, jobs, environment
         self.bench = os.path.join(folder, "bench")
-        shutil.copytree(programs(system), self.bench)
+        shutil.copytree(content, self.bench)
         for name in os.listdir(os.path.join(BENCH, "guest")):
             shutil.copy(os.path.join(BENCH, "guest", name), self.bench)
         os.chmod(os.path.join(self.bench, "start"), 0o755)
-        self.write("jobs", "".join("%s\t%s\n" % job for job in jobs))
+        self.write("jobs", "".join("%s\t%s\n" % (job.name, job.command) for job in jobs))
 
     def write(self, name, text):
         with open(os.path.join(self.bench, name), "w", encoding="utf-8") as file:
@@ -131,46 +131,52 @@ def processor_seconds(times):
 class Console:
     """A running machine's console: its lines, with the time at which each arrived."""
 
-    def __init__(self, command):
+    def __init__(self, command, log=None, silence=JOB_SECONDS + 20):
+        self.silence = silence          # a guest that says nothing for so many seconds is given up
+        self.log = log and open(log, "ab")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.tail = collections.deque(maxlen=15)
 
     def lines(self):
         selector, pending = selectors.DefaultSelector(), b""
         selector.register(self.process.stdout, selectors.EVENT_READ)
-        while selector.select(SILENCE_SECONDS):
+        while selector.select(self.silence):
             data = os.read(self.process.stdout.fileno(), 65536)
             if not data:
                 return
             *lines, pending = (pending + data).split(b"\n")
+            if self.log:
+                self.log.write(data)
+                self.log.flush()
             for line in lines:
                 text = line.decode(errors="replace").rstrip("\r")
                 self.tail.append(text)
                 yield time.monotonic(), text
-        self.tail.append("(nothing more for %d seconds)" % SILENCE_SECONDS)
+        self.tail.append("(nothing more for %d seconds)" % self.silence)
 
     def close(self):
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
         self.process.stdout.close()
+        if self.log:
+            self.log.close()
 
 
 END = re.compile(r"BENCH-END (\S+) (\d+) ([0-9.]+) \[(.*?)\] \[(.*?)\] (\S+) (\S+) (\S+)")
 
 
-def run_jobs(engine, stage, cpus, disk=None, port=None):
+def run_jobs(engine, stage, cpus, disk=None, port=None, log=None, limit=JOB_SECONDS):
     """Runs the stage's jobs; yields their names and outcomes. A job that nothing is heard of has the console's end as its output."""
+    stage.environment["JOB_SECONDS"] = limit
     make = native_command if engine == "native" else lambda *rest: guest_command(engine, *rest)
-    console = Console(make(stage, cpus, disk, port))
+    console = Console(make(stage, cpus, disk, port), log, limit + 20)
     heard, output, begin, queued = set(), "", 0, {}
     try:
         for when, line in console.lines():
             if line.startswith("BENCH-BEGIN"):
                 begin, output = when, ""
                 queued = {} if engine == "native" else run_queue_seconds(console.process.pid)
-            elif line.startswith("BENCH-OUTPUT"):
-                output = line.partition(" ")[2]
             elif END.match(line):
                 name, status, guest, before, after, value, check, mean = END.match(line).groups()
                 guest = float(guest)
@@ -179,9 +185,11 @@ def run_jobs(engine, stage, cpus, disk=None, port=None):
                 else:
                     waited = max(seconds - queued.get(task, 0) for task, seconds in run_queue_seconds(console.process.pid).items())
                 heard.add(name)
-                yield name, Outcome(float(value), float(mean), check, int(status), output, when - begin, guest, waited)
+                yield name, Outcome(float(value), float(mean), check, int(status), output.strip(), when - begin, guest, waited)
             elif line.startswith("BENCH-DONE"):
                 break
+            else:
+                output += line + "\n"
     finally:
         tail = "\n".join(console.tail)
         console.close()

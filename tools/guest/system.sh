@@ -27,7 +27,8 @@ system_versions() { papt amd64 apt-cache policy base-files libc6 $1 | grep -E '^
 make_system() {
     local size=$1 packages=${2// /,} out=$3
     say "making a Debian system with ${2// /, } (minutes)"
-    mkdir "$out" && debian_tar "$out/tar" "$packages" || return 1
+    # Java's packages want to put links where the manual pages would be.
+    mkdir "$out" && debian_tar "$out/tar" "$packages" --essential-hook='mkdir -p "$1/usr/share/man/man1"' || return 1
     truncate -s "$size" "$out/image" && fill_image "$out/tar" "$out/image" || return 1
     mkdir "$out/tree" && tar -x -f "$out/tar" -C "$out/tree" --exclude='./dev/*' || return 1
     rm "$out/tar"
