@@ -16,7 +16,7 @@ system() {
     [ -n "$packages" ] || die "no system is called '${1:-}'; there are: $(system_table | awk '{ print $1 }' | tr '\n' ' ')"
     papt_update amd64
     key=$(remembered "system-$1" amd64 system_versions "$packages") && [ -n "$key" ] || die "apt does not know the packages of system $1"
-    key=$(printf '%s\n' "$key" "$packages" | cat - "$top"/tools/guest/{system,rootfs}.sh | sha256sum | cut -c1-12)
+    key=$(printf '%s\n' "$key" "$size" "$packages" "$(declare -f make_system debian_tar fill_image)" | sha256sum | cut -c1-12)
     once "$cache/system/$1-$key" make_system "$size" "$packages" || die "could not make the Debian system '$1'"
     echo "$cache/system/$1-$key"
 }
