@@ -62,9 +62,12 @@ struct tlb_context {
     bool used;
     uint64_t last_use;
     struct window_space *space;         /* window.h; NULL: none yet */
+    uint32_t fetch_epoch;               /* changes when a fetch of a page that is not global may find something else */
     struct large_filter large;          /* non-global large pages */
     struct tlb_table table[MMU_CLASSES];
 };
+
+enum { FETCHED_BITS = 1 << 15 };
 
 struct mmu {
     struct tlb_context *context;        /* the present one, in `contexts` */
@@ -83,10 +86,23 @@ struct mmu {
     uint16_t pkeys_seen;        /* protection keys of the pages in the TLB */
     struct large_filter large;  /* global large pages */
     uint64_t ticks;             /* for last_use */
+    uint32_t fetch_epoch;       /* changes when a fetch of any page, in any context, may find something else */
+    uint64_t fetched[2][FETCHED_BITS / 64];     /* pages that mmu_note_fetch was told of, hashed; global ones apart */
     struct tlb_context *contexts;
     struct windows *windows;    /* window.h; NULL: none yet */
     pthread_mutex_t bus_mutex;  /* of vCPU 0: mmu_bus_lock */
 };
+
+/*
+ * Whoever keeps the outcome of a fetch (linear address to code) notes the page here, and looks at the epochs of the present
+ * context and of the MMU before using it again: as long as neither has changed it holds (SDM3 §4.10.4 lets it).
+ */
+static inline unsigned mmu_fetched_bit(uint64_t gla) { return ((gla >> PAGE_SHIFT) ^ (gla >> 28)) % FETCHED_BITS; }
+static inline void mmu_note_fetch(struct vcpu *vcpu, uint64_t gla, bool global)
+{
+    unsigned bit = mmu_fetched_bit(gla);
+    vcpu->mmu->fetched[global][bit / 64] |= 1ull << (bit % 64);
+}
 
 struct mmu *mmu_create(void);
 void mmu_destroy(struct mmu *mmu);

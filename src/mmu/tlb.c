@@ -53,6 +53,7 @@ static void table_clear_local(struct tlb_table *table)
 
 static void context_clear(struct tlb_context *context)
 {
+    context->fetch_epoch++;
     for (unsigned class = 0; class < MMU_CLASSES; class++)
         if (context->table[class].filled || !context->used)
             tlb_table_clear(&context->table[class]);
@@ -63,6 +64,7 @@ static void context_clear(struct tlb_context *context)
 static void context_clear_local(struct vcpu *vcpu, struct tlb_context *context)
 {
     counter_add(&vcpu->counters, COUNTER_tlb_flushes, 1);
+    context->fetch_epoch++;
     for (unsigned class = 0; class < MMU_CLASSES; class++)
         table_clear_local(&context->table[class]);
     large_filter_clear(&context->large);
@@ -259,6 +261,7 @@ void mmu_flush_all(struct vcpu *vcpu)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].used)
             context_clear(&mmu->contexts[i]);
+    mmu->fetch_epoch++;
     large_filter_clear(&mmu->large);
     mmu->pkeys_seen = 0;
 }
@@ -311,10 +314,22 @@ static void context_flush_large(struct tlb_context *context, uint64_t gla, unsig
     }
 }
 
+/* Those who keep what was fetched there are told by the epochs. */
+static void note_flush(struct mmu *mmu, struct tlb_context *context, uint64_t gla, unsigned scope)
+{
+    unsigned word = mmu_fetched_bit(gla) / 64;
+    uint64_t bit = 1ull << (mmu_fetched_bit(gla) % 64);
+    if ((scope & SCOPE_LOCAL) && ((mmu->fetched[false][word] & bit) || large_filter_hit(&context->large, gla)))
+        context->fetch_epoch++;
+    if ((scope & SCOPE_GLOBAL) && ((mmu->fetched[true][word] & bit) || large_filter_hit(&mmu->large, gla)))
+        mmu->fetch_epoch++;
+}
+
 static void context_flush(struct mmu *mmu, struct tlb_context *context, uint64_t gla, unsigned scope)
 {
     context_flush_page(context, gla, scope);
     window_flush_page(context, gla, !(scope & SCOPE_LOCAL));
+    note_flush(mmu, context, gla, scope);
     if (large_filter_hit(&context->large, gla) || ((scope & SCOPE_GLOBAL) && large_filter_hit(&mmu->large, gla)))
         context_flush_large(context, gla, scope);
 }

@@ -374,6 +374,20 @@ uintptr_t window_table(struct vcpu *vcpu)
     return space ? (uintptr_t)space->table : 0;
 }
 
+bool window_linear(const struct vcpu *vcpu, uintptr_t host, uint64_t *gla)
+{
+    const struct window_space *space = vcpu->mmu->context->space;
+    for (unsigned i = 0; space && i < space->window_count; i++) {
+        const struct window *window = &space->window[i];
+        uint64_t offset = host - (uintptr_t)window->host;
+        if (offset < 1ull << WINDOW_CHUNK_SHIFT) {
+            *gla = (window->chunk << WINDOW_CHUNK_SHIFT) + offset;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* --- fills --- */
 
 /* What the TLB lets user code do at gla without being asked. */

@@ -35,6 +35,15 @@ bool window_supported(void);
  */
 uintptr_t window_table(struct vcpu *vcpu);
 
+/* The addend of the chunk around gla, from the table that is in use. */
+static inline uint64_t window_addend(uintptr_t table, uint64_t gla)
+{
+    return ((const uint64_t *)table)[gla >> WINDOW_CHUNK_SHIFT];
+}
+
+/* The guest-linear address that a host address in (or beside) a window of the present space stands for; false: in none. */
+bool window_linear(const struct vcpu *vcpu, uintptr_t host, uint64_t *gla);
+
 /*
  * That many user-mode instructions were just run in the present address space, with or without windows: what the policy goes by. Call
  * it as rarely as is convenient (each time user code is left, every some 10,000 instructions).

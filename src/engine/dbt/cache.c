@@ -10,7 +10,8 @@
 
 #include "mem/code_map.h"
 
-enum { CODE_MOST = 96 << 10, DATA_MOST = 32 << 10 };     /* of one translation */
+enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
+enum { ORDER_MOST = 1 << 20, TABLES = 1 + TLB_CONTEXTS };
 
 static size_t state_size(void) { return align_up(sizeof(struct dbt), PAGE_SIZE); }
 
@@ -32,6 +33,19 @@ static bool map_code(struct dbt *dbt, uint8_t *execute)
     return there != MAP_FAILED;
 }
 
+/* Memory that the host grants as it is touched. */
+static void *reserve(size_t size)
+{
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+static void release(void *at, size_t size)
+{
+    if (at)
+        munmap(at, size);
+}
+
 struct dbt *dbt_create(void)
 {
     size_t size = state_size() + DBT_CODE_SIZE;
@@ -43,15 +57,16 @@ struct dbt *dbt_create(void)
         munmap(at, size);
         return NULL;
     }
-    dbt->data = mmap(NULL, DBT_DATA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (dbt->data == MAP_FAILED)
-        dbt->data = NULL;
+    dbt->data = reserve(DBT_DATA_SIZE);
+    dbt->order = reserve(ORDER_MOST * sizeof(struct translation *));
+    dbt->tables = reserve(TABLES * sizeof(struct jump_table));
     dbt->mini = calloc(1, sizeof(*dbt->mini));
     dbt->work = calloc(1, sizeof(*dbt->work));
     dbt->sign = 1ull << 63;
-    dbt->jumps = dbt->jump;
+    dbt->host_mxcsr = 0x1F80;
+    dbt->jumps = dbt->tables;
     dbt->hot = DBT_HOT;
-    if (!dbt->data || !dbt->mini || !dbt->work || !map_code(dbt, at + state_size())) {
+    if (!dbt->data || !dbt->order || !dbt->tables || !dbt->mini || !dbt->work || !map_code(dbt, at + state_size())) {
         dbt_destroy(dbt);
         return NULL;
     }
@@ -62,8 +77,9 @@ void dbt_destroy(struct dbt *dbt)
 {
     if (dbt->code_base)
         munmap(dbt->code_base, DBT_CODE_SIZE);
-    if (dbt->data)
-        munmap(dbt->data, DBT_DATA_SIZE);
+    release(dbt->data, DBT_DATA_SIZE);
+    release(dbt->order, ORDER_MOST * sizeof(struct translation *));
+    release(dbt->tables, TABLES * sizeof(struct jump_table));
     free(dbt->mini);
     free(dbt->work);
     munmap(dbt, state_size() + DBT_CODE_SIZE);
@@ -76,7 +92,9 @@ void dbt_flush(struct dbt *dbt)
     dbt->flushes = dbt->interp.cache ? dbt->interp.cache->flushes : 0;
     memset(dbt->hash, 0, sizeof(dbt->hash));
     memset(dbt->page, 0, sizeof(dbt->page));
-    memset(dbt->jump, 0, sizeof(dbt->jump));
+    dbt->order_count = 0;
+    dbt->far = NULL;
+    dbt_forget_jumps(dbt);
     memset(dbt->drops, 0, sizeof(dbt->drops));
 }
 
@@ -90,7 +108,8 @@ void *dbt_alloc(struct dbt *dbt, size_t size)
 
 void dbt_make_room(struct dbt *dbt)
 {
-    if (dbt->code + CODE_MOST > dbt->code_base + DBT_CODE_SIZE || dbt->data_used + DATA_MOST > DBT_DATA_SIZE)
+    if (dbt->code + CODE_MOST > dbt->code_base + DBT_CODE_SIZE || dbt->data_used + DATA_MOST > DBT_DATA_SIZE ||
+        dbt->order_count == ORDER_MOST)
         dbt_flush(dbt);
 }
 
@@ -102,10 +121,10 @@ static unsigned hash_of(uint64_t gpa, uint64_t rip)
     return (unsigned)(h & ((1u << DBT_HASH_BITS) - 1));
 }
 
-struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip)
+struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, uint8_t mode)
 {
     struct translation *t = dbt->hash[hash_of(gpa, rip)];
-    while (t && (t->gpa != gpa || t->rip != rip))
+    while (t && (t->gpa != gpa || t->rip != rip || t->mode != mode))
         t = t->hash_next;
     return t;
 }
@@ -117,11 +136,22 @@ void dbt_add(struct dbt *dbt, struct translation *t)
     *bucket = t;
     t->page_next = *page;
     *page = t;
+    dbt->order[dbt->order_count++] = t;
 }
 
-void dbt_remember_jump(struct dbt *dbt, struct translation *t, const uint8_t *host)
+struct translation *dbt_at(const struct dbt *dbt, uintptr_t host)
 {
-    *dbt_jump(dbt, t->rip) = (struct jump){ .rip = t->rip, .host = (uintptr_t)host, .code = t->indirect_entry, .translation = t };
+    if (host - (uintptr_t)(dbt->code_start + dbt->shift) >= DBT_CODE_SIZE)
+        return NULL;
+    unsigned low = 0, high = dbt->order_count;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if ((uintptr_t)dbt->order[middle]->code <= host)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low ? dbt->order[low - 1] : NULL;
 }
 
 /* --- links --- */
@@ -132,14 +162,45 @@ static void retarget(const struct dbt *dbt, struct link *link, const uint8_t *ta
     emit_target(&e, link->field, target);
 }
 
+static void unlist(struct link *link)
+{
+    struct link **at = &link->to->incoming;
+    while (*at != link)
+        at = &(*at)->next;
+    *at = link->next;
+}
+
 void dbt_link(struct dbt *dbt, struct link *link, struct translation *to)
 {
     if (link->patched || link->from->dropped)
         return;
+    if (link->to)
+        unlist(link);
     link->patched = true;
+    link->to = to;
     link->next = to->incoming;
     to->incoming = link;
-    retarget(dbt, link, to->entry);
+    if (link->far && !link->far_listed) {
+        link->far_listed = true;
+        link->far_next = dbt->far;
+        dbt->far = link;
+    }
+    retarget(dbt, link, link->live ? to->live_entry : to->entry);
+}
+
+static void unpatch(struct dbt *dbt, struct link *link)
+{
+    link->patched = false;
+    retarget(dbt, link, link->stub);
+}
+
+void dbt_unlink_far(struct dbt *dbt)
+{
+    for (struct link *link = dbt->far; link; link = link->far_next) {
+        unpatch(dbt, link);
+        link->far_listed = false;
+    }
+    dbt->far = NULL;
 }
 
 /* --- dropping --- */
@@ -150,28 +211,35 @@ static void unhook(struct dbt *dbt, struct translation *t)
     while (*at != t)
         at = &(*at)->hash_next;
     *at = t->hash_next;
-    struct jump *jump = dbt_jump(dbt, t->rip);
-    if (jump->code == t->indirect_entry)
-        *jump = (struct jump){ 0 };
+    dbt_forget_jump(dbt, t);
     for (struct link *link = t->incoming; link; link = link->next) {
-        link->patched = false;
-        retarget(dbt, link, link->stub);
+        unpatch(dbt, link);
+        link->to = NULL;
     }
     t->incoming = NULL;
     t->dropped = true;
 }
 
+/* The granules of a page that [gpa, end) touches. */
+static uint64_t granules_of(uint64_t page, uint64_t gpa, uint64_t end)
+{
+    uint64_t first = gpa > page ? (gpa - page) >> CODE_GRANULE_SHIFT : 0;
+    uint64_t last = end < page + PAGE_SIZE ? (end - 1 - page) >> CODE_GRANULE_SHIFT : 63;
+    return (~0ull << first) & (~0ull >> (63 - last));
+}
+static_assert(PAGE_SIZE >> CODE_GRANULE_SHIFT == 64, "a bit for each granule");
+
 /* Whole granules, as the code map forgets them. */
 void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 {
     struct dbt *dbt = dbt_of(vcpu);
-    uint64_t end = align_up(gpa + size, CODE_GRANULE);
-    gpa = align_down(gpa, CODE_GRANULE);
+    uint64_t end = gpa + size;
     for (uint64_t page = gpa & ~PAGE_MASK; page < end; page += PAGE_SIZE) {
+        uint64_t granules = granules_of(page, gpa, end);
         struct translation **at = &dbt->page[dbt_page(page)];
         while (*at) {
             struct translation *t = *at;
-            if (t->gpa < end && gpa < t->gpa + t->bytes) {
+            if ((t->gpa & ~PAGE_MASK) == page && (t->granules & granules)) {
                 unhook(dbt, t);
                 if (dbt->drops[dbt_page(page)] < UINT8_MAX)
                     dbt->drops[dbt_page(page)]++;

@@ -1,9 +1,10 @@
 /*
- * The binary translator: the interpreter, whose hot blocks run as host code instead (DESIGN "The translator").
+ * The binary translator: the interpreter, whose hot code runs as host code instead (DESIGN "The translator").
  *
- * Everything that decides what is right is the interpreter's: blocks, their bounds and keys, the handlers. A translated block
- * holds host code for the instructions that copy well, and for each of the others (and for each memory access that the
- * inline look-up in the TLB misses) a `site`: a copy of the interpreter's op, which a helper runs on the vCPU.
+ * Everything that decides what is right is the interpreter's: its blocks, their bounds and keys, the handlers. A translation
+ * is a *trace*: blocks of one page that ran one after the other, with exits at the sides. It holds host code for the
+ * instructions that copy well, and for each of the others (and for each memory access that the inline look-up in the TLB
+ * misses) a `site`: a copy of the interpreter's op, which a helper runs on the vCPU.
  *
  * Registers in translated code:
  *   rax rcx rdx rbx rbp rsi rdi r8 r9 r12 r13    the guest's of the same name
@@ -11,13 +12,21 @@
  *   r10 r11 r15                                  scratch; the guest's r10 r11 r14 r15 live in the vCPU
  *   rsp                                          the host's stack: calls and signals are as everywhere
  *   GS                                           points at the vCPU
- * Flags: the guest's status flags are in the host's flags (H), or packed as LAHF and SETO leave them in AX in dbt->flags (M),
- * or both; the translator knows at each instruction. What may fault finds them in M, so faults are exact. DF, IF and the
- * rest are in vcpu->rflags; the host's DF is clear.
+ *   vectors, opmasks, MXCSR                      the guest's while dbt->simd_live (simd.c), else nobody's
  *
- * Code is tied to the linear address that it was translated for, and found by that and the guest-physical address. Direct
- * jumps within a page are patched to lead to the next translation. All others look up the fetch tag of the TLB and then the
- * table of jumps, by linear address and host address, so no flush of the TLB need be told to anyone here.
+ * Two ways to memory (memory.c): user code of a context that is hot enough runs through *windows* (mmu/window.h), with no check at
+ * all and r15 = the table of windows; everything else looks each page up in the software TLB.
+ *
+ * Flags (flags.c): the guest's status flags are in the host's flags (H), or packed as LAHF and SETO leave them in AX in
+ * dbt->flags (M), or can be made again from registers; the translator knows at each instruction. At the entry of a
+ * translation they are in H. DF, IF and the rest are in vcpu->rflags; the host's DF is clear.
+ *
+ * Code is tied to the linear address that it was translated for, to the guest-physical address, and to a mode. Direct jumps
+ * within a page are patched to lead to the next translation, and so are those between pages of supervisor code. All others
+ * look their target up by linear address in the jump table of the present context (jumps.c).
+ *
+ * A host fault in translated code (a page that no window shows, #DE, a misaligned vector) is found in the translation's list
+ * of traps, and the interpreter's handler carries that instruction out (trap.c).
  *
  * One vCPU's thread owns all of it. Memory is only ever given back as a whole, between two blocks: a dropped translation
  * that is still running stays intact, but leaves at its next helper.
@@ -30,20 +39,42 @@
 #include "engine/interp/flags.h"
 
 enum {
-    DBT_CODE_SIZE = 48 << 20,
-    DBT_DATA_SIZE = 64 << 20,           /* translations, sites, links */
-    DBT_HASH_BITS = 15,
+    DBT_CODE_SIZE = 64 << 20,
+    DBT_DATA_SIZE = 96 << 20,           /* translations, sites, links, traps */
+    DBT_HASH_BITS = 16,
     DBT_PAGE_BITS = 12,
-    DBT_JUMP_BITS = 12,
+    DBT_JUMP_BITS = 13,
     DBT_HOT = 12,                       /* runs in the interpreter before a block is translated */
 };
 
+/* What a translation depends on besides place and bytes; the level of vector state that may be used is added to it. */
+enum { MODE_USER = 1, MODE_WINDOW = 2, MODE_SIMD_SHIFT = 2 };
+/* Which vector state the guest may use now, by CR0, CR4 and XCR0. */
+enum simd_level { SIMD_NONE, SIMD_SSE, SIMD_AVX, SIMD_AVX512, SIMD_LEVELS };
+
+/* A host instruction that may fault. */
+struct trap {
+    uint32_t at;                        /* bytes from the translation's code */
+    uint32_t back;                      /* where it goes on behind the guest's instruction; 0: it ends the trace */
+    uint32_t stub;                      /* the site's call, where flags are not in H; 0: trap.c runs the instruction */
+    uint16_t in_page;                   /* low bits of the guest's RIP */
+    uint16_t remaining;                 /* instructions of the trace from this one on */
+    uint8_t length;                     /* of the guest's instruction */
+    uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or NO_ADDEND */
+};
+enum { NO_ADDEND = 0xFF };
+
 struct translation {
     uint64_t gpa, rip;
-    uint16_t bytes, count;
+    uint64_t granules;                  /* of its page: a bit for each that holds bytes of it */
+    uint16_t count;                     /* instructions */
+    uint8_t mode;
     bool dropped;
-    uint8_t *entry;                     /* flags in H */
-    uint8_t *indirect_entry;            /* flags packed in AX, RAX in dbt->saved_rax */
+    const uint8_t *code;                /* executable address of its first byte */
+    const uint8_t *entry;               /* flags in H */
+    const uint8_t *live_entry;          /* vector state is live as well */
+    struct trap *trap;
+    unsigned trap_count;
     struct translation *hash_next, *page_next;
     struct link *incoming;              /* jumps that are patched to lead here */
 };
@@ -53,33 +84,55 @@ struct link {
     uint8_t *field;                     /* its 32-bit target */
     const uint8_t *stub;                /* executable address */
     const struct translation *from;
-    struct link *next;
+    struct translation *to;             /* whose incoming jumps it is listed with, patched or not; NULL: nobody's */
+    struct link *next;                  /* of that list */
+    struct link *far_next;              /* of the list of jumps between pages that were patched */
     bool patched;
+    bool live;                          /* vector state is live here */
+    bool far, far_listed;               /* between pages */
 };
 
 /* One instruction that the interpreter's handler runs. */
 struct site {
     struct op op;
     const struct translation *translation;
-    uint16_t remaining;                 /* instructions of the block from this one on */
+    uint64_t rip;                       /* of the interpreter's block that op belongs to */
+    uint16_t remaining;                 /* instructions of the trace from this one on */
 };
 
-struct jump {
-    uint64_t rip, host;
-    const uint8_t *code;
-    struct translation *translation;
+/* Where indirect jumps look: by linear address, for one context and mode (jumps.c). */
+struct jump_table {
+    uint64_t minus_rip[1 << DBT_JUMP_BITS];     /* 0: empty */
+    const uint8_t *code[1 << DBT_JUMP_BITS];
+    const void *context;
+    uint32_t epoch, global_epoch;       /* mmu.h: of the translations that it relies on */
+    uint8_t mode;
+    bool filled, local;                 /* local: some entry's page is not global */
 };
 
 struct dbt {
     struct interp interp;               /* first: interp_of finds it */
+    /* What translated code reads and writes: relative to RIP. */
     uint64_t saved_rax;
     uint64_t flags;                     /* packed status flags, in the low 16 bits */
     uint64_t sign;                      /* constant for PEXT */
+    uint64_t context;                   /* r15 of translations with windows */
     uint64_t target;                    /* of a CALL through memory or a register, while its return address is pushed */
-    struct jump *jumps;
-    uint8_t *enter, *leave, *indirect, *help;       /* shared pieces of code, executable addresses */
+    struct jump_table *jumps;
+    uint32_t simd_live;                 /* enum simd_level: the guest's vector state is in the processor */
+    uint32_t host_mxcsr;
+    const uint8_t *trap_back;
+    uint64_t trap_addend;
+
+    struct trap *trap;                  /* the one that was hit, its translation, and the host's address if it was a page */
+    struct translation *trapped;
+    uintptr_t trap_page;
+    bool trap_write;
+    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *simd_load[SIMD_LEVELS];     /* shared code, executable */
     struct work *work;                  /* of the translator, plan.h */
     unsigned hot;
+    uint8_t mode;                       /* of the present state of the vCPU */
+    bool exact;                         /* the budget is a number: translations stop where it ends */
     bool gs_instruction;                /* gs.h */
     uint64_t flushes;                   /* of interp's blocks, at our own last flush */
     uint8_t *code, *code_start;         /* writable view: next free byte; first behind the shared pieces */
@@ -88,7 +141,10 @@ struct dbt {
     uint8_t *data;                      /* DBT_DATA_SIZE */
     size_t data_used;
     struct { struct block block; struct op op[2]; } *mini;      /* where a site runs: its op, then one that returns */
-    struct jump jump[1 << DBT_JUMP_BITS];
+    struct translation **order;         /* by address of their code */
+    unsigned order_count;
+    struct link *far;                   /* patched jumps between pages */
+    struct jump_table *tables;          /* [0] of the supervisor, then one for each context of the TLB */
     struct translation *hash[1 << DBT_HASH_BITS];
     struct translation *page[1 << DBT_PAGE_BITS];
     uint8_t drops[1 << DBT_PAGE_BITS];
@@ -105,18 +161,33 @@ void dbt_flush(struct dbt *dbt);
 void *dbt_alloc(struct dbt *dbt, size_t size);
 /* Room for the largest translation, flushing if there is none. */
 void dbt_make_room(struct dbt *dbt);
-struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip);
+struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, uint8_t mode);
 void dbt_add(struct dbt *dbt, struct translation *translation);
+/* The translation that the executable address lies in, NULL if none. */
+struct translation *dbt_at(const struct dbt *dbt, uintptr_t host);
 void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 void dbt_link(struct dbt *dbt, struct link *link, struct translation *to);
-static inline struct jump *dbt_jump(struct dbt *dbt, uint64_t rip)
-{
-    return &dbt->jump[rip & ((1u << DBT_JUMP_BITS) - 1)];
-}
-void dbt_remember_jump(struct dbt *dbt, struct translation *translation, const uint8_t *host);
+/* Undoes every jump between pages. */
+void dbt_unlink_far(struct dbt *dbt);
+
+/* --- jumps.c --- */
+/* Picks the table for the vCPU's present state and empties it if it no longer holds. */
+void dbt_pick_jumps(struct vcpu *vcpu, struct dbt *dbt);
+void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translation *translation);
+const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip);
+void dbt_forget_jump(struct dbt *dbt, const struct translation *translation);
+void dbt_forget_jumps(struct dbt *dbt);
+static inline unsigned jump_index(uint64_t rip) { return rip & ((1u << DBT_JUMP_BITS) - 1); }
 
 /* --- thunks.c --- */
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt);
+
+/* --- trap.c --- */
+bool dbt_install_traps(void);
+/* The dbt whose code runs on this thread. */
+void dbt_traps_for(struct dbt *dbt);
+/* Carries out the instruction that trapped; the address to go on at, or NULL: leave. */
+const uint8_t *dbt_run_trap(struct vcpu *vcpu);
 
 /* --- translate.c --- */
 /* NULL: not worth it or not possible. */

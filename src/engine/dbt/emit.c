@@ -1,6 +1,6 @@
 #include "engine/dbt/emit.h"
 
-static void emit_modrm(struct emitter *e, unsigned reg, const struct rm *rm, unsigned after)
+void emit_modrm(struct emitter *e, unsigned reg, const struct rm *rm, unsigned after, bool wide)
 {
     reg = (reg & 7) << 3;
     switch (rm->kind) {
@@ -17,7 +17,7 @@ static void emit_modrm(struct emitter *e, unsigned reg, const struct rm *rm, uns
         emit32(e, (uint32_t)((const uint8_t *)rm->data - (emit_here(e) + 4 + after)));
         break;
     default: {
-        bool no_base = rm->base == HOST_NONE, small = rm->disp == (int8_t)rm->disp;
+        bool no_base = rm->base == HOST_NONE, small = rm->disp == (int8_t)rm->disp && !wide;
         unsigned mod = no_base ? 0 : rm->disp == 0 && (rm->base & 7) != 5 ? 0 : small ? 0x40 : 0x80;
         if (rm->index != HOST_NONE || no_base || (rm->base & 7) == 4) {
             emit8(e, mod | reg | 4);
@@ -54,7 +54,7 @@ void emit_insn(struct emitter *e, unsigned how, unsigned opcode, unsigned reg, s
     if (how & EMIT_0F)
         emit8(e, 0x0F);
     emit8(e, opcode);
-    emit_modrm(e, reg, &rm, after);
+    emit_modrm(e, reg, &rm, after, false);
 }
 
 void emit_load(struct emitter *e, unsigned reg, struct rm from) { emit_insn(e, EMIT_W, 0x8B, reg, from, 0); }

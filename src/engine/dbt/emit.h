@@ -51,6 +51,8 @@ static inline void emit8(struct emitter *e, unsigned v) { *e->at++ = (uint8_t)v;
 static inline void emit32(struct emitter *e, uint32_t v) { memcpy(e->at, &v, 4); e->at += 4; }
 static inline void emit64(struct emitter *e, uint64_t v) { memcpy(e->at, &v, 8); e->at += 8; }
 
+/* ModRM, SIB and displacement, of 32 bits rather than 8 if `wide`; `after`: bytes that follow. */
+void emit_modrm(struct emitter *e, unsigned reg, const struct rm *rm, unsigned after, bool wide);
 /* An instruction with ModRM; `after`: bytes of immediate that the caller emits behind it. */
 void emit_insn(struct emitter *e, unsigned how, unsigned opcode, unsigned reg, struct rm rm, unsigned after);
 /* 64-bit forms. */

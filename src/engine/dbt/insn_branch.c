@@ -6,126 +6,232 @@ static bool same_page(const struct work *w, uint64_t target)
     return (target ^ w->t->rip) < PAGE_SIZE;
 }
 
-static void jump_indirect(struct work *w)
-{
-    want_flags_in_rax(w);
-    emit_jump(&w->e, JUMP, w->dbt->indirect);
-}
-
-/* S1 holds a target: if it is not canonical the interpreter raises the fault. Stricter than needed under LA57. */
-static void check_target(struct work *w)
-{
-    emit_move(&w->e, S2, S1);
-    emit_insn(&w->e, EMIT_W, 0xC1, 4, rm_reg(S2), 1);   /* shl, sar */
-    emit8(&w->e, 16);
-    emit_insn(&w->e, EMIT_W, 0xC1, 7, rm_reg(S2), 1);
-    emit8(&w->e, 16);
-    emit_insn(&w->e, EMIT_W, 0x3B, S2, rm_reg(S1), 0);
-    emit_slow(w, CC_NZ);
-}
-
 static void add_edge(struct work *w, uint8_t *field, uint64_t target)
 {
-    w->edge[w->edge_count++] = (struct edge){ .field = field, .target = target };
+    w->edge[w->edge_count++] = (struct edge){ .field = field, .target = target, .done = w->i < w->count ? w->i + 1 : w->count };
 }
 
 void translate_goto(struct work *w, uint64_t target)
 {
-    if (same_page(w, target)) {
-        want_flags_in_host(w);
-        add_edge(w, emit_jump(&w->e, JUMP, emit_here(&w->e)), target);
-    } else {
-        emit_constant(&w->e, S1, target);
-        jump_indirect(w);
-    }
+    want_flags_in_host(w);
+    add_edge(w, emit_jump(&w->e, JUMP, emit_here(&w->e)), target);
 }
 
-static uint64_t direct_target(const struct work *w, const struct planned *p)
+static uint64_t direct_target(const struct planned *p)
 {
-    return next_rip(w) + p->operand[0].imm.value.u;
+    return p->next_rip + p->operand[0].imm.value.u;
 }
 
 void translate_jcc(struct work *w, const struct planned *p)
 {
+    unsigned cc = p->z.opcode & 15;
     want_flags_in_host(w);
-    add_edge(w, emit_jcc(&w->e, p->z.opcode & 15, emit_here(&w->e)), direct_target(w, p));
-    add_edge(w, emit_jump(&w->e, JUMP, emit_here(&w->e)), next_rip(w));
+    if (p->follows == FOLLOWS_TARGET) {
+        add_edge(w, emit_jcc(&w->e, cc ^ 1, emit_here(&w->e)), p->next_rip);
+        return;
+    }
+    add_edge(w, emit_jcc(&w->e, cc, emit_here(&w->e)), direct_target(p));
+    if (p->follows == FOLLOWS_NOTHING)
+        add_edge(w, emit_jump(&w->e, JUMP, emit_here(&w->e)), p->next_rip);
 }
 
-/* S1 = the canonical target of an indirect branch. */
+/* --- indirect --- */
+
+enum { CODE_OF_ENTRY = offsetof(struct jump_table, code) - offsetof(struct jump_table, minus_rip) };
+enum { INDEX_BYTES = 8 << DBT_JUMP_BITS };
+static_assert(INDEX_BYTES == 1 << 16, "MOVZX makes the index");
+
+/*
+ * S1 = a target: S2 becomes the address of its entry in the jump table, or `miss` is where a jump to elsewhere leads. An
+ * entry is only made for a target that the interpreter has gone to, so a hit needs no check of the address. With flags in H
+ * none may be touched: RCX carries the difference, and JRCXZ tests it.
+ */
+static void emit_look_up(struct work *w)
+{
+    struct emitter *e = &w->e;
+    emit_insn(e, 0, 0x8D, S2, (struct rm){ .kind = RM_MEMORY, .base = HOST_NONE, .index = S1, .scale = 3 }, 0);
+    emit_insn(e, EMIT_0F, 0xB7, S2, rm_reg(S2), 0);             /* movzx */
+    emit_insn(e, EMIT_W, 0x03, S2, rm_data(&w->dbt->jumps), 0);
+}
+
+static void emit_look_up_keeping_flags(struct work *w)
+{
+    struct emitter *e = &w->e;
+    emit_insn(e, 0, 0x8D, S2, (struct rm){ .kind = RM_MEMORY, .base = HOST_NONE, .index = S1, .scale = 3 }, 0);
+    emit_insn(e, EMIT_0F, 0xB7, S2, rm_reg(S2), 0);
+    emit_load(e, S3, rm_data(&w->dbt->jumps));
+    emit_lea(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S3 });
+    emit_move(e, S3, RCX);
+    emit_load(e, RCX, rm_mem(S2, 0));
+    emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
+}
+
+/* With the code's address at [S2 + CODE_OF_ENTRY] after a hit; a miss is the site's. */
+static void emit_find_target(struct work *w)
+{
+    struct emitter *e = &w->e;
+    w->addend_of = NO_ADDEND;
+    if (!w->in_host || w->in_memory) {
+        w->in_host = false;
+        emit_look_up(w);
+        emit_move(e, S3, S1);
+        emit_insn(e, EMIT_W, 0x03, S3, rm_mem(S2, 0), 0);
+        emit_slow(w, CC_NZ);
+        return;
+    }
+    emit_look_up_keeping_flags(w);
+    emit8(e, 0xE3);                                             /* jrcxz over the way out */
+    uint8_t *hit = e->at++;
+    emit_move(e, RCX, S3);
+    emit_slow_jump(w);
+    *hit = (uint8_t)(e->at - (hit + 1));
+    emit_move(e, RCX, S3);
+}
+
+static void jump_to_found(struct work *w)
+{
+    want_flags_in_host(w);
+    emit_context_back(w);
+    emit_insn(&w->e, 0, 0xFF, 4, rm_mem(S2, CODE_OF_ENTRY), 0);
+}
+
+/* S1 = the target of an indirect branch. */
 static void load_target(struct work *w, const struct planned *p)
 {
     if (p->memory) {
-        emit_address(w, p->memory);
-        emit_check(w, 8, MMU_READ, false);
-        emit_load(&w->e, S1, rm_mem(S1, 0));
+        struct rm rm = emit_memory(w, p->memory, 8, MMU_READ, false);
+        if (w->window)
+            emit_may_trap(w);
+        emit_load(&w->e, S1, rm);
     } else {
-        want_flags_in_memory(w);
         emit_move(&w->e, S1, emit_get(w, plan_gpr(&p->operand[0]), S1));
     }
-    check_target(w);
+}
+
+static bool is_direct(const struct planned *p)
+{
+    return p->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 }
 
 void translate_jmp(struct work *w, const struct planned *p)
 {
-    if (p->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        translate_goto(w, direct_target(w, p));
+    if (p->follows == FOLLOWS_TARGET)
+        return;
+    if (is_direct(p)) {
+        translate_goto(w, direct_target(p));
         return;
     }
     load_target(w, p);
-    jump_indirect(w);
+    emit_find_target(w);
+    jump_to_found(w);
 }
 
-static void push_return(struct work *w)
+static void push_return(struct work *w, const struct planned *p)
 {
-    emit_lea(&w->e, S1, rm_mem(R14, -8));
-    emit_check(w, 8, MMU_WRITE, false);
-    emit_constant(&w->e, S3, next_rip(w));
-    emit_store(&w->e, rm_mem(S1, 0), S3);
+    struct rm rm = emit_stack(w, RSP, -8, MMU_WRITE);
+    bool small = p->next_rip == (uint64_t)(int64_t)(int32_t)p->next_rip;
+    unsigned from = w->window ? S1 : S3;
+    if (!small)
+        emit_constant(&w->e, from, p->next_rip);
+    if (w->window)
+        emit_may_trap(w);
+    if (small) {
+        emit_insn(&w->e, EMIT_W, 0xC7, 0, rm, 4);
+        emit32(&w->e, (uint32_t)p->next_rip);
+    } else {
+        emit_store(&w->e, rm, from);
+    }
     emit_move_rsp(w, -8);
 }
 
 void translate_call(struct work *w, const struct planned *p)
 {
-    if (p->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        push_return(w);
-        translate_goto(w, direct_target(w, p));
+    if (is_direct(p)) {
+        push_return(w, p);
+        if (p->follows != FOLLOWS_TARGET)
+            translate_goto(w, direct_target(p));
         return;
     }
     load_target(w, p);
-    emit_store(&w->e, rm_data(&w->dbt->target), S1);
-    push_return(w);
-    emit_load(&w->e, S1, rm_data(&w->dbt->target));
-    jump_indirect(w);
+    emit_find_target(w);
+    emit_context_back(w);
+    emit_store(&w->e, rm_data(&w->dbt->target), S2);
+    push_return(w, p);
+    emit_load(&w->e, S2, rm_data(&w->dbt->target));
+    jump_to_found(w);
 }
 
 void translate_ret(struct work *w, const struct planned *p)
 {
     int32_t more = p->z.operand_count_visible ? (int32_t)p->operand[0].imm.value.u : 0;
-    emit_move(&w->e, S1, R14);
-    emit_check(w, 8, MMU_READ, false);
-    emit_load(&w->e, S1, rm_mem(S1, 0));
-    check_target(w);
+    struct rm rm = emit_stack(w, RSP, 0, MMU_READ);
+    if (w->window)
+        emit_may_trap(w);
+    emit_load(&w->e, S1, rm);
+    emit_find_target(w);
     emit_move_rsp(w, 8 + more);
-    jump_indirect(w);
+    jump_to_found(w);
 }
 
-/* Direct edges within the page leave with a link, to be patched; the others look up their target each time. */
+/* --- ways out --- */
+
+/* Instructions behind the exit were counted at the entry. */
+static void emit_uncount(struct work *w, unsigned done)
+{
+    if (done == w->count)
+        return;
+    emit_load(&w->e, S1, rm_data(&w->dbt->interp.left));
+    emit_lea(&w->e, S1, rm_mem(S1, (int32_t)(w->count - done)));
+    emit_store(&w->e, rm_data(&w->dbt->interp.left), S1);
+}
+
+static void emit_link(struct work *w, const struct edge *edge, bool far)
+{
+    struct link *link = dbt_alloc(w->dbt, sizeof(*link));
+    *link = (struct link){ .from = w->t, .live = w->simd, .far = far };
+    if (edge->done == w->count) {
+        link->field = edge->field;
+    } else {
+        link->field = emit_jump(&w->e, JUMP, emit_here(&w->e));
+        emit_target(&w->e, link->field, emit_here(&w->e));
+    }
+    link->stub = emit_here(&w->e);
+    emit_constant(&w->e, S1, edge->target);
+    emit_constant(&w->e, S2, (uintptr_t)link);
+    emit_jump(&w->e, JUMP, w->dbt->leave);
+}
+
+/* Between pages of user code: the jump table knows whether the page is still what it was. */
+static void emit_far_edge(struct work *w, const struct edge *edge)
+{
+    struct emitter *e = &w->e;
+    emit_constant(e, S1, edge->target);
+    emit_load(e, S2, rm_data(&w->dbt->jumps));
+    emit_lea(e, S2, rm_mem(S2, (int32_t)(jump_index(edge->target) * 8)));
+    emit_move(e, S3, RCX);
+    emit_load(e, RCX, rm_mem(S2, 0));
+    emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
+    emit8(e, 0xE3);
+    uint8_t *hit = e->at++;
+    emit_move(e, RCX, S3);
+    emit_constant(e, S2, 0);
+    emit_jump(e, JUMP, w->dbt->leave);
+    *hit = (uint8_t)(e->at - (hit + 1));
+    emit_move(e, RCX, S3);
+    emit_context_back(w);
+    emit_insn(e, 0, 0xFF, 4, rm_mem(S2, CODE_OF_ENTRY), 0);
+}
+
 void close_edges(struct work *w)
 {
     for (unsigned i = 0; i < w->edge_count; i++) {
         const struct edge *edge = &w->edge[i];
+        bool near = same_page(w, edge->target);
         emit_target(&w->e, edge->field, emit_here(&w->e));
-        w->in_host = true;
-        if (!same_page(w, edge->target)) {
-            emit_constant(&w->e, S1, edge->target);
-            jump_indirect(w);
-            continue;
-        }
-        struct link *link = dbt_alloc(w->dbt, sizeof(*link));
-        *link = (struct link){ .field = edge->field, .stub = emit_here(&w->e), .from = w->t };
-        emit_constant(&w->e, S1, edge->target);
-        emit_constant(&w->e, S2, (uintptr_t)link);
-        emit_jump(&w->e, JUMP, w->dbt->leave);
+        emit_uncount(w, edge->done);
+        if (near || !w->user)
+            emit_link(w, edge, !near);
+        else
+            emit_far_edge(w, edge);
     }
 }

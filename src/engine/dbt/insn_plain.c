@@ -1,97 +1,182 @@
 /* Instructions that are copied, and the stack. */
 #include "engine/dbt/plan.h"
 
-static unsigned prefixes(const struct planned *p)
+/* --- registers --- */
+
+unsigned emit_get(struct work *w, unsigned guest, unsigned scratch)
 {
-    unsigned how = 0;
-    if ((p->z.attributes & ZYDIS_ATTRIB_HAS_REX) && p->z.raw.rex.W)
-        how |= EMIT_W;
-    if (p->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)
-        how |= EMIT_16;
-    if (p->z.opcode_map == ZYDIS_OPCODE_MAP_0F)
-        how |= EMIT_0F;
-    if (p->z.attributes & ZYDIS_ATTRIB_HAS_LOCK)
-        how |= EMIT_LOCK;
-    if (p->z.mnemonic == ZYDIS_MNEMONIC_POPCNT)
-        how |= EMIT_F3;
-    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
-        if (p->operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER && p->operand[i].size == 8)
-            how |= EMIT_REX;
-    return how;
+    unsigned host = host_register(guest);
+    if (host != HOST_NONE)
+        return host;
+    emit_load(&w->e, scratch, rm_vcpu(GPR_OFFSET(guest)));
+    return scratch;
 }
 
-static void copy_immediate(struct work *w, const struct planned *p)
+void emit_put(struct work *w, unsigned guest, unsigned from)
 {
-    for (unsigned i = 0; i < p->z.raw.imm[0].size / 8u; i++)
-        emit8(&w->e, p->bytes[p->z.raw.imm[0].offset + i]);
+    if (host_register(guest) == HOST_NONE)
+        emit_store(&w->e, rm_vcpu(GPR_OFFSET(guest)), from);
 }
 
-static void flags_written(struct work *w, const struct planned *p)
+void emit_set(struct work *w, unsigned guest, unsigned from)
 {
-    if (p->writes_flags) {
-        w->in_host = true;
-        w->in_memory = false;
+    if (host_register(guest) == HOST_NONE)
+        emit_store(&w->e, rm_vcpu(GPR_OFFSET(guest)), from);
+    else
+        emit_move(&w->e, host_register(guest), from);
+}
+
+/* By a distance that keeps a window's addend good. */
+void emit_move_rsp(struct work *w, int32_t by)
+{
+    emit_lea(&w->e, R14, rm_mem(R14, by));
+    if (w->addend_of == RSP)
+        w->drift += by;
+}
+
+void emit_alu_constant(struct emitter *e, unsigned alu, unsigned reg, int32_t value)
+{
+    bool small = value == (int8_t)value;
+    emit_insn(e, EMIT_W, small ? 0x83 : 0x81, alu, rm_reg(reg), small ? 1 : 4);
+    if (small)
+        emit8(e, (uint8_t)value);
+    else
+        emit32(e, (uint32_t)value);
+}
+
+/* --- with ModRM --- */
+
+/* Register operands and the host registers that they get. */
+struct placed {
+    unsigned guest, host;
+    bool read, written;
+};
+
+struct places {
+    struct placed place[3];
+    unsigned count;
+    unsigned reg, rm, vvvv;     /* what the encoding's fields shall say */
+};
+
+/* Is all of it written, whatever happens? Then its old value need not be there. */
+static bool written_whole(const ZydisDecodedOperand *operand)
+{
+    return !(operand->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) && operand->size >= 32;
+}
+
+static unsigned place_gpr(struct work *w, struct places *places, const ZydisDecodedOperand *operand, struct rm *memory)
+{
+    unsigned guest = plan_gpr(operand), host = host_register(guest);
+    if (host != HOST_NONE)
+        return host;
+    for (unsigned i = 0; i < places->count; i++) {
+        if (places->place[i].guest != guest)
+            continue;
+        places->place[i].read |= !written_whole(operand);
+        places->place[i].written |= plan_writes(operand);
+        return places->place[i].host;
+    }
+    host = scratch_beside(memory, places->count);
+    if (host == S3 && places->count == 0) {         /* address and addend fill the others */
+        *memory = emit_fold(w, *memory);
+        host = scratch_beside(memory, 0);
+    }
+    places->place[places->count++] = (struct placed){ .guest = guest, .host = host, .read = !written_whole(operand), .written = plan_writes(operand) };
+    return host;
+}
+
+static void place_operands(struct work *w, const struct planned *p, struct places *places, struct rm *memory)
+{
+    *places = (struct places){ .reg = p->z.raw.modrm.reg };
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++) {
+        const ZydisDecodedOperand *o = &p->operand[i];
+        if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
+            continue;
+        unsigned number = plan_is_gpr(o) ? place_gpr(w, places, o, memory) : (unsigned)ZydisRegisterGetId(o->reg.value);
+        if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
+            places->reg = number;
+        else if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
+            places->rm = number;
+        else if (o->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
+            places->vvvv = number;
     }
 }
 
-static const ZydisDecodedOperand *operand_in(const struct planned *p, ZydisOperandEncoding encoding)
+static bool is_locked(const struct planned *p)
 {
-    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
-        if (p->operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER && p->operand[i].encoding == encoding)
-            return &p->operand[i];
-    return NULL;
+    return (p->z.attributes & ZYDIS_ATTRIB_HAS_LOCK) || p->z.mnemonic == ZYDIS_MNEMONIC_XCHG ||
+           p->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+}
+
+static void use_scratch(struct work *w, const struct places *places, bool after)
+{
+    for (unsigned i = 0; i < places->count; i++) {
+        const struct placed *place = &places->place[i];
+        if (after && place->written)
+            emit_store(&w->e, rm_vcpu(GPR_OFFSET(place->guest)), place->host);
+        if (after && place->host == S3)
+            emit_context_back(w);
+        if (!after && place->read)
+            emit_load(&w->e, place->host, rm_vcpu(GPR_OFFSET(place->guest)));
+        if (!after && place->host == S2)
+            w->addend_of = NO_ADDEND;
+    }
 }
 
 void translate_modrm(struct work *w, const struct planned *p)
 {
-    const ZydisDecodedOperand *reg = operand_in(p, ZYDIS_OPERAND_ENCODING_MODRM_REG);
-    const ZydisDecodedOperand *rm = operand_in(p, ZYDIS_OPERAND_ENCODING_MODRM_RM);
-    struct rm place = rm_mem(S1, 0);
-    unsigned number = p->z.raw.modrm.reg;
-    if (p->memory) {
-        bool locked = (p->z.attributes & ZYDIS_ATTRIB_HAS_LOCK) || p->z.mnemonic == ZYDIS_MNEMONIC_XCHG;
-        emit_address(w, p->memory);
-        emit_check(w, p->memory->size / 8, plan_writes(p->memory) ? MMU_WRITE : MMU_READ, locked);
-    }
+    struct rm rm = { .kind = RM_REG };
+    struct places places;
+    if (p->memory)
+        rm = emit_memory(w, p->memory, p->memory->size / 8, plan_writes(p->memory) ? MMU_WRITE : MMU_READ, is_locked(p));
     if (p->reads_flags)
         want_flags_in_host(w);
-    if (rm)
-        place = rm_reg(emit_get(w, plan_gpr(rm), S1));
-    if (reg)
-        number = rm && plan_gpr(rm) == plan_gpr(reg) ? place.base : emit_get(w, plan_gpr(reg), S3);
-    emit_insn(&w->e, prefixes(p), p->z.opcode, number, place, p->z.raw.imm[0].size / 8);
-    copy_immediate(w, p);
-    flags_written(w, p);
-    if (rm && plan_writes(rm))
-        emit_put(w, plan_gpr(rm), place.base);
-    if (reg && plan_writes(reg))
-        emit_put(w, plan_gpr(reg), number);
+    place_operands(w, p, &places, &rm);
+    if (!p->memory)
+        rm.base = (uint8_t)places.rm;
+    registers_written(w);
+    use_scratch(w, &places, false);
+    if (p->may_trap || (w->window && p->memory))
+        emit_may_trap(w);
+    emit_copy(&w->e, p, p->z.opcode, places.reg, places.vvvv, rm);
+    use_scratch(w, &places, true);
+    flags_written(w);
 }
+
+/* --- without --- */
 
 void translate_opcode_reg(struct work *w, const struct planned *p)
 {
-    const ZydisDecodedOperand *operand = operand_in(p, ZYDIS_OPERAND_ENCODING_OPCODE);
-    unsigned how = prefixes(p), reg = emit_get(w, plan_gpr(operand), S1);
-    if (how & EMIT_16)
+    const ZydisDecodedOperand *operand = &p->operand[0];
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
+        if (p->operand[i].encoding == ZYDIS_OPERAND_ENCODING_OPCODE)
+            operand = &p->operand[i];
+    registers_written(w);
+    unsigned reg = emit_get(w, plan_gpr(operand), S1);
+    bool wide = (p->z.attributes & ZYDIS_ATTRIB_HAS_REX) && p->z.raw.rex.W;
+    if (p->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)
         emit8(&w->e, 0x66);
-    if (how & (EMIT_W | EMIT_REX) || reg & 8)
-        emit8(&w->e, 0x40 | (how & EMIT_W ? 8 : 0) | (reg >> 3));
-    if (how & EMIT_0F)
+    if (wide || operand->size == 8 || reg & 8)
+        emit8(&w->e, 0x40 | (wide ? 8 : 0) | (reg >> 3));
+    if (p->z.opcode_map == ZYDIS_OPCODE_MAP_0F)
         emit8(&w->e, 0x0F);
     emit8(&w->e, (p->z.opcode & 0xF8u) | (reg & 7));
-    copy_immediate(w, p);
+    for (unsigned i = 0; i < p->z.raw.imm[0].size / 8u; i++)
+        emit8(&w->e, p->bytes[p->z.raw.imm[0].offset + i]);
     emit_put(w, plan_gpr(operand), reg);
+    flags_written(w);
 }
 
 void translate_lea(struct work *w, const struct planned *p)
 {
-    ZydisDecodedOperand memory = *p->memory;
-    unsigned guest = plan_gpr(&p->operand[0]);
-    memory.mem.segment = ZYDIS_REGISTER_DS;             /* LEA knows no segments */
-    emit_address(w, &memory);
+    unsigned to = host_register(plan_gpr(&p->operand[0]));
+    registers_written(w);
+    if (to == HOST_NONE)
+        to = S1;
+    emit_effective(w, p->memory, to);
     if (p->operand[0].size == 32)
-        emit_insn(&w->e, 0, 0x8B, S1, rm_reg(S1), 0);
-    emit_set(w, guest, S1);
+        emit_insn(&w->e, 0, 0x8B, to, rm_reg(to), 0);
+    emit_put(w, plan_gpr(&p->operand[0]), to);
 }
 
 /* --- the stack --- */
@@ -99,31 +184,44 @@ void translate_lea(struct work *w, const struct planned *p)
 void translate_push(struct work *w, const struct planned *p)
 {
     const ZydisDecodedOperand *operand = &p->operand[0];
-    emit_lea(&w->e, S1, rm_mem(R14, -8));
-    emit_check(w, 8, MMU_WRITE, false);
+    struct rm rm = emit_stack(w, RSP, -8, MMU_WRITE);
+    unsigned from = S3;
+    if (operand->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+        from = emit_get(w, plan_gpr(operand), w->window ? S1 : S3);
+    if (w->window)
+        emit_may_trap(w);
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        emit_insn(&w->e, EMIT_W, 0xC7, 0, rm_mem(S1, 0), 4);
+        emit_insn(&w->e, EMIT_W, 0xC7, 0, rm, 4);
         emit32(&w->e, (uint32_t)operand->imm.value.s);
     } else {
-        emit_store(&w->e, rm_mem(S1, 0), emit_get(w, plan_gpr(operand), S3));
+        emit_store(&w->e, rm, from);
     }
     emit_move_rsp(w, -8);
 }
 
 void translate_pop(struct work *w, const struct planned *p)
 {
-    unsigned guest = plan_gpr(&p->operand[0]);
-    emit_move(&w->e, S1, R14);
-    emit_check(w, 8, MMU_READ, false);
-    emit_load(&w->e, S3, rm_mem(S1, 0));
-    emit_move_rsp(w, 8);
-    emit_set(w, guest, S3);
+    unsigned guest = plan_gpr(&p->operand[0]), to = host_register(guest);
+    struct rm rm = emit_stack(w, RSP, 0, MMU_READ);
+    registers_written(w);
+    if (to == HOST_NONE)
+        to = S1;
+    if (w->window)
+        emit_may_trap(w);
+    emit_load(&w->e, to, rm);
+    if (guest != RSP)
+        emit_move_rsp(w, 8);
+    emit_put(w, guest, to);
 }
 
 void translate_leave(struct work *w, const struct planned *p)
 {
-    emit_move(&w->e, S1, RBP);
-    emit_check(w, 8, MMU_READ, false);
+    struct rm rm = emit_stack(w, RBP, 0, MMU_READ);
+    registers_written(w);
+    if (w->window)
+        emit_may_trap(w);
+    emit_load(&w->e, S1, rm);
     emit_lea(&w->e, R14, rm_mem(RBP, 8));
-    emit_load(&w->e, RBP, rm_mem(S1, 0));
+    emit_move(&w->e, RBP, S1);
+    w->addend_of = NO_ADDEND;
 }

@@ -1,6 +1,7 @@
 /*
- * Making the code of one block: what its instructions are (scan.c), short sequences (sequence.c), one instruction of each kind
- * (insn_plain.c, insn_branch.c), the whole (translate.c).
+ * Making the code of one trace: which blocks (trace.c), what their instructions are (scan.c), where the flags are (flags.c), how
+ * memory is reached (memory.c), what the interpreter does instead (sites.c), one instruction of each kind (insn_plain.c,
+ * insn_branch.c), the whole (translate.c).
  */
 #ifndef DOPPEL_DBT_PLAN_H
 #define DOPPEL_DBT_PLAN_H
@@ -10,7 +11,7 @@
 #include "engine/dbt/dbt.h"
 #include "engine/interp/bind.h"
 
-/* Scratch registers. */
+/* Scratch registers. With windows S3 holds the table of windows; what uses it for something else brings that back. */
 enum { S1 = R10, S2 = R11, S3 = R15 };
 enum { CC_Z = 4, CC_NZ = 5, CC_S = 8 };
 
@@ -39,95 +40,146 @@ enum kind {
     KIND_JCC, KIND_JMP, KIND_CALL, KIND_RET,
 };
 
-enum { VISIBLE_MAX = 5 };
+/* What comes behind a branch in the trace. */
+enum follows { FOLLOWS_NOTHING, FOLLOWS_NEXT, FOLLOWS_TARGET };
 
 struct planned {
+    const struct op *op;
+    uint64_t block_rip;     /* of the interpreter's block */
+    uint64_t rip, next_rip;
     enum kind kind;
+    enum follows follows;
     bool reads_flags;       /* needs them: tests some, or leaves some as they are */
     bool writes_flags;
+    bool flags_needed;      /* behind it: somebody reads them, may fault, or leaves, before all are written anew */
+    bool simd;              /* vector state must be live */
+    bool may_trap;          /* the host may fault although the address is good */
+    bool may_fault;         /* leaves to the interpreter, for one reason or another */
+    uint16_t writes;        /* guest general registers, hidden operands included */
+    int32_t adjust;         /* not 0: all it does to operand 0, a 64-bit register, is to add this */
     ZydisDecodedInstruction z;
-    ZydisDecodedOperand operand[VISIBLE_MAX];
+    ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
     const ZydisDecodedOperand *memory;
     uint8_t bytes[INSN_LENGTH_MAX];
 };
 
-enum { SLOW_MAX = 4 * BLOCK_OPS_MAX, EDGES_MAX = 4 };
+enum { TRACE_MAX = 96, TRACE_BLOCKS = 16, SLOW_MAX = 4 * TRACE_MAX, EDGES_MAX = 2 * TRACE_BLOCKS + 2, TRAPS_MAX = 2 * TRACE_MAX };
+enum { NO_REPLAY = 0xFFFF };
 
 /* A jump out of the line to a site, and where it comes back. */
 struct slow {
-    uint8_t *field;
+    uint8_t *field;         /* NULL: reached by a trap */
+    struct trap *trap;
     struct site *site;
     const uint8_t *back;    /* NULL: the site leaves */
+    bool in_memory;         /* the flags before */
+    uint16_t replay;
     bool flags;             /* wanted in H when it comes back */
 };
 
-/* A jump to another block. */
+/* A jump to another trace. */
 struct edge {
     uint8_t *field;
     uint64_t target;
+    unsigned done;          /* instructions of this trace that have run */
 };
 
 struct work {
     struct emitter e;
     struct dbt *dbt;
+    struct vcpu *vcpu;
     struct translation *t;
-    const struct block *block;
-    unsigned i;                         /* the present instruction */
+    bool user, window;
+    bool simd;                          /* the trace has vector instructions that are copied */
+    unsigned i, count;                  /* the present instruction; all of them */
     struct site *site;                  /* its site, once there is one */
     bool in_host, in_memory;            /* where the guest's flags are: H, M */
-    unsigned slow_count, slow_first, edge_count;
+    uint16_t replay;                    /* the instruction that makes them again, or NO_REPLAY */
+    unsigned addend_of;                 /* with windows: whose is in S2, NO_ADDEND: nobody's */
+    int32_t drift;                      /* how far that register has moved since */
+    unsigned slow_count, slow_first, edge_count, trap_count, trap_first;
     struct slow slow[SLOW_MAX];
     struct edge edge[EDGES_MAX];
-    struct planned plan[BLOCK_OPS_MAX + 1];
+    struct trap trap[TRAPS_MAX];
+    struct planned plan[TRACE_MAX];
 };
 
-static inline uint64_t next_rip(const struct work *w)
-{
-    return w->t->rip + w->block->op[w->i].where + w->block->op[w->i].length;
-}
+static inline struct planned *present(struct work *w) { return &w->plan[w->i]; }
+
+/* --- trace.c --- */
+/* Fills w->plan, w->count and what the translation knows of its bytes. */
+void trace_form(struct work *w, struct block *block);
 
 /* --- scan.c --- */
-void plan_insn(const struct work *w, const struct vcpu *vcpu, const struct op *op, const uint8_t *code, struct planned *p);
-/* Is every status flag written before anything looks at them or may fault? */
-bool plan_flags_dead(const struct work *w);
+/* Knows p->op, p->rip. */
+void plan_insn(const struct work *w, struct planned *p, const uint8_t *code);
+/* Sets flags_needed everywhere; true: at the entry they are not. */
+bool plan_flags(struct work *w);
 
-/* --- sequence.c --- */
+/* --- flags.c --- */
 /* H to AX, as flags.h packs them, and back. */
 void emit_pack_flags(struct emitter *e);
 void emit_unpack_flags(struct emitter *e);
-/* ADD, OR ... of a sign-extended constant, 64 bits. */
-void emit_alu_constant(struct emitter *e, unsigned alu, unsigned reg, int32_t value);
-/* `to` = the TLB entry of the linear address in `gla`; clobbers flags. */
-void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_field);
+/* M to H; clobbers S3. */
+void emit_flags_to_host(struct work *w);
 void want_flags_in_memory(struct work *w);
 void want_flags_in_host(struct work *w);
-/* For an indirect jump: AX and saved_rax. */
-void want_flags_in_rax(struct work *w);
-/* S1 = the linear address. */
-void emit_address(struct work *w, const ZydisDecodedOperand *memory);
-/* S1, a linear address, becomes the host address; a miss goes to the site. Clobbers S2, S3. */
-void emit_check(struct work *w, unsigned size, enum mmu_use use, bool locked);
+/* H is about to be overwritten, by code of ours that may leave. */
+void lose_host_flags(struct work *w);
+/* The present instruction is about to write its registers. */
+void registers_written(struct work *w);
+/* It has been emitted. */
+void flags_written(struct work *w);
+void emit_replay(struct work *w, unsigned from);
+
+/* --- memory.c --- */
+/* `to` = the TLB entry of the linear address in `gla`; clobbers flags. */
+void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_field);
+/* How the host reaches the operand; what may fault comes after emit_may_trap. May use all scratch registers meanwhile. */
+struct rm emit_memory(struct work *w, const ZydisDecodedOperand *memory, unsigned size, enum mmu_use use, bool locked);
+/* The same of [RSP + offset] or another host register, for 8 bytes. */
+struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_use use);
+/* The effective address into a register, by LEA or moves. */
+void emit_effective(struct work *w, const ZydisDecodedOperand *memory, unsigned to);
+/* All in one register, S1, so that S2 is free. */
+struct rm emit_fold(struct work *w, struct rm rm);
+/* Scratch registers that are free beside `rm`, in order. */
+unsigned scratch_beside(const struct rm *rm, unsigned n);
+/* S3 was used for something else. */
+void emit_context_back(struct work *w);
+
+/* --- sites.c --- */
 /* A conditional jump to the present instruction's site. */
 void emit_slow(struct work *w, unsigned cc);
-/* At the end of the block: where slow jumps lead. */
+void emit_slow_jump(struct work *w);
+/* The next host instruction may fault. */
+void emit_may_trap(struct work *w);
+/* At the end of the trace: where slow jumps lead. */
 void emit_slow_paths(struct work *w);
 /* The site itself. */
 void emit_site(struct work *w);
-/* The slow jumps of the present instruction come back here. */
+/* The slow jumps and traps of the present instruction come back here. */
 void close_slow(struct work *w);
+
+/* --- encode.c --- */
+/* The instruction with another opcode (or its own), registers and memory operand. */
+void emit_copy(struct emitter *e, const struct planned *p, unsigned opcode, unsigned reg, unsigned vvvv, struct rm rm);
+
+/* --- insn_plain.c --- */
+void emit_alu_constant(struct emitter *e, unsigned alu, unsigned reg, int32_t value);
 /* The register itself, or `scratch` with its value. */
 unsigned emit_get(struct work *w, unsigned guest, unsigned scratch);
 void emit_put(struct work *w, unsigned guest, unsigned from);
 void emit_set(struct work *w, unsigned guest, unsigned from);
 void emit_move_rsp(struct work *w, int32_t by);
-
-/* --- insn_plain.c, insn_branch.c --- */
 void translate_modrm(struct work *w, const struct planned *p);
 void translate_opcode_reg(struct work *w, const struct planned *p);
 void translate_lea(struct work *w, const struct planned *p);
 void translate_push(struct work *w, const struct planned *p);
 void translate_pop(struct work *w, const struct planned *p);
 void translate_leave(struct work *w, const struct planned *p);
+
+/* --- insn_branch.c --- */
 void translate_jcc(struct work *w, const struct planned *p);
 void translate_jmp(struct work *w, const struct planned *p);
 void translate_call(struct work *w, const struct planned *p);
@@ -136,10 +188,31 @@ void translate_ret(struct work *w, const struct planned *p);
 void translate_goto(struct work *w, uint64_t target);
 void close_edges(struct work *w);
 
+static inline bool plan_is_gpr(const ZydisDecodedOperand *operand)
+{
+    if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER)
+        return false;
+    switch (ZydisRegisterGetClass(operand->reg.value)) {
+    case ZYDIS_REGCLASS_GPR8: case ZYDIS_REGCLASS_GPR16: case ZYDIS_REGCLASS_GPR32: case ZYDIS_REGCLASS_GPR64:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* AH, CH, DH, BH. */
+static inline bool plan_is_high_byte(const ZydisDecodedOperand *operand)
+{
+    return operand->type == ZYDIS_OPERAND_TYPE_REGISTER && operand->reg.value >= ZYDIS_REGISTER_AH &&
+           operand->reg.value <= ZYDIS_REGISTER_BH;
+}
+
 /* The GPR's number, by encoding order. Among byte registers Zydis counts AH to BH as 4 to 7. */
 static inline unsigned plan_gpr(const ZydisDecodedOperand *operand)
 {
     unsigned id = (unsigned)ZydisRegisterGetId(operand->reg.value);
+    if (plan_is_high_byte(operand))
+        return id - 4;
     return ZydisRegisterGetClass(operand->reg.value) == ZYDIS_REGCLASS_GPR8 && id >= 8 ? id - 4 : id;
 }
 

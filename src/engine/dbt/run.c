@@ -1,34 +1,20 @@
-/* The engine: the interpreter's run function, with translated blocks in the place of hot ones. */
+/* The engine: the interpreter's run function, with translations in the place of hot blocks. */
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/gs.h"
 #include "engine/dbt/hot.h"
+#include "mmu/window.h"
 
 enum { DROPS_MAX = 12 };
+#define BUDGET_LARGE (INT64_MAX / 2)            /* more than any number that somebody asked for */
 
 typedef struct link *enter_fn(const uint8_t *code);
 
-static struct link *enter(struct vcpu *vcpu, struct dbt *dbt, const struct translation *t)
+static struct link *enter(struct vcpu *vcpu, struct dbt *dbt, const uint8_t *code)
 {
     dbt->flags = flags_pack(vcpu->rflags);
-    struct link *link = ((enter_fn *)dbt->enter)(t->indirect_entry);
+    struct link *link = ((enter_fn *)dbt->enter)(code);
     flags_set(vcpu, dbt->flags);
     return link;
-}
-
-/* The host address of the code at rip, NULL if the TLB does not say. */
-static const uint8_t *host_code(const struct vcpu *vcpu)
-{
-    const struct tlb_entry *entry = &vcpu->tlb_code->entry[tlb_index(vcpu->rip)];
-    if (unlikely(entry->tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK)))
-        return NULL;
-    return (const uint8_t *)(vcpu->rip + entry->addend);
-}
-
-static struct translation *find_jump(struct vcpu *vcpu, struct dbt *dbt)
-{
-    const struct jump *jump = dbt_jump(dbt, vcpu->rip);
-    const uint8_t *host = host_code(vcpu);
-    return host && jump->host == (uintptr_t)host && jump->rip == vcpu->rip ? jump->translation : NULL;
 }
 
 /* Each drop of code in a page doubles the runs that its blocks must make before they are translated again. */
@@ -43,12 +29,11 @@ static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, st
 {
     if (!is_hot(dbt, block))
         return NULL;
-    struct translation *t = dbt_find(dbt, block->gpa, vcpu->rip);
+    struct translation *t = dbt_find(dbt, block->gpa, vcpu->rip, dbt->mode);
     if (!t)
         t = dbt_translate(vcpu, dbt, block);
-    const uint8_t *host = host_code(vcpu);
-    if (t && host)
-        dbt_remember_jump(dbt, t, host);
+    if (t)
+        dbt_remember_jump(vcpu, dbt, t);
     return t;
 }
 
@@ -70,44 +55,77 @@ static bool translatable(const struct interp *interp)
     return (interp->key & KEY_MODE) == MODE_LONG64 && !(interp->key & KEY_ALIGNMENT);
 }
 
+/* SDM1 §13.1 to §13.5, SDM3 §13.1: what must hold before a vector instruction may run without a fault. */
+static enum simd_level simd_level(const struct vcpu *vcpu)
+{
+    if ((vcpu->cr0 & (CR0_EM | CR0_TS)) || !(vcpu->cr4 & CR4_OSFXSR))
+        return SIMD_NONE;
+    if (!(vcpu->cr4 & CR4_OSXSAVE) || (vcpu->xcr0 & (XCR0_SSE | XCR0_AVX)) != (XCR0_SSE | XCR0_AVX))
+        return SIMD_SSE;
+    return (vcpu->xcr0 & XCR0_AVX512) == XCR0_AVX512 ? SIMD_AVX512 : SIMD_AVX;
+}
+
+/* Before translated code is looked for: which, and where. */
+static void set_mode(struct vcpu *vcpu, struct dbt *dbt)
+{
+    bool exact = dbt->interp.left < BUDGET_LARGE;
+    if (exact != dbt->exact) {
+        dbt_flush(dbt);
+        dbt->exact = exact;
+    }
+    uintptr_t table = vcpu->cpl == 3 ? window_table(vcpu) : 0;
+    dbt->context = table + WINDOW_BIAS;
+    dbt->mode = (uint8_t)((vcpu->cpl == 3 ? MODE_USER : 0) | (table ? MODE_WINDOW : 0) | simd_level(vcpu) << MODE_SIMD_SHIFT);
+    dbt_pick_jumps(vcpu, dbt);
+}
+
+/* The code to run at rip; NULL: a block was interpreted, or none can be (*stop). */
+static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link *link, bool *stop)
+{
+    struct interp *interp = &dbt->interp;
+    struct block *block = interp_next_block(vcpu, interp);
+    *stop = true;
+    if (unlikely(!block)) {
+        interp->changed = true;
+        return NULL;
+    }
+    const uint8_t *code = dbt->code;
+    if (dbt->flushes != interp->cache->flushes)
+        dbt_flush(dbt);
+    struct translation *t = translation_of(vcpu, dbt, block);
+    if (t && likely(interp->left >= t->count)) {
+        if (link && dbt->code >= code)          /* else all was flushed, the link too */
+            dbt_link(dbt, link, t);
+        interp->link_from = NULL;
+        return t->entry;
+    }
+    *stop = interp->left < block->count;
+    if (!*stop)
+        interpret(vcpu, dbt, block);
+    return NULL;
+}
+
 static void run_blocks(struct vcpu *vcpu, struct interp *interp)
 {
     struct dbt *dbt = dbt_of(vcpu);
     struct link *link = NULL;
+    bool stop = false;
     if (!translatable(interp)) {
         interp_run_blocks(vcpu, interp);
         return;
     }
     gs_point_at(vcpu, dbt->gs_instruction);
-    while (!atomic_load_explicit(&vcpu->request, memory_order_relaxed) && !interp->changed) {
-        struct translation *t = find_jump(vcpu, dbt);
-        if (!t) {
-            struct block *block = interp_next_block(vcpu, interp);
-            if (unlikely(!block)) {
-                interp->changed = true;
-                return;
-            }
-            const uint8_t *code = dbt->code;
-            if (dbt->flushes != interp->cache->flushes)
-                dbt_flush(dbt);
-            t = translation_of(vcpu, dbt, block);
-            if (dbt->code < code)
-                link = NULL;            /* everything was flushed, links too */
-            if (!t) {
-                link = NULL;
-                if (unlikely(interp->left < block->count))
-                    return;
-                interpret(vcpu, dbt, block);
-                continue;
-            }
-        }
-        interp->link_from = NULL;
-        if (link)
-            dbt_link(dbt, link, t);
-        if (unlikely(interp->left < t->count))
-            return;
-        link = enter(vcpu, dbt, t);
+    dbt_traps_for(dbt);
+    set_mode(vcpu, dbt);
+    int64_t left = interp->left;
+    while (!atomic_load_explicit(&vcpu->request, memory_order_relaxed) && !interp->changed && !stop) {
+        const uint8_t *code = link || dbt->exact ? NULL : dbt_find_jump(dbt, vcpu->rip);
+        if (!code)
+            code = find_code(vcpu, dbt, link, &stop);
+        link = code ? enter(vcpu, dbt, code) : NULL;
     }
+    if (dbt->mode & MODE_USER)
+        window_account(vcpu, (uint64_t)(left - interp->left));
 }
 
 void dbt_set_hot(struct vcpu *vcpu, unsigned runs) { dbt_of(vcpu)->hot = runs; }
@@ -131,6 +149,7 @@ static void dbt_detach(struct vcpu *vcpu)
     struct dbt *dbt = vcpu->engine_state;
     if (!dbt)
         return;
+    dbt_traps_for(NULL);
     interp_fini(vcpu, &dbt->interp);
     dbt_destroy(dbt);
 }
@@ -140,7 +159,7 @@ static bool dbt_attach(struct vcpu *vcpu)
     struct dbt *dbt = dbt_create();
     if (!dbt)
         return false;
-    if (!interp_init(vcpu, &dbt->interp)) {
+    if (!interp_init(vcpu, &dbt->interp) || !dbt_install_traps()) {
         dbt_destroy(dbt);
         return false;
     }

@@ -1,43 +1,31 @@
 /* What an instruction is, for the translator. */
 #include "engine/dbt/plan.h"
 
-static bool general_register(const ZydisDecodedOperand *operand)
-{
-    switch (ZydisRegisterGetClass(operand->reg.value)) {
-    case ZYDIS_REGCLASS_GPR8: case ZYDIS_REGCLASS_GPR16: case ZYDIS_REGCLASS_GPR32: case ZYDIS_REGCLASS_GPR64:
-        return true;
-    default:
-        return false;
-    }
-}
-
-static bool high_byte(const ZydisDecodedOperand *operand)
-{
-    return operand->type == ZYDIS_OPERAND_TYPE_REGISTER && operand->reg.value >= ZYDIS_REGISTER_AH &&
-           operand->reg.value <= ZYDIS_REGISTER_BH;
-}
+#include "engine/interp/native.h"
 
 static bool is_stack_pointer(const ZydisDecodedOperand *operand)
 {
-    return operand->type == ZYDIS_OPERAND_TYPE_REGISTER && general_register(operand) && !high_byte(operand) &&
-           plan_gpr(operand) == RSP;
+    return plan_is_gpr(operand) && !plan_is_high_byte(operand) && plan_gpr(operand) == RSP;
 }
 
-/* Only general registers, constants and at most one memory operand with 64-bit addresses. */
-static bool operands_fit(struct planned *p)
+/* At most one memory operand, with 64-bit addresses, at a plain address. */
+static bool memory_fits(struct planned *p)
 {
-    for (unsigned i = 0; i < p->z.operand_count_visible; i++) {
-        const ZydisDecodedOperand *o = &p->operand[i];
-        if (o->type == ZYDIS_OPERAND_TYPE_MEMORY)
-            p->memory = o;
-        else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && !general_register(o))
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
+        if (p->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            p->memory = &p->operand[i];
+    return !p->memory || (p->z.address_width == 64 && p->memory->mem.type != ZYDIS_MEMOP_TYPE_VSIB &&
+                          p->memory->mem.disp.value == (int32_t)p->memory->mem.disp.value);
+}
+
+/* Only general registers, constants and memory. */
+static bool is_general(const struct planned *p)
+{
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
+        if (p->operand[i].type == ZYDIS_OPERAND_TYPE_POINTER ||
+            (p->operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER && !plan_is_gpr(&p->operand[i])))
             return false;
-        else if (o->type != ZYDIS_OPERAND_TYPE_REGISTER && o->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
-            return false;
-    }
-    if (p->memory && p->z.address_width != 64)
-        return false;
-    return !p->memory || p->memory->mem.disp.value == (int32_t)p->memory->mem.disp.value;
+    return true;
 }
 
 /* AH and its kin cannot be named in an instruction with REX. */
@@ -58,7 +46,7 @@ static enum kind copied(const struct planned *p)
                            ZYDIS_ATTRIB_HAS_XRELEASE))
         return KIND_SITE;
     for (unsigned i = 0; i < p->z.operand_count_visible; i++) {
-        high |= high_byte(&p->operand[i]);
+        high |= plan_is_high_byte(&p->operand[i]);
         opcode_reg |= p->operand[i].encoding == ZYDIS_OPERAND_ENCODING_OPCODE;
     }
     if (high)
@@ -70,7 +58,7 @@ static enum kind copied(const struct planned *p)
     return opcode_reg ? KIND_OPCODE_REG : KIND_VERBATIM;
 }
 
-static enum kind branch(const struct planned *p, const struct op *op, enum kind kind)
+static enum kind branch(const struct planned *p, enum kind kind)
 {
     bool near = p->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR || p->z.meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT;
     if (!near || (p->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE))
@@ -78,16 +66,50 @@ static enum kind branch(const struct planned *p, const struct op *op, enum kind 
     if (kind == KIND_RET)
         return KIND_RET;
     if (p->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-        return op->flags & OP_NEAR ? kind : KIND_SITE;
-    if (p->operand[0].type == ZYDIS_OPERAND_TYPE_REGISTER && is_stack_pointer(&p->operand[0]))
+        return p->op->flags & OP_NEAR ? kind : KIND_SITE;
+    if (is_stack_pointer(&p->operand[0]))
         return KIND_SITE;
     return kind;
 }
 
-static enum kind kind_of(const struct planned *p, const struct vcpu *vcpu, const struct op *op)
+/* What the interpreter itself runs on the host's processor is copied where its state can stay there. */
+static enum kind native(struct planned *p, const struct vcpu *vcpu, const struct native_stub *stub)
+{
+    switch (p->z.mnemonic) {
+    case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2: case ZYDIS_MNEMONIC_PREFETCHNTA:
+    case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCH:
+        return KIND_NOTHING;
+    case ZYDIS_MNEMONIC_LFENCE: case ZYDIS_MNEMONIC_SFENCE: case ZYDIS_MNEMONIC_MFENCE:
+        return native_copies(vcpu, stub) == NATIVE_COPY_NOT ? KIND_SITE : KIND_VERBATIM;
+    default:
+        break;
+    }
+    enum native_copy how = native_copies(vcpu, stub);
+    if (how == NATIVE_COPY_NOT)
+        return KIND_SITE;
+    for (unsigned i = 0; i < p->z.operand_count; i++)
+        if (plan_is_high_byte(&p->operand[i]))
+            return KIND_SITE;
+    p->simd = how == NATIVE_COPY_VECTOR;
+    p->may_trap = true;                 /* floating point, and alignment */
+    return p->z.attributes & ZYDIS_ATTRIB_HAS_MODRM ? KIND_MODRM : KIND_VERBATIM;
+}
+
+static enum kind kind_of(struct planned *p, const struct vcpu *vcpu)
 {
     bool wide = !(p->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
+    const struct native_stub *stub = op_native_stub(p->op);
+    if (stub)
+        return native(p, vcpu, stub);
+    if (p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !is_general(p))
+        return KIND_SITE;
     switch (p->z.mnemonic) {
+    case ZYDIS_MNEMONIC_DIV: case ZYDIS_MNEMONIC_IDIV:
+        p->may_trap = true;
+        return copied(p);
+    case ZYDIS_MNEMONIC_CMPXCHG8B: case ZYDIS_MNEMONIC_CMPXCHG16B:
+        p->may_trap = true;
+        return x86_has(vcpu, p->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B ? FEATURE_CX8 : FEATURE_CMPXCHG16B) ? copied(p) : KIND_SITE;
     case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_ADC: case ZYDIS_MNEMONIC_SBB: case ZYDIS_MNEMONIC_AND:
     case ZYDIS_MNEMONIC_SUB: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST:
     case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC: case ZYDIS_MNEMONIC_NEG: case ZYDIS_MNEMONIC_NOT:
@@ -123,18 +145,20 @@ static enum kind kind_of(const struct planned *p, const struct vcpu *vcpu, const
     case ZYDIS_MNEMONIC_LEAVE:
         return wide ? KIND_LEAVE : KIND_SITE;
     case ZYDIS_MNEMONIC_JMP:
-        return branch(p, op, KIND_JMP);
+        return branch(p, KIND_JMP);
     case ZYDIS_MNEMONIC_CALL:
-        return branch(p, op, KIND_CALL);
+        return branch(p, KIND_CALL);
     case ZYDIS_MNEMONIC_RET:
-        return branch(p, op, KIND_RET);
+        return branch(p, KIND_RET);
     case ZYDIS_MNEMONIC_JRCXZ: case ZYDIS_MNEMONIC_JECXZ:
         return KIND_SITE;
     default:
         return p->z.meta.category == ZYDIS_CATEGORY_COND_BR && (p->z.opcode & 0xF0) == (p->z.opcode_map == ZYDIS_OPCODE_MAP_0F ? 0x80 : 0x70)
-                   ? branch(p, op, KIND_JCC) : KIND_SITE;
+                   ? branch(p, KIND_JCC) : KIND_SITE;
     }
 }
+
+/* --- flags --- */
 
 /* Logical instructions leave AF undefined by the manual; processors clear it, so it is written all the same. */
 static uint32_t surely_written(const ZydisDecodedInstruction *z)
@@ -158,7 +182,7 @@ static bool may_keep_all(const ZydisDecodedInstruction *z)
     }
 }
 
-static void plan_flags(struct planned *p)
+static void plan_flags_of(struct planned *p)
 {
     const ZydisAccessedFlags *flags = p->z.cpu_flags;
     if (!flags)
@@ -169,47 +193,85 @@ static void plan_flags(struct planned *p)
                      (written && (surely_written(&p->z) != RFLAGS_STATUS || may_keep_all(&p->z)));
 }
 
-void plan_insn(const struct work *w, const struct vcpu *vcpu, const struct op *op, const uint8_t *code, struct planned *p)
+bool plan_flags(struct work *w)
 {
-    ZydisDecoderContext context;
-    const ZydisDecoder *decoder = decoder_zydis(&w->dbt->interp.cache->decoder[MODE_LONG64]);
-    p->kind = KIND_SITE;
-    p->memory = NULL;
-    p->reads_flags = p->writes_flags = false;
-    memcpy(p->bytes, code + op->where, op->length);
-    if (op->run == op_nop)
-        p->kind = KIND_NOTHING;
-    if (op->run == op_nop || op->run == op_undefined || op->run == op_too_long)
-        return;
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, &context, p->bytes, op->length, &p->z)) || p->z.length != op->length ||
-        p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || p->z.operand_count_visible > VISIBLE_MAX ||
-        !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->z, p->operand, p->z.operand_count_visible)))
-        return;
-    plan_flags(p);
-    if (operands_fit(p))
-        p->kind = kind_of(p, vcpu, op);
+    bool needed = true;
+    for (unsigned i = w->count; i-- > 0;) {
+        struct planned *p = &w->plan[i];
+        p->flags_needed = needed;
+        if (p->writes_flags && !p->reads_flags)
+            needed = false;
+        needed |= p->reads_flags || p->may_fault;
+    }
+    return needed;
 }
 
-static bool may_fault(const struct planned *p)
+/* --- registers --- */
+
+static void plan_writes_of(struct planned *p)
+{
+    for (unsigned i = 0; i < p->z.operand_count; i++)
+        if (plan_is_gpr(&p->operand[i]) && plan_writes(&p->operand[i]))
+            p->writes |= (uint16_t)(1u << plan_gpr(&p->operand[i]));
+    const ZydisDecodedOperand *to = &p->operand[0], *by = &p->operand[1];
+    if (p->z.operand_count_visible == 0 || !plan_is_gpr(to) || to->size != 64)
+        return;
+    switch (p->z.mnemonic) {
+    case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_SUB:
+        if (by->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+            p->adjust = (int32_t)(p->z.mnemonic == ZYDIS_MNEMONIC_ADD ? by->imm.value.s : -by->imm.value.s);
+        break;
+    case ZYDIS_MNEMONIC_INC: p->adjust = 1; break;
+    case ZYDIS_MNEMONIC_DEC: p->adjust = -1; break;
+    case ZYDIS_MNEMONIC_LEA:
+        if (by->mem.base == to->reg.value && by->mem.index == ZYDIS_REGISTER_NONE)
+            p->adjust = (int32_t)by->mem.disp.value;
+        break;
+    default:
+        break;
+    }
+}
+
+static bool leaves(const struct work *w, const struct planned *p)
 {
     switch (p->kind) {
-    case KIND_NOTHING: case KIND_VERBATIM: case KIND_OPCODE_REG: case KIND_LEA:
-        return false;
+    case KIND_NOTHING: case KIND_VERBATIM: case KIND_OPCODE_REG: case KIND_LEA: case KIND_JCC:
+        return p->may_trap;
     case KIND_MODRM:
-        return p->memory;
+        return p->memory || p->may_trap;
     default:
         return true;
     }
 }
 
-bool plan_flags_dead(const struct work *w)
+void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
 {
-    for (unsigned i = 0; i < w->block->count; i++) {
-        const struct planned *p = &w->plan[i];
-        if (may_fault(p) || p->reads_flags)
-            return false;
-        if (p->writes_flags)
-            return true;
+    ZydisDecoderContext context;
+    const ZydisDecoder *decoder = decoder_zydis(&w->dbt->interp.cache->decoder[MODE_LONG64]);
+    const struct op *op = p->op;
+    p->kind = KIND_SITE;
+    p->memory = NULL;
+    p->reads_flags = p->writes_flags = p->simd = p->may_trap = false;
+    p->may_fault = true;
+    p->writes = 0;
+    p->adjust = 0;
+    memcpy(p->bytes, code + op->where, op->length);
+    if (op->run == op_nop) {
+        p->kind = KIND_NOTHING;
+        p->may_fault = false;
     }
-    return false;
+    if (op->run == op_nop || op->run == op_undefined || op->run == op_too_long)
+        return;
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, &context, p->bytes, op->length, &p->z)) || p->z.length != op->length ||
+        !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->z, p->operand, p->z.operand_count)))
+        return;
+    plan_flags_of(p);
+    if (memory_fits(p))
+        p->kind = kind_of(p, w->vcpu);
+    if (p->kind == KIND_SITE) {         /* the interpreter keeps all of this itself, in M */
+        p->simd = p->may_trap = false;
+        return;
+    }
+    plan_writes_of(p);
+    p->may_fault = leaves(w, p);
 }

@@ -1,7 +1,9 @@
-/* The pieces of code that all translations share: the way in, the way out, the helper, the indirect jump. */
+/* The pieces of code that all translations share: the way in, the way out, the helpers, the end of a trap, vector state. */
 #include "engine/dbt/plan.h"
 
-/* RAX comes last in, first out where flags travel in AX. */
+#include "engine/interp/native.h"
+
+/* RAX goes last and comes back first: flags travel through it. */
 static const uint8_t homes[] = { RCX, RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13, RSP };
 static const uint8_t callee_saved[] = { RBX, RBP, R12, R13, R14, R15 };
 
@@ -11,10 +13,12 @@ static void spill(struct emitter *e)
         emit_store(e, rm_vcpu(GPR_OFFSET(homes[i])), host_register(homes[i]));
 }
 
-static void reload(struct emitter *e)
+/* R15 is of use to translations with windows only, but costs nothing. */
+static void reload(struct emitter *e, struct dbt *dbt)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(homes); i++)
         emit_load(e, host_register(homes[i]), rm_vcpu(GPR_OFFSET(homes[i])));
+    emit_load(e, S3, rm_data(&dbt->context));
 }
 
 static void emit_push(struct emitter *e, unsigned reg)
@@ -36,6 +40,141 @@ static void adjust_stack(struct emitter *e, int8_t by)
     emit_lea(e, RSP, (struct rm){ .kind = RM_MEMORY, .base = RSP, .index = HOST_NONE, .disp = by });
 }
 
+static void emit_call(struct emitter *e, uintptr_t function)
+{
+    emit_constant(e, RAX, function);
+    emit_insn(e, 0, 0xFF, 2, rm_reg(RAX), 0);
+}
+
+/* H to M, and RAX to its home. */
+static void save_rax_and_flags(struct emitter *e, struct dbt *dbt)
+{
+    emit_store(e, rm_vcpu(GPR_OFFSET(RAX)), RAX);
+    emit_pack_flags(e);
+    emit_store(e, rm_data(&dbt->flags), RAX);
+}
+
+static void restore_flags_and_rax(struct emitter *e, struct dbt *dbt)
+{
+    emit_load(e, RAX, rm_data(&dbt->flags));
+    emit_unpack_flags(e);
+    emit_load(e, RAX, rm_vcpu(GPR_OFFSET(RAX)));
+}
+
+/* --- vector state --- */
+
+/* VMOVUPS or MOVUPS of all that the host's registers hold, between register n and its home; no flags. */
+static void emit_vector(struct emitter *e, bool store, unsigned n)
+{
+    unsigned width = native_host_vector_bytes(), opcode = store ? 0x11 : 0x10;
+    struct rm home = rm_vcpu(offsetof(struct vcpu, fpu.zmm) + n * 64);
+    emit8(e, 0x65);
+    if (width == 64) {
+        emit8(e, 0x62);
+        emit8(e, (n & 8 ? 0 : 0x80u) | 0x60u | (n & 16 ? 0 : 0x10u) | 1);
+        emit8(e, 0x7C);
+        emit8(e, 0x48);
+    } else if (width == 32) {
+        emit8(e, 0xC5);
+        emit8(e, (n & 8 ? 0 : 0x80u) | 0x7C);
+    } else {
+        if (n & 8)
+            emit8(e, 0x44);
+        emit8(e, 0x0F);
+    }
+    emit8(e, opcode);
+    emit_modrm(e, n, &home, 0, true);
+}
+
+/* KMOVQ. */
+static void emit_mask(struct emitter *e, bool store, unsigned n)
+{
+    struct rm home = rm_vcpu(offsetof(struct vcpu, fpu.k) + n * 8);
+    emit8(e, 0x65);
+    emit8(e, 0xC4);
+    emit8(e, 0xE1);
+    emit8(e, 0xF8);
+    emit8(e, store ? 0x91 : 0x90);
+    emit_modrm(e, n, &home, 0, true);
+}
+
+static void emit_mxcsr(struct emitter *e, bool store, struct rm where)
+{
+    emit_insn(e, EMIT_0F, 0xAE, store ? 3 : 2, where, 0);
+}
+
+static struct rm guest_mxcsr(void)
+{
+    return rm_vcpu(offsetof(struct vcpu, fpu.fxsave) + 24);
+}
+
+static void emit_all_vectors(struct emitter *e, bool store, enum simd_level level)
+{
+    for (unsigned n = 0; n < (level == SIMD_AVX512 ? 32 : 16); n++)
+        emit_vector(e, store, n);
+    for (unsigned n = 0; level == SIMD_AVX512 && n < 8; n++)
+        emit_mask(e, store, n);
+}
+
+/* Called; touches no general register and no flags. */
+static void make_simd_load(struct emitter *e, struct dbt *dbt, enum simd_level level)
+{
+    dbt->simd_load[level] = emit_here(e);
+    emit_all_vectors(e, false, level);
+    emit_mxcsr(e, false, guest_mxcsr());
+    emit_insn(e, 0, 0xC7, 0, rm_data(&dbt->simd_live), 4);
+    emit32(e, level);
+    emit8(e, 0xC3);
+}
+
+/*
+ * RBX = the level that is live, which then is none: for the code of the compiler. Guest general registers have been spilled, and
+ * flags are in M.
+ */
+static void save_vectors(struct emitter *e, struct dbt *dbt)
+{
+    emit_insn(e, 0, 0x8B, RBX, rm_data(&dbt->simd_live), 0);
+    emit_insn(e, 0, 0x85, RBX, rm_reg(RBX), 0);
+    uint8_t *none = emit_jcc(e, CC_Z, emit_here(e));
+    uint8_t *low = NULL;
+    if (native_host_vector_bytes() == 64) {
+        emit_insn(e, 0, 0x83, ALU_CMP, rm_reg(RBX), 1);
+        emit8(e, SIMD_AVX512);
+        low = emit_jcc(e, CC_NZ, emit_here(e));
+        for (unsigned n = 16; n < 32; n++)
+            emit_vector(e, true, n);
+        for (unsigned n = 0; n < 8; n++)
+            emit_mask(e, true, n);
+        emit_target(e, low, emit_here(e));
+    }
+    emit_all_vectors(e, true, SIMD_AVX);
+    emit_mxcsr(e, true, guest_mxcsr());
+    emit_mxcsr(e, false, rm_data(&dbt->host_mxcsr));
+    if (native_host_vector_bytes() > 16) {
+        emit8(e, 0xC5);                                 /* vzeroupper: the compiler's code is SSE */
+        emit8(e, 0xF8);
+        emit8(e, 0x77);
+    }
+    emit_insn(e, 0, 0xC7, 0, rm_data(&dbt->simd_live), 4);
+    emit32(e, SIMD_NONE);
+    emit_target(e, none, emit_here(e));
+}
+
+/* What save_vectors found live becomes so again. */
+static void restore_vectors(struct emitter *e, struct dbt *dbt)
+{
+    uint8_t *done[SIMD_LEVELS];
+    for (enum simd_level level = SIMD_SSE; level < SIMD_LEVELS; level++) {
+        emit_insn(e, 0, 0x83, ALU_CMP, rm_reg(RBX), 1);
+        emit8(e, level);
+        done[level] = emit_jcc(e, CC_NZ, emit_here(e));
+        emit_jump(e, CALL, dbt->simd_load[level]);
+        emit_target(e, done[level], emit_here(e));
+    }
+}
+
+/* --- in and out --- */
+
 /* struct link *enter(const uint8_t *code): one return address and six registers leave the stack 8 bytes off 16. */
 static void make_enter(struct emitter *e, struct dbt *dbt)
 {
@@ -44,10 +183,8 @@ static void make_enter(struct emitter *e, struct dbt *dbt)
         emit_push(e, callee_saved[i]);
     adjust_stack(e, -8);
     emit_move(e, S1, RDI);
-    reload(e);
-    emit_load(e, S2, rm_vcpu(GPR_OFFSET(RAX)));
-    emit_store(e, rm_data(&dbt->saved_rax), S2);
-    emit_load(e, RAX, rm_data(&dbt->flags));
+    reload(e, dbt);
+    restore_flags_and_rax(e, dbt);
     emit_insn(e, 0, 0xFF, 4, rm_reg(S1), 0);
 }
 
@@ -65,15 +202,16 @@ static void make_leave(struct emitter *e, struct dbt *dbt)
 {
     dbt->leave = emit_here(e);
     emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
-    emit_store(e, rm_vcpu(GPR_OFFSET(RAX)), RAX);
-    emit_pack_flags(e);
-    emit_store(e, rm_data(&dbt->flags), RAX);
+    save_rax_and_flags(e, dbt);
     spill(e);
+    save_vectors(e, dbt);
     emit_move(e, RAX, S2);
     emit_return(e);
 }
 
-/* The helper returned false, or an indirect jump found nothing: leave, nothing to link. */
+/* --- sites --- */
+
+/* False: leave, nothing to link. */
 static bool run_site(struct vcpu *vcpu, const struct site *site)
 {
     struct dbt *dbt = dbt_of(vcpu);
@@ -82,15 +220,19 @@ static bool run_site(struct vcpu *vcpu, const struct site *site)
     dbt->mini->op[0] = site->op;
     dbt->mini->op[0].back = (uint16_t)((char *)&dbt->mini->op[0] - (char *)block);
     block->count = site->remaining;
-    vcpu->rip = site->translation->rip;
+    vcpu->rip = site->rip;
+    int64_t left = dbt->interp.left;
     struct block *next = site->op.run(vcpu, &dbt->mini->op[0]);
     dbt->interp.link_from = NULL;
     dbt->flags = flags_pack(vcpu->rflags);
-    if (next != block)
+    if (next != block) {
+        if (dbt->interp.left - left < site->remaining)          /* done, and not by a handler that uncounts the rest */
+            dbt->interp.left += site->remaining - 1;
         return false;
+    }
     if (likely(!site->translation->dropped))
         return true;
-    vcpu->rip = site->translation->rip + site->op.where + site->op.length;
+    vcpu->rip = site->rip + site->op.where + site->op.length;
     dbt->interp.left += site->remaining - 1;
     return false;
 }
@@ -100,22 +242,32 @@ static struct block *site_done(struct vcpu *vcpu, const struct op *op)
     return &dbt_of(vcpu)->mini->block;
 }
 
-/* Called; S1: the site; flags in M before and after. Returns only if the block goes on. */
-static void make_help(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
+/*
+ * Called, S1: the site; returns only if the trace goes on. `host`: flags are in H before, and behind it in H and M; else they
+ * are in M.
+ */
+static void make_help(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt, bool host)
 {
-    dbt->help = emit_here(e);
-    emit_store(e, rm_vcpu(GPR_OFFSET(RAX)), RAX);
+    *(host ? &dbt->help_host : &dbt->help) = emit_here(e);
+    if (host)
+        save_rax_and_flags(e, dbt);
+    else
+        emit_store(e, rm_vcpu(GPR_OFFSET(RAX)), RAX);
     spill(e);
+    save_vectors(e, dbt);
     emit_constant(e, RDI, (uintptr_t)vcpu);
     emit_move(e, RSI, S1);
-    emit_constant(e, RAX, (uintptr_t)run_site);
     adjust_stack(e, -8);
-    emit_insn(e, 0, 0xFF, 2, rm_reg(RAX), 0);
+    emit_call(e, (uintptr_t)run_site);
     adjust_stack(e, 8);
     emit_insn(e, 0, 0x84, RAX, rm_reg(RAX), 0);
     uint8_t *leave = emit_jcc(e, CC_Z, emit_here(e));
-    reload(e);
-    emit_load(e, RAX, rm_vcpu(GPR_OFFSET(RAX)));
+    restore_vectors(e, dbt);
+    reload(e, dbt);
+    if (host)
+        restore_flags_and_rax(e, dbt);
+    else
+        emit_load(e, RAX, rm_vcpu(GPR_OFFSET(RAX)));
     emit8(e, 0xC3);
     emit_target(e, leave, emit_here(e));
     adjust_stack(e, 8);
@@ -123,52 +275,42 @@ static void make_help(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
     emit_return(e);
 }
 
-/*
- * S1: the target, canonical; flags packed in AX, RAX in saved_rax. The fetch tag says that the page is mapped and may be fetched at
- * this privilege, and where it lies in the host: together with the linear address that names a translation.
- */
-static void make_indirect(struct emitter *e, struct dbt *dbt)
+/* Where the signal handler goes on: flags in H. */
+static void make_trap_entry(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
 {
-    uint8_t *miss[3];
-    dbt->indirect = emit_here(e);
-    emit_tlb_entry(e, S2, S1, offsetof(struct vcpu, tlb_code));
-    emit_move(e, S3, S1);
-    emit_alu_constant(e, ALU_AND, S3, -(int32_t)PAGE_SIZE);
-    emit_insn(e, EMIT_W, 0x3B, S3, rm_mem(S2, MMU_FETCH * 8), 0);
-    miss[0] = emit_jcc(e, CC_NZ, emit_here(e));
-    emit_load(e, S2, rm_mem(S2, offsetof(struct tlb_entry, addend)));
-    emit_insn(e, EMIT_W, 0x03, S2, rm_reg(S1), 0);
-    emit_insn(e, 0, 0x8B, S3, rm_reg(S1), 0);
-    emit_alu_constant(e, ALU_AND, S3, (1 << DBT_JUMP_BITS) - 1);
-    emit_insn(e, 0, 0xC1, 4, rm_reg(S3), 1);
-    emit8(e, 5);
-    emit_insn(e, EMIT_W, 0x03, S3, rm_data(&dbt->jumps), 0);
-    emit_insn(e, EMIT_W, 0x3B, S2, rm_mem(S3, offsetof(struct jump, host)), 0);
-    miss[1] = emit_jcc(e, CC_NZ, emit_here(e));
-    emit_insn(e, EMIT_W, 0x3B, S1, rm_mem(S3, offsetof(struct jump, rip)), 0);
-    miss[2] = emit_jcc(e, CC_NZ, emit_here(e));
-    emit_insn(e, 0, 0xFF, 4, rm_mem(S3, offsetof(struct jump, code)), 0);
-    for (unsigned i = 0; i < ARRAY_SIZE(miss); i++)
-        emit_target(e, miss[i], emit_here(e));
-    emit_store(e, rm_data(&dbt->flags), RAX);
-    emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
-    emit_load(e, RAX, rm_data(&dbt->saved_rax));
-    emit_store(e, rm_vcpu(GPR_OFFSET(RAX)), RAX);
+    dbt->trap_entry = emit_here(e);
+    save_rax_and_flags(e, dbt);
     spill(e);
+    save_vectors(e, dbt);
+    emit_constant(e, RDI, (uintptr_t)vcpu);
+    emit_call(e, (uintptr_t)dbt_run_trap);
+    emit_insn(e, EMIT_W, 0x85, RAX, rm_reg(RAX), 0);
+    uint8_t *leave = emit_jcc(e, CC_Z, emit_here(e));
+    emit_store(e, rm_data(&dbt->trap_back), RAX);
+    restore_vectors(e, dbt);
+    reload(e, dbt);
+    emit_load(e, S2, rm_data(&dbt->trap_addend));
+    restore_flags_and_rax(e, dbt);
+    emit_insn(e, 0, 0xFF, 4, rm_data(&dbt->trap_back), 0);
+    emit_target(e, leave, emit_here(e));
     emit_constant(e, RAX, 0);
     emit_return(e);
 }
-
-static_assert(sizeof(struct jump) == 32, "scaled by a shift");
 
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
 {
     struct emitter e = { .at = dbt->code, .shift = dbt->shift };
     dbt->mini->op[1] = (struct op){ .run = site_done };
     dbt->mini->block.gpa2 = BLOCK_DROPPED;
+    for (enum simd_level level = SIMD_SSE; level < SIMD_LEVELS; level++)
+        if (level != SIMD_AVX512 || native_host_vector_bytes() == 64)
+            make_simd_load(&e, dbt, level);
+        else
+            dbt->simd_load[level] = dbt->simd_load[SIMD_AVX];
     make_enter(&e, dbt);
     make_leave(&e, dbt);
-    make_help(&e, vcpu, dbt);
-    make_indirect(&e, dbt);
+    make_help(&e, vcpu, dbt, false);
+    make_help(&e, vcpu, dbt, true);
+    make_trap_entry(&e, vcpu, dbt);
     dbt->code = dbt->code_start = (uint8_t *)align_up((uintptr_t)e.at, 16);
 }

@@ -1,59 +1,88 @@
-/* A block of the interpreter becomes host code. */
+/* A trace becomes host code. */
 #include "engine/dbt/plan.h"
 
+/* Where the trace is left before its first instruction. */
+struct entry {
+    uint8_t *field[2];
+    unsigned fields;
+};
+
+static void leave_if(struct work *w, struct entry *entry, unsigned cc)
+{
+    entry->field[entry->fields++] = emit_jcc(&w->e, cc, emit_here(&w->e));
+}
+
 /*
- * Counts the block's instructions and looks at requests and the budget: leaves unless all is well. Where flags are alive nothing may
- * touch them: RCX carries the sum of the request and the sign of what is left.
+ * Counts the trace's instructions and looks at requests, and with an exact budget at what is left of it: leaves unless all is
+ * well. Where flags are alive nothing may touch them, and RCX carries what JRCXZ tests: the request, and the sign of what is left.
  */
-static uint8_t *emit_entry(struct work *w, bool flags_dead, uint8_t **second)
+static void emit_entry(struct work *w, bool flags_dead, struct entry *entry)
 {
     struct emitter *e = &w->e;
-    int32_t count = w->block->count;
-    *second = NULL;
+    int32_t count = (int32_t)w->count;
     if (flags_dead) {
         emit_insn(e, EMIT_W, 0x83, ALU_SUB, rm_data(&w->dbt->interp.left), 1);
-        emit8(e, (unsigned)count);
-        *second = emit_jcc(e, CC_S, emit_here(e));
+        emit8(e, w->count);
+        if (w->dbt->exact)
+            leave_if(w, entry, CC_S);
         emit_insn(e, 0, 0x83, ALU_CMP, rm_vcpu(offsetof(struct vcpu, request)), 1);
         emit8(e, 0);
-        return emit_jcc(e, CC_NZ, emit_here(e));
+        leave_if(w, entry, CC_NZ);
+        return;
     }
     emit_load(e, S1, rm_data(&w->dbt->interp.left));
     emit_lea(e, S1, rm_mem(S1, -count));
     emit_store(e, rm_data(&w->dbt->interp.left), S1);
-    emit_move(e, S3, RCX);
-    static const uint8_t pext_rcx[] = { 0xC4, 0xE2, 0xAA, 0xF5, 0x0D };         /* pext rcx, r10, [rip+disp] */
-    for (unsigned i = 0; i < sizeof(pext_rcx); i++)
-        emit8(e, pext_rcx[i]);
-    emit32(e, (uint32_t)((const uint8_t *)&w->dbt->sign - (emit_here(e) + 4)));
-    emit_insn(e, 0, 0x8B, S2, rm_vcpu(offsetof(struct vcpu, request)), 0);
-    emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S2 });
+    emit_move(e, S2, RCX);
+    if (w->dbt->exact) {
+        static const uint8_t pext_rcx[] = { 0xC4, 0xE2, 0xAA, 0xF5, 0x0D };     /* pext rcx, r10, [rip+disp] */
+        for (unsigned i = 0; i < sizeof(pext_rcx); i++)
+            emit8(e, pext_rcx[i]);
+        emit32(e, (uint32_t)((const uint8_t *)&w->dbt->sign - (emit_here(e) + 4)));
+        emit_insn(e, 0, 0x8B, S1, rm_vcpu(offsetof(struct vcpu, request)), 0);
+        emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
+    } else {
+        emit_insn(e, 0, 0x8B, RCX, rm_vcpu(offsetof(struct vcpu, request)), 0);
+    }
     emit8(e, 0xE3);                                     /* jrcxz over the jump */
     emit8(e, 5);
-    uint8_t *field = emit_jump(e, JUMP, emit_here(e));
-    emit_move(e, RCX, S3);
-    return field;
+    entry->field[entry->fields++] = emit_jump(e, JUMP, emit_here(e));
+    emit_move(e, RCX, S2);
 }
 
-static void emit_entry_exit(struct work *w, uint8_t *field, uint8_t *second, bool flags_dead)
+static void emit_entry_exit(struct work *w, const struct entry *entry, bool flags_dead)
 {
     struct emitter *e = &w->e;
-    emit_target(e, field, emit_here(e));
-    if (second)
-        emit_target(e, second, emit_here(e));
+    for (unsigned i = 0; i < entry->fields; i++)
+        emit_target(e, entry->field[i], emit_here(e));
     if (!flags_dead)
-        emit_move(e, RCX, S3);
+        emit_move(e, RCX, S2);
     emit_load(e, S1, rm_data(&w->dbt->interp.left));
-    emit_lea(e, S1, rm_mem(S1, w->block->count));
+    emit_lea(e, S1, rm_mem(S1, (int32_t)w->count));
     emit_store(e, rm_data(&w->dbt->interp.left), S1);
     emit_constant(e, S1, w->t->rip);
     emit_constant(e, S2, 0);
     emit_jump(e, JUMP, w->dbt->leave);
 }
 
+/* Vector state is loaded before the first instruction of a trace that has some; what it may use is part of the mode. */
+static void emit_live(struct work *w)
+{
+    struct emitter *e = &w->e;
+    emit_move(e, S2, RCX);
+    emit_insn(e, 0, 0x8B, RCX, rm_data(&w->dbt->simd_live), 0);
+    emit8(e, 0xE3);                                     /* jrcxz to the load */
+    emit8(e, 5);
+    uint8_t *live = emit_jump(e, JUMP, emit_here(e));
+    emit_jump(e, CALL, w->dbt->simd_load[w->t->mode >> MODE_SIMD_SHIFT]);
+    emit_target(e, live, emit_here(e));
+    emit_move(e, RCX, S2);
+
+}
+
 static void translate_insn(struct work *w)
 {
-    const struct planned *p = &w->plan[w->i];
+    const struct planned *p = present(w);
     w->site = NULL;
     switch (p->kind) {
     case KIND_NOTHING:
@@ -61,12 +90,12 @@ static void translate_insn(struct work *w)
     case KIND_VERBATIM:
         if (p->reads_flags)
             want_flags_in_host(w);
+        registers_written(w);
+        if (p->may_trap)
+            emit_may_trap(w);
         memcpy(w->e.at, p->bytes, p->z.length);
         w->e.at += p->z.length;
-        if (p->writes_flags) {
-            w->in_host = true;
-            w->in_memory = false;
-        }
+        flags_written(w);
         break;
     case KIND_MODRM: translate_modrm(w, p); break;
     case KIND_OPCODE_REG: translate_opcode_reg(w, p); break;
@@ -83,32 +112,44 @@ static void translate_insn(struct work *w)
     if (p->kind < KIND_JCC)
         close_slow(w);
     w->slow_first = w->slow_count;
+    w->trap_first = w->trap_count;
 }
 
-/* What the block's last op is: an instruction that ends it, or the pseudo-op that goes on behind it. */
-static bool falls_through(const struct block *block)
+static bool ends_by_itself(const struct planned *p)
 {
-    return block->op_count > block->count;
+    return p->kind >= KIND_JCC;
 }
 
-static void translate_block(struct work *w, bool flags_dead)
+static void translate_trace(struct work *w)
 {
-    uint8_t *second, *field;
-    w->t->indirect_entry = emit_here(&w->e);
-    emit_unpack_flags(&w->e);
-    emit_load(&w->e, RAX, rm_data(&w->dbt->saved_rax));
+    bool flags_dead = !plan_flags(w);
+    struct entry entry = { .fields = 0 };
     w->t->entry = emit_here(&w->e);
+    if (w->simd)
+        emit_live(w);
+    w->t->live_entry = emit_here(&w->e);
+    emit_entry(w, flags_dead, &entry);
     w->in_host = true;
     w->in_memory = false;
-    field = emit_entry(w, flags_dead, &second);
-    for (w->i = 0; w->i < w->block->count; w->i++)
+    w->replay = NO_REPLAY;
+    w->addend_of = NO_ADDEND;
+    for (w->i = 0; w->i < w->count; w->i++)
         translate_insn(w);
-    if (falls_through(w->block))
-        translate_goto(w, w->t->rip + w->block->bytes);
-    emit_insn(&w->e, EMIT_0F, 0x0B, 0, rm_reg(0), 0);   /* a last op never comes back */
+    if (!ends_by_itself(&w->plan[w->count - 1]))
+        translate_goto(w, w->plan[w->count - 1].next_rip);
+    emit_insn(&w->e, EMIT_0F, 0x0B, 0, rm_reg(0), 0);   /* the last instruction never comes back */
     emit_slow_paths(w);
     close_edges(w);
-    emit_entry_exit(w, field, second, flags_dead);
+    emit_entry_exit(w, &entry, flags_dead);
+}
+
+static void keep_traps(struct work *w)
+{
+    w->t->trap_count = w->trap_count;
+    if (!w->trap_count)
+        return;
+    w->t->trap = dbt_alloc(w->dbt, w->trap_count * sizeof(struct trap));
+    memcpy(w->t->trap, w->trap, w->trap_count * sizeof(struct trap));
 }
 
 struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
@@ -119,17 +160,23 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
     dbt_make_room(dbt);
     w->e = (struct emitter){ .at = dbt->code, .shift = dbt->shift };
     w->dbt = dbt;
-    w->block = block;
-    w->slow_count = w->slow_first = w->edge_count = 0;
-    for (unsigned i = 0; i < block->count; i++)
-        plan_insn(w, vcpu, &block->op[i], block_code(block), &w->plan[i]);
+    w->vcpu = vcpu;
+    w->user = dbt->mode & MODE_USER;
+    w->window = dbt->mode & MODE_WINDOW;
+    w->slow_count = w->slow_first = w->edge_count = w->trap_count = w->trap_first = 0;
     w->t = dbt_alloc(dbt, sizeof(*w->t));
     w->t->gpa = block->gpa;
     w->t->rip = vcpu->rip;
-    w->t->bytes = block->bytes;
-    w->t->count = block->count;
-    translate_block(w, plan_flags_dead(w));
+    w->t->mode = dbt->mode;
+    w->t->code = emit_here(&w->e);
+    trace_form(w, block);
+    w->simd = false;
+    for (unsigned i = 0; i < w->count; i++)
+        w->simd |= w->plan[i].simd;
+    translate_trace(w);
+    keep_traps(w);
     dbt->code = (uint8_t *)align_up((uintptr_t)w->e.at, 16);
     dbt_add(dbt, w->t);
+    counter_add(&vcpu->counters, COUNTER_translations, 1);
     return w->t;
 }

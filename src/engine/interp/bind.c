@@ -163,6 +163,11 @@ static struct block *op_native(struct vcpu *vcpu, const struct op *op)
     NEXT;
 }
 
+const struct native_stub *op_native_stub(const struct op *op)
+{
+    return op->run == op_native ? (const struct native_stub *)op->imm : NULL;
+}
+
 static enum bind_result bind_native(struct vcpu *vcpu, const struct insn *insn, struct op *op, const struct decoder *decoder)
 {
     ZydisDecodedInstruction z;

@@ -39,6 +39,10 @@ enum bind_result {
 enum bind_result bind_op(struct vcpu *vcpu, const struct insn *insn, struct op *op, unsigned where, uint32_t key,
                       const struct decoder *decoder);
 
+/* The stub of an instruction that is run natively (native.h), NULL of others. */
+struct native_stub;
+const struct native_stub *op_native_stub(const struct op *op);
+
 /* One element of INS and OUTS, for the repetition in ops_string.c. */
 bool ins_one(struct vcpu *vcpu, const struct op *op);
 bool outs_one(struct vcpu *vcpu, const struct op *op);

@@ -93,6 +93,7 @@ static bool make_stub(struct native_cache *cache, const struct vcpu *vcpu, const
     if (insn->mnemonic == ZYDIS_MNEMONIC_LZCNT || insn->mnemonic == ZYDIS_MNEMONIC_TZCNT) {
         /* Before there was LZCNT its F3 was ignored: it is BSR then. TZCNT likewise is BSF. */
         if (!native_offered(vcpu, insn, false)) {
+            stub->other_encoding = true;
             plain.raw.prefix_count = 0;
             plain.mnemonic = insn->mnemonic == ZYDIS_MNEMONIC_LZCNT ? ZYDIS_MNEMONIC_BSR : ZYDIS_MNEMONIC_BSF;
         }
@@ -168,11 +169,25 @@ static __attribute__((noinline)) bool check_fault(struct vcpu *vcpu, const struc
     return x86_raise(vcpu, VEC_NM);
 }
 
+static bool permitted(const struct vcpu *vcpu, const struct stub *stub)
+{
+    return !((vcpu->cr0 & (stub->cr0_ud | stub->cr0_nm)) | (~vcpu->cr4 & stub->cr4_need) | (~vcpu->xcr0 & stub->xcr0_need) |
+             (stub->not_real && vcpu->mode <= MODE_V86));
+}
+
+enum native_copy native_copies(const struct vcpu *vcpu, const struct native_stub *public)
+{
+    const struct stub *stub = stub_of(public);
+    bool plain = stub->handler == native_run_register || stub->handler == native_run_memory || stub->handler == native_run_masked;
+    if (!plain || stub->x87 || stub->other_encoding || !permitted(vcpu, stub))
+        return NATIVE_COPY_NOT;
+    return stub->cr0_nm ? NATIVE_COPY_VECTOR : NATIVE_COPY_GENERAL;
+}
+
 bool native_execute(struct vcpu *vcpu, const struct native_stub *public)
 {
     const struct stub *stub = stub_of(public);
-    if (unlikely((vcpu->cr0 & (stub->cr0_ud | stub->cr0_nm)) | (~vcpu->cr4 & stub->cr4_need) |
-                 (~vcpu->xcr0 & stub->xcr0_need) | (stub->not_real && vcpu->mode <= MODE_V86)))
+    if (unlikely(!permitted(vcpu, stub)))
         return check_fault(vcpu, stub);
     counter_add(&vcpu->counters, COUNTER_native_insns, 1);
     return stub->handler(vcpu, stub);

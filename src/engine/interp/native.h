@@ -38,6 +38,9 @@ enum native_verdict {
 struct native_cache *native_cache_create(void);
 void native_cache_destroy(struct native_cache *cache);
 
+/* Bytes of the widest vector register of this host: 16, 32 or 64. */
+unsigned native_host_vector_bytes(void);
+
 /* --- vCPU thread --- */
 
 /* Forgets every stub; none handed out before may be used again. */
@@ -57,6 +60,17 @@ enum native_verdict native_prepare(struct native_cache *cache, const struct vcpu
  * caller moves rip on. False: vcpu->pending holds the fault; state is as the manual wants it for that fault.
  */
 bool native_execute(struct vcpu *vcpu, const struct native_stub *stub);
+
+/*
+ * For a translator that keeps vector state in the processor and sees to the memory operand itself: may the instruction be copied into
+ * its code, in the present state of control registers?
+ */
+enum native_copy {
+    NATIVE_COPY_NOT,
+    NATIVE_COPY_GENERAL,        /* it knows general registers and memory only */
+    NATIVE_COPY_VECTOR,
+};
+enum native_copy native_copies(const struct vcpu *vcpu, const struct native_stub *stub);
 
 /*
  * x87 state stays in the host's processor between x87 instructions: this brings it back to vcpu->fpu. To be called on the

@@ -52,6 +52,7 @@ struct stub {
     native_code *code;
     /* Checks (SDM3 §2.5, SDM1 §13.5; SDM2 §2.4 and §2.8 exception classes): any of these makes check_fault look closer. */
     uint32_t cr0_ud, cr0_nm, cr4_need, xcr0_need;
+    bool other_encoding;        /* the stub runs another instruction than the guest wrote */
     bool not_real;              /* #UD in real-address and virtual-8086 mode */
     bool x87;                   /* uses x87 or MMX state */
     bool mmx;                   /* of these, MMX */
@@ -134,8 +135,6 @@ struct stub_plan {
 };
 /* Emits code for stub; false: the arena is full. */
 bool native_emit(struct native_arena *arena, struct stub *stub, const struct encoding *encoding, const struct stub_plan *plan);
-/* Bytes of the widest vector register of this host: 16, 32 or 64. */
-unsigned native_host_vector_bytes(void);
 
 /* --- native_class.c --- */
 bool native_is_mine(const ZydisDecodedInstruction *insn);

@@ -1,0 +1,83 @@
+/*
+ * Where indirect jumps look their targets up. An entry says: code at this linear address, in this context and mode, is that
+ * translation. It is made when the target was fetched through the MMU, and holds until the MMU says that a fetch of that page
+ * may now find something else (the epochs in mmu.h); then the whole table goes. So nothing is checked at the jump but the address.
+ *
+ * The supervisor has one table for all contexts, since a kernel's pages are global; if some are not, it goes with every change of
+ * context. User code has a table for each context.
+ */
+#include "engine/dbt/plan.h"
+
+#include "mmu/block.h"
+
+static void empty(struct jump_table *table)
+{
+    if (table->filled)
+        memset(table->minus_rip, 0, sizeof(table->minus_rip));
+    table->filled = table->local = false;
+}
+
+static bool holds(const struct jump_table *table, const struct mmu *mmu, uint8_t mode, bool supervisor)
+{
+    if (table->mode != mode || table->global_epoch != mmu->fetch_epoch)
+        return false;
+    if (supervisor && !table->local)
+        return true;
+    return table->context == mmu->context && table->epoch == mmu->context->fetch_epoch;
+}
+
+void dbt_pick_jumps(struct vcpu *vcpu, struct dbt *dbt)
+{
+    const struct mmu *mmu = vcpu->mmu;
+    bool supervisor = !(dbt->mode & MODE_USER);
+    struct jump_table *table = &dbt->tables[supervisor ? 0 : 1 + (mmu->context - mmu->contexts)];
+    if (unlikely(!holds(table, mmu, dbt->mode, supervisor))) {
+        empty(table);
+        if (supervisor)
+            dbt_unlink_far(dbt);
+    }
+    table->mode = dbt->mode;
+    table->context = mmu->context;
+    table->epoch = mmu->context->fetch_epoch;
+    table->global_epoch = mmu->fetch_epoch;
+    dbt->jumps = table;
+}
+
+/* Is the page of the code at rip global? False with the page not in the TLB, too. */
+static bool is_global(const struct vcpu *vcpu, uint64_t rip)
+{
+    unsigned i = tlb_index(rip);
+    return vcpu->tlb_code->entry[i].tag[MMU_FETCH] == (rip & ~PAGE_MASK) && (vcpu->tlb_code->info[i] & TLB_GLOBAL);
+}
+
+void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translation *t)
+{
+    struct jump_table *table = dbt->jumps;
+    unsigned i = jump_index(t->rip);
+    bool global = is_global(vcpu, t->rip);
+    mmu_note_fetch(vcpu, t->rip, global);
+    table->minus_rip[i] = -t->rip;
+    table->code[i] = t->entry;
+    table->filled = true;
+    table->local |= !global;
+}
+
+const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip)
+{
+    unsigned i = jump_index(rip);
+    return rip && dbt->jumps->minus_rip[i] == -rip ? dbt->jumps->code[i] : NULL;
+}
+
+void dbt_forget_jump(struct dbt *dbt, const struct translation *t)
+{
+    unsigned i = jump_index(t->rip);
+    for (unsigned n = 0; n <= TLB_CONTEXTS; n++)
+        if (dbt->tables[n].code[i] == t->entry)
+            dbt->tables[n].minus_rip[i] = 0;
+}
+
+void dbt_forget_jumps(struct dbt *dbt)
+{
+    for (unsigned n = 0; n <= TLB_CONTEXTS; n++)
+        empty(&dbt->tables[n]);
+}

@@ -1,0 +1,205 @@
+/*
+ * How translated code reaches memory.
+ *
+ * Checked: the linear address is made in S1, the TLB's entry looked up, its tag compared with the page of the operand's last byte
+ * (the entry is chosen by the first, so what crosses pages misses), and the entry's addend makes it a host address. A miss goes
+ * to the instruction's site.
+ *
+ * Windows: the host's own page tables do all that (mmu/window.h). The addend of a 64 GiB chunk is fetched from the table in S3 by
+ * the upper bits of the base register; a window has room on both sides, so any displacement is safe. The addend stays in S2 as
+ * long as the same base register is used: neighbouring accesses need no code at all. No flags are touched.
+ */
+#include "engine/dbt/plan.h"
+
+#include "mmu/window.h"
+
+static_assert(sizeof(struct tlb_entry) == 32 && offsetof(struct tlb_table, entry) == 0, "shifts below");
+
+void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_field)
+{
+    enum { ENTRY_SHIFT = 5 };
+    emit_insn(e, 0, 0x8B, to, rm_reg(gla), 0);
+    emit_insn(e, 0, 0xC1, 5, rm_reg(to), 1);            /* shr */
+    emit8(e, PAGE_SHIFT - ENTRY_SHIFT);
+    emit_insn(e, 0, 0x81, ALU_AND, rm_reg(to), 4);
+    emit32(e, (TLB_SIZE - 1) << ENTRY_SHIFT);
+    emit_insn(e, EMIT_W, 0x03, to, rm_vcpu(table_field), 0);
+}
+
+/* --- effective addresses --- */
+
+static bool has_base(const ZydisDecodedOperandMem *m) { return m->base != ZYDIS_REGISTER_NONE; }
+static bool has_index(const ZydisDecodedOperandMem *m) { return m->index != ZYDIS_REGISTER_NONE; }
+
+static bool is_constant(const ZydisDecodedOperandMem *m)
+{
+    return m->base == ZYDIS_REGISTER_RIP || (!has_base(m) && !has_index(m));
+}
+
+static uint64_t constant_address(struct work *w, const ZydisDecodedOperandMem *m)
+{
+    return (m->base == ZYDIS_REGISTER_RIP ? present(w)->next_rip : 0) + (uint64_t)m->disp.value;
+}
+
+void emit_effective(struct work *w, const ZydisDecodedOperand *operand, unsigned to)
+{
+    const ZydisDecodedOperandMem *m = &operand->mem;
+    struct rm rm = { .kind = RM_MEMORY, .base = HOST_NONE, .index = HOST_NONE, .disp = (int32_t)m->disp.value };
+    if (is_constant(m)) {
+        emit_constant(&w->e, to, constant_address(w, m));
+        return;
+    }
+    if (has_base(m))
+        rm.base = (uint8_t)emit_get(w, (unsigned)ZydisRegisterGetId(m->base), S1);
+    if (has_index(m)) {
+        if (host_register((unsigned)ZydisRegisterGetId(m->index)) == HOST_NONE)
+            w->addend_of = NO_ADDEND;
+        rm.index = (uint8_t)emit_get(w, (unsigned)ZydisRegisterGetId(m->index), S2);
+        rm.scale = (uint8_t)__builtin_ctz(m->scale);
+    }
+    if (rm.index == HOST_NONE && rm.disp == 0)
+        emit_move(&w->e, to, rm.base);
+    else
+        emit_lea(&w->e, to, rm);
+}
+
+static bool has_segment_base(const ZydisDecodedOperandMem *m)
+{
+    return m->segment == ZYDIS_REGISTER_FS || m->segment == ZYDIS_REGISTER_GS;
+}
+
+static struct rm segment_base(const ZydisDecodedOperandMem *m)
+{
+    size_t seg = m->segment == ZYDIS_REGISTER_FS ? FS : GS;
+    return rm_vcpu(offsetof(struct vcpu, seg) + seg * sizeof(struct segment) + offsetof(struct segment, base));
+}
+
+/* S1 = the linear address. */
+static void emit_linear(struct work *w, const ZydisDecodedOperand *operand)
+{
+    emit_effective(w, operand, S1);
+    if (!has_segment_base(&operand->mem))
+        return;
+    emit_load(&w->e, S2, segment_base(&operand->mem));
+    emit_lea(&w->e, S1, (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2 });
+    w->addend_of = NO_ADDEND;
+}
+
+/* --- checked --- */
+
+/* Locked accesses must be aligned: a split lock may get the process killed, so the interpreter makes those under the bus lock. */
+static struct rm emit_check(struct work *w, unsigned size, enum mmu_use use, bool locked)
+{
+    lose_host_flags(w);
+    emit_tlb_entry(&w->e, S2, S1, offsetof(struct vcpu, tlb_data));
+    if (locked || size == 1)
+        emit_move(&w->e, S3, S1);
+    else
+        emit_lea(&w->e, S3, rm_mem(S1, (int32_t)size - 1));
+    emit_alu_constant(&w->e, ALU_AND, S3, -(int32_t)PAGE_SIZE | (locked ? (int32_t)size - 1 : 0));
+    emit_insn(&w->e, EMIT_W, 0x3B, S3, rm_mem(S2, (int32_t)use * 8), 0);
+    emit_slow(w, CC_NZ);
+    emit_insn(&w->e, EMIT_W, 0x03, S1, rm_mem(S2, offsetof(struct tlb_entry, addend)), 0);
+    return rm_mem(S1, 0);
+}
+
+/* --- windows --- */
+
+/* The lowest six bits of S3 are the bias, which is also the shift to the chunk. */
+static void emit_addend(struct work *w, unsigned address)
+{
+    static const uint8_t shrx[] = { 0xC4, 0x00, 0x83, 0xF7 };
+    emit8(&w->e, shrx[0]);                              /* shrx S2, address, S3 */
+    emit8(&w->e, (S2 & 8 ? 0 : 0x80u) | 0x40u | (address & 8 ? 0 : 0x20u) | 2);
+    emit8(&w->e, 0x80u | (~S3 & 15u) << 3 | 3);
+    emit8(&w->e, shrx[3]);
+    emit8(&w->e, 0xC0u | (S2 & 7u) << 3 | (address & 7u));
+    emit_load(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3, .disp = -WINDOW_BIAS });
+    w->addend_of = NO_ADDEND;
+}
+
+static void emit_addend_of(struct work *w, unsigned guest)
+{
+    if (w->addend_of == guest)
+        return;
+    emit_addend(w, host_register(guest));
+    w->addend_of = guest;
+    w->drift = 0;
+}
+
+static struct rm emit_window_constant(struct work *w, uint64_t address)
+{
+    uint64_t chunk = address >> WINDOW_CHUNK_SHIFT;
+    emit_load(&w->e, S2, rm_mem(S3, (int32_t)(chunk * 8) - WINDOW_BIAS));
+    w->addend_of = NO_ADDEND;
+    if (address == (uint64_t)(int64_t)(int32_t)address)
+        return rm_mem(S2, (int32_t)address);
+    emit_constant(&w->e, S1, address);
+    return (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2 };
+}
+
+static struct rm emit_window(struct work *w, const ZydisDecodedOperand *operand)
+{
+    const ZydisDecodedOperandMem *m = &operand->mem;
+    struct rm rm = { .kind = RM_MEMORY, .base = S1, .index = S2 };
+    if (is_constant(m) && !has_segment_base(m))
+        return emit_window_constant(w, constant_address(w, m));
+    if (has_base(m) && !has_index(m) && !has_segment_base(m)) {
+        unsigned guest = (unsigned)ZydisRegisterGetId(m->base);
+        rm.disp = (int32_t)m->disp.value;
+        if (host_register(guest) != HOST_NONE) {
+            emit_addend_of(w, guest);
+            rm.base = (uint8_t)host_register(guest);
+        } else {
+            emit_load(&w->e, S1, rm_vcpu(GPR_OFFSET(guest)));
+            emit_addend(w, S1);
+        }
+        return rm;
+    }
+    emit_linear(w, operand);
+    emit_addend(w, S1);
+    return rm;
+}
+
+void emit_context_back(struct work *w)
+{
+    if (w->window)
+        emit_load(&w->e, S3, rm_data(&w->dbt->context));
+}
+
+/* --- both --- */
+
+struct rm emit_memory(struct work *w, const ZydisDecodedOperand *memory, unsigned size, enum mmu_use use, bool locked)
+{
+    if (w->window)
+        return emit_window(w, memory);
+    emit_linear(w, memory);
+    return emit_check(w, size, use, locked);
+}
+
+struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_use use)
+{
+    if (w->window) {
+        emit_addend_of(w, guest);
+        return (struct rm){ .kind = RM_MEMORY, .base = (uint8_t)host_register(guest), .index = S2, .disp = offset };
+    }
+    emit_lea(&w->e, S1, rm_mem(host_register(guest), offset));
+    return emit_check(w, 8, use, false);
+}
+
+struct rm emit_fold(struct work *w, struct rm rm)
+{
+    emit_lea(&w->e, S1, rm);
+    return rm_mem(S1, 0);
+}
+
+unsigned scratch_beside(const struct rm *rm, unsigned n)
+{
+    static const uint8_t scratch[] = { S1, S2, S3 };
+    for (unsigned i = 0; i < ARRAY_SIZE(scratch); i++) {
+        bool taken = rm->kind == RM_MEMORY && (rm->base == scratch[i] || rm->index == scratch[i]);
+        if (!taken && n-- == 0)
+            return scratch[i];
+    }
+    return HOST_NONE;
+}

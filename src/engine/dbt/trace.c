@@ -1,0 +1,85 @@
+/*
+ * Which blocks make a trace: from the first, at each branch whose ways are known, the way that was gone more often (the
+ * interpreter counted), as long as it stays in the page and finds a block that is not in the trace yet. What ends a trace goes
+ * on with the next one, so nothing here decides what is right.
+ */
+#include "engine/dbt/plan.h"
+
+#include "mem/code_map.h"
+
+static void note_bytes(struct translation *t, const struct block *block)
+{
+    unsigned first = (block->gpa & PAGE_MASK) >> CODE_GRANULE_SHIFT;
+    unsigned last = ((block->gpa & PAGE_MASK) + block->bytes - 1) >> CODE_GRANULE_SHIFT;
+    for (unsigned i = first; i <= last; i++)
+        t->granules |= 1ull << i;
+}
+
+static void add_block(struct work *w, struct block *block)
+{
+    uint64_t rip = w->t->rip + (block->gpa - w->t->gpa);
+    for (unsigned i = 0; i < block->count; i++) {
+        struct planned *p = &w->plan[w->count++];
+        p->op = &block->op[i];
+        p->block_rip = rip;
+        p->rip = rip + p->op->where;
+        p->next_rip = p->rip + p->op->length;
+        p->follows = FOLLOWS_NOTHING;
+        plan_insn(w, p, block_code(block));
+    }
+    note_bytes(w->t, block);
+}
+
+static bool suits(const struct work *w, const struct block *first, const struct block *block, const uint64_t *seen, unsigned blocks)
+{
+    if (!block || block->stale || block->gpa2 != BLOCK_DROPPED || block->key != first->key || (block->gpa ^ first->gpa) >= PAGE_SIZE)
+        return false;
+    for (unsigned i = 0; i < blocks; i++)
+        if (seen[i] == block->gpa)
+            return false;
+    return w->count + block->count <= TRACE_MAX;
+}
+
+/* The block that the trace goes on with, NULL: it ends here. */
+static struct block *successor(struct work *w, const struct block *block)
+{
+    struct planned *last = &w->plan[w->count - 1];
+    struct block *taken = block->link[0], *next = block->link[1];
+    if (block->op_count > block->count)             /* the pseudo-op that goes on behind the block */
+        return next;
+    switch (last->kind) {
+    case KIND_JCC:
+        if (taken && (!next || taken->heat > next->heat)) {
+            last->follows = FOLLOWS_TARGET;
+            return taken;
+        }
+        last->follows = FOLLOWS_NEXT;
+        return next;
+    case KIND_JMP: case KIND_CALL:
+        if (last->operand[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+            return NULL;
+        last->follows = FOLLOWS_TARGET;
+        return taken;
+    default:
+        return NULL;
+    }
+}
+
+void trace_form(struct work *w, struct block *block)
+{
+    const struct block *first = block;
+    uint64_t seen[TRACE_BLOCKS];
+    unsigned blocks = 0, most = w->dbt->drops[dbt_page(block->gpa)] ? 1 : TRACE_BLOCKS;
+    w->count = 0;
+    for (;;) {
+        add_block(w, block);
+        seen[blocks++] = block->gpa;
+        struct block *next = blocks < most ? successor(w, block) : NULL;
+        if (!suits(w, first, next, seen, blocks)) {
+            w->plan[w->count - 1].follows = FOLLOWS_NOTHING;
+            break;
+        }
+        block = next;
+    }
+    w->t->count = (uint16_t)w->count;
+}

@@ -1,0 +1,79 @@
+/*
+ * Host faults in translated code: a page that no window shows (yet), an unmasked exception, a misaligned vector, a division error.
+ * The signal handler (trap_signal.c) asks here where to go on: the instruction is found in its translation's list of traps, and
+ * the interpreter's handler carries it out, which raises whatever there is to raise. The processor has changed nothing but
+ * the program counter.
+ */
+#include "engine/dbt/dbt.h"
+#include "engine/dbt/trap_signal.h"
+#include "mmu/window.h"
+
+static struct trap *find_trap(const struct translation *t, uint32_t at)
+{
+    unsigned low = 0, high = t->trap_count;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (t->trap[middle].at < at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < t->trap_count && t->trap[low].at == at ? &t->trap[low] : NULL;
+}
+
+/* In the signal handler. */
+static uintptr_t find_way(void *owner, uintptr_t rip, uintptr_t page, bool write)
+{
+    struct dbt *dbt = owner;
+    struct translation *t = dbt_at(dbt, rip);
+    struct trap *trap = t ? find_trap(t, (uint32_t)(rip - (uintptr_t)t->code)) : NULL;
+    if (!trap)
+        return 0;
+    if (trap->stub)
+        return (uintptr_t)(t->code + trap->stub);
+    dbt->trap = trap;
+    dbt->trapped = t;
+    dbt->trap_page = page;
+    dbt->trap_write = write;
+    return (uintptr_t)dbt->trap_entry;
+}
+
+bool dbt_install_traps(void) { return trap_signal_install(); }
+
+void dbt_traps_for(struct dbt *dbt) { trap_signal_handle(find_way, dbt); }
+
+/* --- on the vCPU, out of the handler --- */
+
+/* One instruction by the interpreter. True: done, and the next one follows it. */
+static bool run_one(struct vcpu *vcpu, struct interp *interp, uint64_t next_rip)
+{
+    struct block *block = block_get(vcpu, true);
+    if (!block)
+        return false;
+    block->op[0].run(vcpu, &block->op[0]);
+    interp->link_from = NULL;
+    return vcpu->pending.kind == EVENT_NONE && !interp->changed && vcpu->rip == next_rip;
+}
+
+const uint8_t *dbt_run_trap(struct vcpu *vcpu)
+{
+    struct dbt *dbt = dbt_of(vcpu);
+    const struct trap *trap = dbt->trap;
+    struct translation *t = dbt->trapped;
+    flags_set(vcpu, dbt->flags);
+    vcpu->rip = (t->rip & ~PAGE_MASK) | trap->in_page;
+    uint64_t next_rip = vcpu->rip + trap->length, gla;
+    bool goes_on = run_one(vcpu, &dbt->interp, next_rip);
+    dbt->flags = flags_pack(vcpu->rflags);
+    if (dbt->trap_page && window_linear(vcpu, dbt->trap_page, &gla))
+        window_fill(vcpu, gla, dbt->trap_write);
+    bool cold = window_table(vcpu) + WINDOW_BIAS != dbt->context;
+    dbt->interp.changed |= cold;        /* another mode */
+    if (!goes_on || !trap->back || t->dropped || cold) {
+        dbt->interp.left += trap->remaining - 1;
+        return NULL;
+    }
+    if (trap->addend_of != NO_ADDEND)
+        dbt->trap_addend = window_addend(dbt->context - WINDOW_BIAS, vcpu->gpr[trap->addend_of]);
+    return t->code + trap->back;
+}

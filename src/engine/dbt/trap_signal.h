@@ -1,0 +1,19 @@
+/* Signals that translated code raises. */
+#ifndef DOPPEL_DBT_TRAP_SIGNAL_H
+#define DOPPEL_DBT_TRAP_SIGNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Installs the process's handlers where they are not. */
+bool trap_signal_install(void);
+
+/*
+ * In the handler: where the calling thread is to go on after a fault at rip, 0: it is not about translated code. `page`: the address
+ * that could not be read or written, 0 for every other fault.
+ */
+typedef uintptr_t trap_way(void *owner, uintptr_t rip, uintptr_t page, bool write);
+/* From now on asked about faults of the calling thread; the owner may be NULL: nobody is. */
+void trap_signal_handle(trap_way *way, void *owner);
+
+#endif
