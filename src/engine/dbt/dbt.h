@@ -35,6 +35,7 @@
 #define DOPPEL_DBT_DBT_H
 
 #include "engine/dbt/emit.h"
+#include "engine/dbt/trap_signal.h"
 #include "engine/interp/block.h"
 #include "engine/interp/flags.h"
 
@@ -61,6 +62,9 @@ struct trap {
     uint16_t remaining;                 /* instructions of the trace from this one on */
     uint8_t length;                     /* of the guest's instruction */
     uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or NO_ADDEND */
+    uint8_t base, index;                /* host registers of its memory operand, HOST_NONE: none */
+    int32_t disp;
+    bool write;
 };
 enum { NO_ADDEND = 0xFF };
 
@@ -124,10 +128,9 @@ struct dbt {
     const uint8_t *trap_back;
     uint64_t trap_addend;
 
-    struct trap *trap;                  /* the one that was hit, its translation, and the host's address if it was a page */
+    struct trap *trap;                  /* the one that was hit, its translation, and what the signal told */
     struct translation *trapped;
-    uintptr_t trap_page;
-    bool trap_write;
+    struct trap_fault fault;
     uint8_t *enter, *leave, *help, *help_host, *trap_entry, *simd_load[SIMD_LEVELS];     /* shared code, executable */
     struct work *work;                  /* of the translator, plan.h */
     unsigned hot;

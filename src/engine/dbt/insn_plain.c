@@ -137,7 +137,7 @@ void translate_modrm(struct work *w, const struct planned *p)
     registers_written(w);
     use_scratch(w, &places, false);
     if (p->may_trap || (w->window && p->memory))
-        emit_may_trap(w);
+        emit_may_trap(w, rm, p->memory && plan_writes(p->memory));
     emit_copy(&w->e, p, p->z.opcode, places.reg, places.vvvv, rm);
     use_scratch(w, &places, true);
     flags_written(w);
@@ -189,7 +189,7 @@ void translate_push(struct work *w, const struct planned *p)
     if (operand->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
         from = emit_get(w, plan_gpr(operand), w->window ? S1 : S3);
     if (w->window)
-        emit_may_trap(w);
+        emit_may_trap(w, rm, true);
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         emit_insn(&w->e, EMIT_W, 0xC7, 0, rm, 4);
         emit32(&w->e, (uint32_t)operand->imm.value.s);
@@ -207,7 +207,7 @@ void translate_pop(struct work *w, const struct planned *p)
     if (to == HOST_NONE)
         to = S1;
     if (w->window)
-        emit_may_trap(w);
+        emit_may_trap(w, rm, false);
     emit_load(&w->e, to, rm);
     if (guest != RSP)
         emit_move_rsp(w, 8);
@@ -219,7 +219,7 @@ void translate_leave(struct work *w, const struct planned *p)
     struct rm rm = emit_stack(w, RBP, 0, MMU_READ);
     registers_written(w);
     if (w->window)
-        emit_may_trap(w);
+        emit_may_trap(w, rm, false);
     emit_load(&w->e, S1, rm);
     emit_lea(&w->e, R14, rm_mem(RBP, 8));
     emit_move(&w->e, RBP, S1);

@@ -152,8 +152,8 @@ void emit_context_back(struct work *w);
 /* A conditional jump to the present instruction's site. */
 void emit_slow(struct work *w, unsigned cc);
 void emit_slow_jump(struct work *w);
-/* The next host instruction may fault. */
-void emit_may_trap(struct work *w);
+/* The next host instruction, with this operand, may fault. */
+void emit_may_trap(struct work *w, struct rm rm, bool write);
 /* At the end of the trace: where slow jumps lead. */
 void emit_slow_paths(struct work *w);
 /* The site itself. */

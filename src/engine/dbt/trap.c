@@ -5,7 +5,6 @@
  * the program counter.
  */
 #include "engine/dbt/dbt.h"
-#include "engine/dbt/trap_signal.h"
 #include "mmu/window.h"
 
 static struct trap *find_trap(const struct translation *t, uint32_t at)
@@ -22,19 +21,18 @@ static struct trap *find_trap(const struct translation *t, uint32_t at)
 }
 
 /* In the signal handler. */
-static uintptr_t find_way(void *owner, uintptr_t rip, uintptr_t page, bool write)
+static uintptr_t find_way(void *owner, const struct trap_fault *fault)
 {
     struct dbt *dbt = owner;
-    struct translation *t = dbt_at(dbt, rip);
-    struct trap *trap = t ? find_trap(t, (uint32_t)(rip - (uintptr_t)t->code)) : NULL;
+    struct translation *t = dbt_at(dbt, fault->rip);
+    struct trap *trap = t ? find_trap(t, (uint32_t)(fault->rip - (uintptr_t)t->code)) : NULL;
     if (!trap)
         return 0;
     if (trap->stub)
         return (uintptr_t)(t->code + trap->stub);
     dbt->trap = trap;
     dbt->trapped = t;
-    dbt->trap_page = page;
-    dbt->trap_write = write;
+    dbt->fault = *fault;
     return (uintptr_t)dbt->trap_entry;
 }
 
@@ -55,18 +53,43 @@ static bool run_one(struct vcpu *vcpu, struct interp *interp, uint64_t next_rip)
     return vcpu->pending.kind == EVENT_NONE && !interp->changed && vcpu->rip == next_rip;
 }
 
+/* What a host register held when the signal came: the guest's have been spilled. */
+static uint64_t host_value(const struct vcpu *vcpu, const struct trap_fault *fault, unsigned host)
+{
+    switch (host) {
+    case HOST_NONE: return 0;
+    case R10: return fault->r10;
+    case R11: return fault->r11;
+    case R14: return vcpu->gpr[RSP];
+    default: return vcpu->gpr[host];
+    }
+}
+
+/*
+ * The guest-linear address that missed. A chunk without a window has a poisoned addend, which makes the host's address
+ * non-canonical: the signal names none then.
+ */
+static bool missed_address(struct vcpu *vcpu, const struct trap *trap, const struct trap_fault *fault, uint64_t *gla)
+{
+    if (fault->page)
+        return window_linear(vcpu, fault->page, gla);
+    *gla = host_value(vcpu, fault, trap->base) + host_value(vcpu, fault, trap->index) + (uint64_t)trap->disp - WINDOW_POISON;
+    return trap->base != HOST_NONE && *gla < 1ull << 47;
+}
+
 const uint8_t *dbt_run_trap(struct vcpu *vcpu)
 {
     struct dbt *dbt = dbt_of(vcpu);
     const struct trap *trap = dbt->trap;
     struct translation *t = dbt->trapped;
+    uint64_t gla;
+    bool missed = missed_address(vcpu, trap, &dbt->fault, &gla);
     flags_set(vcpu, dbt->flags);
     vcpu->rip = (t->rip & ~PAGE_MASK) | trap->in_page;
-    uint64_t next_rip = vcpu->rip + trap->length, gla;
-    bool goes_on = run_one(vcpu, &dbt->interp, next_rip);
+    bool goes_on = run_one(vcpu, &dbt->interp, vcpu->rip + trap->length);
     dbt->flags = flags_pack(vcpu->rflags);
-    if (dbt->trap_page && window_linear(vcpu, dbt->trap_page, &gla))
-        window_fill(vcpu, gla, dbt->trap_write);
+    if (missed)
+        window_fill(vcpu, gla, dbt->fault.page ? dbt->fault.write : trap->write);
     bool cold = window_table(vcpu) + WINDOW_BIAS != dbt->context;
     dbt->interp.changed |= cold;        /* another mode */
     if (!goes_on || !trap->back || t->dropped || cold) {

@@ -8,11 +8,15 @@
 /* Installs the process's handlers where they are not. */
 bool trap_signal_install(void);
 
-/*
- * In the handler: where the calling thread is to go on after a fault at rip, 0: it is not about translated code. `page`: the address
- * that could not be read or written, 0 for every other fault.
- */
-typedef uintptr_t trap_way(void *owner, uintptr_t rip, uintptr_t page, bool write);
+struct trap_fault {
+    uintptr_t rip;
+    uintptr_t page;             /* the address that could not be read or written; 0 for every other fault */
+    bool write;                 /* of that */
+    uint64_t r10, r11;
+};
+
+/* In the handler: where the calling thread is to go on, 0: it is not about translated code. */
+typedef uintptr_t trap_way(void *owner, const struct trap_fault *fault);
 /* From now on asked about faults of the calling thread; the owner may be NULL: nobody is. */
 void trap_signal_handle(trap_way *way, void *owner);
 
