@@ -24,12 +24,6 @@ enum {
     WINDOW_OPERAND = 4096,              /* longest operand */
 };
 
-/*
- * The addend of a chunk that has no window: base + poison + disp is not canonical, with 48 bits and with 57, for each base that meets it
- * (window.c has the proof).
- */
-#define WINDOW_POISON (1ull << 62)
-
 /* Can this host have windows at all? Asked once; without, the functions below do nothing and find nothing. */
 bool window_supported(void);
 

@@ -19,6 +19,9 @@ static const uint64_t window_size = BIT(WINDOW_CHUNK_SHIFT);
 static const uint64_t guard_size = 2 * GiB + 64 * KiB;
 static_assert(WINDOW_OPERAND <= 64 * KiB, "an operand that begins in reach ends in the guard");
 
+/* base + poison + disp is not canonical, with 48 bits and with 57, for each base that meets it: see window.c. */
+static const uint64_t poison = BIT(62);
+
 /* Of the whole process, since that is what the host counts. */
 static _Atomic uint64_t process_mappings;
 
@@ -33,7 +36,7 @@ static_assert(USER_CHUNKS * sizeof(uint64_t) % PAGE_SIZE == 0, "user entries are
 static void poison_user_chunks(struct window_space *space)
 {
     for (unsigned i = 0; i < USER_CHUNKS; i++)
-        space->table[i] = WINDOW_POISON;
+        space->table[i] = poison;
 }
 
 static bool poison_table(struct window_space *space)
@@ -44,7 +47,7 @@ static bool poison_table(struct window_space *space)
     if (mprotect(space->table, user_size + PAGE_SIZE, PROT_READ | PROT_WRITE) || mprotect(last_page, PAGE_SIZE, PROT_READ | PROT_WRITE))
         return false;
     poison_user_chunks(space);
-    *first_after = *last = WINDOW_POISON;
+    *first_after = *last = poison;
     return !mprotect(first_after, PAGE_SIZE, PROT_READ) && !mprotect(last_page, PAGE_SIZE, PROT_READ);
 }
 

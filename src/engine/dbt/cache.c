@@ -65,6 +65,8 @@ struct dbt *dbt_create(void)
     dbt->sign = 1ull << 63;
     dbt->host_mxcsr = 0x1F80;
     dbt->jumps = dbt->tables;
+    if (dbt->tables)
+        dbt_forget_jumps(dbt);
     dbt->hot = DBT_HOT;
     if (!dbt->data || !dbt->order || !dbt->tables || !dbt->mini || !dbt->work || !map_code(dbt, at + state_size())) {
         dbt_destroy(dbt);

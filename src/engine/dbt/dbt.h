@@ -62,9 +62,7 @@ struct trap {
     uint16_t remaining;                 /* instructions of the trace from this one on */
     uint8_t length;                     /* of the guest's instruction */
     uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or NO_ADDEND */
-    uint8_t base, index;                /* host registers of its memory operand, HOST_NONE: none */
-    int32_t disp;
-    bool write;
+    bool memory;                        /* has an operand there, through a window */
 };
 enum { NO_ADDEND = 0xFF };
 
@@ -106,7 +104,7 @@ struct site {
 
 /* Where indirect jumps look: by linear address, for one context and mode (jumps.c). */
 struct jump_table {
-    uint64_t minus_rip[1 << DBT_JUMP_BITS];     /* 0: empty */
+    uint64_t minus_rip[1 << DBT_JUMP_BITS];
     const uint8_t *code[1 << DBT_JUMP_BITS];
     const void *context;
     uint32_t epoch, global_epoch;       /* mmu.h: of the translations that it relies on */

@@ -165,7 +165,7 @@ static void keep_addend(struct work *w, const struct planned *p)
 {
     if (w->addend_of == NO_ADDEND || !(p->writes & 1u << w->addend_of))
         return;
-    if (p->adjust && p->adjust == (int16_t)p->adjust && plan_gpr(&p->operand[0]) == w->addend_of) {
+    if (p->adjust && p->adjust == (int16_t)p->adjust && p->adjusted == w->addend_of) {
         w->drift += p->adjust;
         if (w->drift <= DRIFT_MAX && w->drift >= -DRIFT_MAX)
             return;

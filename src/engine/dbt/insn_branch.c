@@ -101,7 +101,7 @@ static void load_target(struct work *w, const struct planned *p)
     if (p->memory) {
         struct rm rm = emit_memory(w, p->memory, 8, MMU_READ, false);
         if (w->window)
-            emit_may_trap(w, rm, false);
+            emit_may_trap(w, true);
         emit_load(&w->e, S1, rm);
     } else {
         emit_move(&w->e, S1, emit_get(w, plan_gpr(&p->operand[0]), S1));
@@ -131,10 +131,11 @@ static void push_return(struct work *w, const struct planned *p)
     struct rm rm = emit_stack(w, RSP, -8, MMU_WRITE);
     bool small = p->next_rip == (uint64_t)(int64_t)(int32_t)p->next_rip;
     unsigned from = w->window ? S1 : S3;
+    registers_written(w);
     if (!small)
         emit_constant(&w->e, from, p->next_rip);
     if (w->window)
-        emit_may_trap(w, rm, true);
+        emit_may_trap(w, true);
     if (small) {
         emit_insn(&w->e, EMIT_W, 0xC7, 0, rm, 4);
         emit32(&w->e, (uint32_t)p->next_rip);
@@ -166,9 +167,10 @@ void translate_ret(struct work *w, const struct planned *p)
     int32_t more = p->z.operand_count_visible ? (int32_t)p->operand[0].imm.value.u : 0;
     struct rm rm = emit_stack(w, RSP, 0, MMU_READ);
     if (w->window)
-        emit_may_trap(w, rm, false);
+        emit_may_trap(w, true);
     emit_load(&w->e, S1, rm);
     emit_find_target(w);
+    registers_written(w);
     emit_move_rsp(w, 8 + more);
     jump_to_found(w);
 }

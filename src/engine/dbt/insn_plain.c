@@ -26,12 +26,9 @@ void emit_set(struct work *w, unsigned guest, unsigned from)
         emit_move(&w->e, host_register(guest), from);
 }
 
-/* By a distance that keeps a window's addend good. */
 void emit_move_rsp(struct work *w, int32_t by)
 {
     emit_lea(&w->e, R14, rm_mem(R14, by));
-    if (w->addend_of == RSP)
-        w->drift += by;
 }
 
 void emit_alu_constant(struct emitter *e, unsigned alu, unsigned reg, int32_t value)
@@ -58,13 +55,13 @@ struct places {
     unsigned reg, rm, vvvv;     /* what the encoding's fields shall say */
 };
 
-/* Is all of it written, whatever happens? Then its old value need not be there. */
-static bool written_whole(const ZydisDecodedOperand *operand)
+/* Is all of it written, whatever happens? Then its old value need not be there. BSF and BSR of 0 leave it alone. */
+static bool written_whole(const struct planned *p, const ZydisDecodedOperand *operand)
 {
-    return !(operand->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) && operand->size >= 32;
+    return p->z.mnemonic != ZYDIS_MNEMONIC_BSF && p->z.mnemonic != ZYDIS_MNEMONIC_BSR && !(operand->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) && operand->size >= 32;
 }
 
-static unsigned place_gpr(struct work *w, struct places *places, const ZydisDecodedOperand *operand, struct rm *memory)
+static unsigned place_gpr(struct work *w, const struct planned *p, struct places *places, const ZydisDecodedOperand *operand, struct rm *memory)
 {
     unsigned guest = plan_gpr(operand), host = host_register(guest);
     if (host != HOST_NONE)
@@ -72,7 +69,7 @@ static unsigned place_gpr(struct work *w, struct places *places, const ZydisDeco
     for (unsigned i = 0; i < places->count; i++) {
         if (places->place[i].guest != guest)
             continue;
-        places->place[i].read |= !written_whole(operand);
+        places->place[i].read |= !written_whole(p, operand);
         places->place[i].written |= plan_writes(operand);
         return places->place[i].host;
     }
@@ -81,7 +78,9 @@ static unsigned place_gpr(struct work *w, struct places *places, const ZydisDeco
         *memory = emit_fold(w, *memory);
         host = scratch_beside(memory, 0);
     }
-    places->place[places->count++] = (struct placed){ .guest = guest, .host = host, .read = !written_whole(operand), .written = plan_writes(operand) };
+    places->place[places->count++] = (struct placed){
+        .guest = guest, .host = host, .read = !written_whole(p, operand), .written = plan_writes(operand),
+    };
     return host;
 }
 
@@ -92,7 +91,7 @@ static void place_operands(struct work *w, const struct planned *p, struct place
         const ZydisDecodedOperand *o = &p->operand[i];
         if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
             continue;
-        unsigned number = plan_is_gpr(o) ? place_gpr(w, places, o, memory) : (unsigned)ZydisRegisterGetId(o->reg.value);
+        unsigned number = plan_is_gpr(o) ? place_gpr(w, p, places, o, memory) : (unsigned)ZydisRegisterGetId(o->reg.value);
         if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
             places->reg = number;
         else if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
@@ -137,7 +136,7 @@ void translate_modrm(struct work *w, const struct planned *p)
     registers_written(w);
     use_scratch(w, &places, false);
     if (p->may_trap || (w->window && p->memory))
-        emit_may_trap(w, rm, p->memory && plan_writes(p->memory));
+        emit_may_trap(w, w->window && p->memory);
     emit_copy(&w->e, p, p->z.opcode, places.reg, places.vvvv, rm);
     use_scratch(w, &places, true);
     flags_written(w);
@@ -186,10 +185,11 @@ void translate_push(struct work *w, const struct planned *p)
     const ZydisDecodedOperand *operand = &p->operand[0];
     struct rm rm = emit_stack(w, RSP, -8, MMU_WRITE);
     unsigned from = S3;
+    registers_written(w);
     if (operand->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
         from = emit_get(w, plan_gpr(operand), w->window ? S1 : S3);
     if (w->window)
-        emit_may_trap(w, rm, true);
+        emit_may_trap(w, true);
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         emit_insn(&w->e, EMIT_W, 0xC7, 0, rm, 4);
         emit32(&w->e, (uint32_t)operand->imm.value.s);
@@ -207,7 +207,7 @@ void translate_pop(struct work *w, const struct planned *p)
     if (to == HOST_NONE)
         to = S1;
     if (w->window)
-        emit_may_trap(w, rm, false);
+        emit_may_trap(w, true);
     emit_load(&w->e, to, rm);
     if (guest != RSP)
         emit_move_rsp(w, 8);
@@ -219,7 +219,7 @@ void translate_leave(struct work *w, const struct planned *p)
     struct rm rm = emit_stack(w, RBP, 0, MMU_READ);
     registers_written(w);
     if (w->window)
-        emit_may_trap(w, rm, false);
+        emit_may_trap(w, true);
     emit_load(&w->e, S1, rm);
     emit_lea(&w->e, R14, rm_mem(RBP, 8));
     emit_move(&w->e, RBP, S1);

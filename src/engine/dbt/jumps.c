@@ -10,10 +10,14 @@
 
 #include "mmu/block.h"
 
+/* An empty place holds what no address that looks there can match: 0, but for the place of address 0. */
+static uint64_t nothing(unsigned i) { return i == jump_index(0); }
+
 static void empty(struct jump_table *table)
 {
     if (table->filled)
         memset(table->minus_rip, 0, sizeof(table->minus_rip));
+    table->minus_rip[jump_index(0)] = nothing(jump_index(0));
     table->filled = table->local = false;
 }
 
@@ -65,7 +69,7 @@ void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translat
 const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip)
 {
     unsigned i = jump_index(rip);
-    return rip && dbt->jumps->minus_rip[i] == -rip ? dbt->jumps->code[i] : NULL;
+    return dbt->jumps->minus_rip[i] == -rip ? dbt->jumps->code[i] : NULL;
 }
 
 void dbt_forget_jump(struct dbt *dbt, const struct translation *t)
@@ -73,7 +77,7 @@ void dbt_forget_jump(struct dbt *dbt, const struct translation *t)
     unsigned i = jump_index(t->rip);
     for (unsigned n = 0; n <= TLB_CONTEXTS; n++)
         if (dbt->tables[n].code[i] == t->entry)
-            dbt->tables[n].minus_rip[i] = 0;
+            dbt->tables[n].minus_rip[i] = nothing(i);
 }
 
 void dbt_forget_jumps(struct dbt *dbt)

@@ -56,7 +56,8 @@ struct planned {
     bool may_trap;          /* the host may fault although the address is good */
     bool may_fault;         /* leaves to the interpreter, for one reason or another */
     uint16_t writes;        /* guest general registers, hidden operands included */
-    int32_t adjust;         /* not 0: all it does to operand 0, a 64-bit register, is to add this */
+    int32_t adjust;         /* not 0: all it does to the general register `adjusted` is to add this */
+    uint8_t adjusted;
     ZydisDecodedInstruction z;
     ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
     const ZydisDecodedOperand *memory;
@@ -152,8 +153,8 @@ void emit_context_back(struct work *w);
 /* A conditional jump to the present instruction's site. */
 void emit_slow(struct work *w, unsigned cc);
 void emit_slow_jump(struct work *w);
-/* The next host instruction, with this operand, may fault. */
-void emit_may_trap(struct work *w, struct rm rm, bool write);
+/* The next host instruction may fault; memory: through a window. */
+void emit_may_trap(struct work *w, bool memory);
 /* At the end of the trace: where slow jumps lead. */
 void emit_slow_paths(struct work *w);
 /* The site itself. */

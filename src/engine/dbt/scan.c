@@ -208,28 +208,47 @@ bool plan_flags(struct work *w)
 
 /* --- registers --- */
 
+static void adjusts(struct planned *p, unsigned reg, int64_t by)
+{
+    p->adjusted = (uint8_t)reg;
+    p->adjust = by == (int32_t)by ? (int32_t)by : 0;
+}
+
+static void plan_adjustment(struct planned *p)
+{
+    const ZydisDecodedOperand *to = &p->operand[0], *by = &p->operand[1];
+    bool wide = p->z.operand_count_visible && plan_is_gpr(to) && to->size == 64;
+    switch (p->z.mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_CALL:
+        adjusts(p, RSP, -8);
+        break;
+    case ZYDIS_MNEMONIC_POP:
+        if (!is_stack_pointer(to))
+            adjusts(p, RSP, 8);
+        break;
+    case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_SUB:
+        if (wide && by->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+            adjusts(p, plan_gpr(to), p->z.mnemonic == ZYDIS_MNEMONIC_ADD ? by->imm.value.s : -by->imm.value.s);
+        break;
+    case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC:
+        if (wide)
+            adjusts(p, plan_gpr(to), p->z.mnemonic == ZYDIS_MNEMONIC_INC ? 1 : -1);
+        break;
+    case ZYDIS_MNEMONIC_LEA:
+        if (wide && by->mem.base == to->reg.value && by->mem.index == ZYDIS_REGISTER_NONE)
+            adjusts(p, plan_gpr(to), by->mem.disp.value);
+        break;
+    default:
+        break;
+    }
+}
+
 static void plan_writes_of(struct planned *p)
 {
     for (unsigned i = 0; i < p->z.operand_count; i++)
         if (plan_is_gpr(&p->operand[i]) && plan_writes(&p->operand[i]))
             p->writes |= (uint16_t)(1u << plan_gpr(&p->operand[i]));
-    const ZydisDecodedOperand *to = &p->operand[0], *by = &p->operand[1];
-    if (p->z.operand_count_visible == 0 || !plan_is_gpr(to) || to->size != 64)
-        return;
-    switch (p->z.mnemonic) {
-    case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_SUB:
-        if (by->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-            p->adjust = (int32_t)(p->z.mnemonic == ZYDIS_MNEMONIC_ADD ? by->imm.value.s : -by->imm.value.s);
-        break;
-    case ZYDIS_MNEMONIC_INC: p->adjust = 1; break;
-    case ZYDIS_MNEMONIC_DEC: p->adjust = -1; break;
-    case ZYDIS_MNEMONIC_LEA:
-        if (by->mem.base == to->reg.value && by->mem.index == ZYDIS_REGISTER_NONE)
-            p->adjust = (int32_t)by->mem.disp.value;
-        break;
-    default:
-        break;
-    }
+    plan_adjustment(p);
 }
 
 static bool leaves(const struct work *w, const struct planned *p)

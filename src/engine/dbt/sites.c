@@ -53,19 +53,15 @@ void emit_slow_jump(struct work *w)
     slow->field = emit_jump(&w->e, JUMP, emit_here(&w->e));
 }
 
-void emit_may_trap(struct work *w, struct rm rm, bool write)
+void emit_may_trap(struct work *w, bool memory)
 {
-    bool memory = rm.kind == RM_MEMORY;
     struct trap *trap = &w->trap[w->trap_count++];
     *trap = (struct trap){
         .at = (uint32_t)(emit_here(&w->e) - w->t->code),
         .in_page = (uint16_t)(present(w)->rip & PAGE_MASK),
         .remaining = (uint16_t)(w->count - w->i),
         .length = present(w)->op->length,
-        .base = memory ? rm.base : HOST_NONE,
-        .index = memory ? rm.index : HOST_NONE,
-        .disp = rm.disp,
-        .write = write,
+        .memory = memory,
     };
     if (!w->window)
         add_slow(w)->trap = trap;

@@ -92,7 +92,7 @@ static void translate_insn(struct work *w)
             want_flags_in_host(w);
         registers_written(w);
         if (p->may_trap)
-            emit_may_trap(w, rm_reg(0), false);
+            emit_may_trap(w, false);
         memcpy(w->e.at, p->bytes, p->z.length);
         w->e.at += p->z.length;
         flags_written(w);

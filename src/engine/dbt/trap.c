@@ -53,43 +53,21 @@ static bool run_one(struct vcpu *vcpu, struct interp *interp, uint64_t next_rip)
     return vcpu->pending.kind == EVENT_NONE && !interp->changed && vcpu->rip == next_rip;
 }
 
-/* What a host register held when the signal came: the guest's have been spilled. */
-static uint64_t host_value(const struct vcpu *vcpu, const struct trap_fault *fault, unsigned host)
-{
-    switch (host) {
-    case HOST_NONE: return 0;
-    case R10: return fault->r10;
-    case R11: return fault->r11;
-    case R14: return vcpu->gpr[RSP];
-    default: return vcpu->gpr[host];
-    }
-}
-
-/*
- * The guest-linear address that missed. A chunk without a window has a poisoned addend, which makes the host's address
- * non-canonical: the signal names none then.
- */
-static bool missed_address(struct vcpu *vcpu, const struct trap *trap, const struct trap_fault *fault, uint64_t *gla)
-{
-    if (fault->page)
-        return window_linear(vcpu, fault->page, gla);
-    *gla = host_value(vcpu, fault, trap->base) + host_value(vcpu, fault, trap->index) + (uint64_t)trap->disp - WINDOW_POISON;
-    return trap->base != HOST_NONE && *gla < 1ull << 47;
-}
-
 const uint8_t *dbt_run_trap(struct vcpu *vcpu)
 {
     struct dbt *dbt = dbt_of(vcpu);
     const struct trap *trap = dbt->trap;
     struct translation *t = dbt->trapped;
     uint64_t gla;
-    bool missed = missed_address(vcpu, trap, &dbt->fault, &gla);
+    bool missed = dbt->fault.page && window_linear(vcpu, dbt->fault.page, &gla);
     flags_set(vcpu, dbt->flags);
     vcpu->rip = (t->rip & ~PAGE_MASK) | trap->in_page;
     bool goes_on = run_one(vcpu, &dbt->interp, vcpu->rip + trap->length);
     dbt->flags = flags_pack(vcpu->rflags);
     if (missed)
-        window_fill(vcpu, gla, dbt->fault.page ? dbt->fault.write : trap->write);
+        window_fill(vcpu, gla, dbt->fault.write);
+    else if (trap->memory)
+        window_missed(vcpu);
     bool cold = window_table(vcpu) + WINDOW_BIAS != dbt->context;
     dbt->interp.changed |= cold;        /* another mode */
     if (!goes_on || !trap->back || t->dropped || cold) {

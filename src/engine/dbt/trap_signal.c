@@ -40,8 +40,9 @@ static void on_signal(int sig, siginfo_t *info, void *opaque)
     greg_t *gregs = ((ucontext_t *)opaque)->uc_mcontext.gregs;
     bool page = sig == SIGSEGV && (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR);
     struct trap_fault fault = {
-        .rip = (uintptr_t)gregs[REG_RIP], .page = page ? (uintptr_t)info->si_addr : 0, .write = gregs[REG_ERR] & PAGE_FAULT_WRITE,
-        .r10 = (uint64_t)gregs[REG_R10], .r11 = (uint64_t)gregs[REG_R11],
+        .rip = (uintptr_t)gregs[REG_RIP],
+        .page = page ? (uintptr_t)info->si_addr : 0,
+        .write = gregs[REG_ERR] & PAGE_FAULT_WRITE,
     };
     uintptr_t to = 0;
     if (running.owner && info->si_code > 0)

@@ -12,7 +12,6 @@ struct trap_fault {
     uintptr_t rip;
     uintptr_t page;             /* the address that could not be read or written; 0 for every other fault */
     bool write;                 /* of that */
-    uint64_t r10, r11;
 };
 
 /* In the handler: where the calling thread is to go on, 0: it is not about translated code. */
