@@ -12,8 +12,12 @@ bool gs_has_instruction(void) { return getauxval(AT_HWCAP2) & FSGSBASE_ENABLED; 
 
 void gs_point_at(void *at, bool has_instruction)
 {
-    if (has_instruction)
-        asm volatile("wrgsbase %0" : : "r"(at));
-    else
+    void *present;
+    if (!has_instruction) {
         syscall(SYS_arch_prctl, ARCH_SET_GS, at);
+        return;
+    }
+    asm volatile("rdgsbase %0" : "=r"(present));
+    if (present != at)                  /* writing costs many times what reading does */
+        asm volatile("wrgsbase %0" : : "r"(at));
 }

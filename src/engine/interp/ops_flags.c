@@ -40,15 +40,14 @@ struct block *op_sti(struct vcpu *vcpu, const struct op *op)
     return leave_system(vcpu, op, x86_sti(vcpu));
 }
 
-/* CLAC and STAC: #UD outside ring 0 or without SMAP (SDM2 CLAC). */
-static struct block *set_ac(struct vcpu *vcpu, const struct op *op, uint64_t ac)
+/* CLAC and STAC: #UD outside ring 0 or without SMAP (SDM2 CLAC). The MMU's table changes, but nothing that code was decoded for. */
+static bool set_ac(struct vcpu *vcpu, uint64_t ac)
 {
-    op_at(vcpu, op);
     if (vcpu->cpl || !x86_has(vcpu, FEATURE_SMAP))
-        return leave_system(vcpu, op, x86_raise(vcpu, VEC_UD));
+        return x86_raise(vcpu, VEC_UD);
     x86_set_rflags(vcpu, (vcpu->rflags & ~(uint64_t)RFLAGS_AC) | ac);
-    return leave_system(vcpu, op, true);
+    return true;
 }
 
-struct block *op_clac(struct vcpu *vcpu, const struct op *op) { return set_ac(vcpu, op, 0); }
-struct block *op_stac(struct vcpu *vcpu, const struct op *op) { return set_ac(vcpu, op, RFLAGS_AC); }
+OP_BODY(op_clac) { return set_ac(vcpu, 0); }
+OP_BODY(op_stac) { return set_ac(vcpu, RFLAGS_AC); }

@@ -490,7 +490,11 @@ OP_BODY(op_wrbase)
     return true;
 }
 
-SYSTEM_OP(op_swapgs, trap_swapgs) { return x86_swapgs(vcpu); }
+OP_BODY(op_swapgs)
+{
+    counter_add(&vcpu->counters, COUNTER_trap_swapgs, 1);
+    return x86_swapgs(vcpu);
+}
 
 /* --- the rest --- */
 
