@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 
 
 class Runner:
@@ -34,11 +35,26 @@ class Runner:
         return process, path
 
     def finish(self, started):
+        """The log, once the run has ended. One that goes wrong on the way may end as it likes."""
         process, path = started
         errors = process.communicate()[1]
-        if process.returncode:
+        if not os.path.exists(path):
             sys.exit("lockstep: doppel ended with status %d: %s" % (process.returncode, errors.strip()))
         return path
+
+    def finish_both(self, runs):
+        """Both logs. Where they differ, one may never end: it is stopped after the other's end."""
+        while all(process.poll() is None for process, _ in runs):
+            time.sleep(0.2)
+        time.sleep(1)
+        while any(process.poll() is None for process, _ in runs):
+            logs = [read_lines(path)[:-1] for _, path in runs]
+            where = first_difference(*logs)[0]
+            if where is not None and where < min(map(len, logs)):
+                for process, _ in runs:
+                    process.kill()
+            time.sleep(1)
+        return [read_lines(self.finish(run)) for run in runs]
 
     def lines(self, engine, **settings):
         return read_lines(self.finish(self.start(engine, **settings)))
@@ -102,7 +118,7 @@ def main():
         runner = Runner(words.doppel, words.options, directory)
         settings = {"every": words.every, "to": words.to, "memory": words.memory}
         runs = [runner.start(engine, **settings) for engine in engines]
-        logs = [read_lines(runner.finish(run)) for run in runs]
+        logs = runner.finish_both(runs)
         where, flags = first_difference(*logs)
         if where is None:
             print("%s and %s agree: %d states, the last after %s instructions; flags that nobody reads differed in %d" %

@@ -117,6 +117,7 @@ struct state_log *state_log_open(struct machine *machine, struct error *err)
         free(log);
         return NULL;
     }
+    setvbuf(log->out, NULL, _IOLBF, 0);         /* somebody may be reading it already */
     log->checkpoint = (struct vcpu_checkpoint){ config->from ? config->from : log->config.every, reached };
     vcpu->checkpoint = &log->checkpoint;
     return log;

@@ -16,9 +16,10 @@ def dbt_smp(test):
     to_a_shell(test, "cloud", "x86_64", cpus=2, options=("--engine", "dbt"))
 
 
-def switched(test, cpus):
+def switched(test, cpus, options=(), pause=0.03, least=20):
+    """Boots to the end with the engine changed every `pause` seconds."""
     path, switches = test.path("monitor"), 0
-    with test.linux("cloud", "--monitor", "socket:" + path, append="quiet doppel.test=cpu", cpus=cpus) as machine:
+    with test.linux("cloud", "--monitor", "socket:" + path, *options, append="quiet doppel.test=cpu", cpus=cpus) as machine:
         while not os.path.exists(path):
             machine.read(0.05)
         with Monitor(path) as monitor:
@@ -28,13 +29,13 @@ def switched(test, cpus):
                     if "engine " + name not in monitor.ask("engine " + name):
                         raise Failure("the engine does not change")
                     switches += 1
-                    machine.read(0.03)
+                    machine.read(pause)
             except (OSError, Failure):
-                if switches < 20:
+                if switches < least:
                     raise
         machine.expect(r"^DOPPEL-TEST cpu ok %d processors" % cpus)
         machine.end(exit_status("DONE"))
-    if switches < 20:
+    if switches < least:
         raise Failure("only %d changes of engine" % switches)
 
 
@@ -46,6 +47,16 @@ def engine_switch(test):
 @case("the engine of two processors changes many times while Debian boots", cpus=2)
 def engine_switch_smp(test):
     switched(test, 2)
+
+
+@case("the engine changes every few milliseconds", long=True)
+def engine_switch_often(test):
+    switched(test, 1, pause=0.002, least=300)
+
+
+@case("the engine of two processors changes every few milliseconds", long=True, cpus=2)
+def engine_switch_often_smp(test):
+    switched(test, 2, pause=0.002, least=300)
 
 
 def lockstep(test, kernel, *settings, engines="interp,dbt", optional=False):
@@ -64,6 +75,21 @@ def lockstep(test, kernel, *settings, engines="interp,dbt", optional=False):
 @case("with counted time interpreter and translator hold the same state all through a boot, and the same memory", cpus=2)
 def lockstep_boot(test):
     lockstep(test, "cloud", "--every", "50021", "--memory", "2000")
+
+
+@case("with counted time a boot whose engine changes at random moments goes through the states of one that keeps its engine")
+def lockstep_switched(test):
+    logs = []
+    for pause, least in ((0.005, 20), (60, 0)):
+        path = test.path("states-%d" % least)
+        switched(test, 1, ("--clock", "instructions", "--state-log", path + ",every=1000003"), pause, least)
+        with open(path) as log:
+            logs.append([line.split()[:3] for line in log])
+    for changed, kept in zip(*logs):
+        if changed != kept:
+            raise Failure("the states differ after %s instructions" % kept[0])
+    if len(logs[0]) != len(logs[1]) or len(logs[1]) < 100:
+        raise Failure("%d states, and %d with one engine" % (len(logs[0]), len(logs[1])))
 
 
 @case("a run with counted time is repeated exactly", long=True, cpus=2)

@@ -107,10 +107,10 @@ static bool dbt_agrees(struct bench *bench, const struct run *run, uint64_t luck
     return true;
 }
 
-static bool run_agrees(struct bench *bench, const struct run *run, const struct outcome *native, bool print)
+/* `luck` decides which of the ways to run it are taken. */
+static bool run_agrees(struct bench *bench, const struct run *run, uint64_t luck, const struct outcome *native, bool print)
 {
     static struct outcome interp;
-    uint64_t seed = run->data_seed, luck = next_random(&seed);
     if (native->timed_out)
         return true;
     if (bench->interp && !interp_agrees(bench, run, luck, native, &interp, print))
@@ -118,9 +118,17 @@ static bool run_agrees(struct bench *bench, const struct run *run, const struct 
     return !bench->dbt || dbt_agrees(bench, run, luck, bench->interp ? &interp : native, bench->interp ? "interp" : "host", print);
 }
 
+static uint64_t luck_of(const struct run *run)
+{
+    uint64_t seed = run->data_seed;
+    return next_random(&seed);
+}
+
 /* --- failures --- */
 
-/* In a process of its own, with new engines. */
+enum { ALL_WAYS = ~255 };
+
+/* In a process of its own, with new engines, in all ways. */
 static bool fails_alone(const struct run *run, bool print)
 {
     fflush(stdout);
@@ -130,7 +138,8 @@ static bool fails_alone(const struct run *run, bool print)
         struct bench bench;
         bench_start(&bench);
         host_run(bench.host, run, 1, &native);
-        bool agree = run_agrees(&bench, run, &native, print);
+        bool agree = run_agrees(&bench, run, luck_of(run), &native, print) &&
+                     run_agrees(&bench, run, (uint64_t)ALL_WAYS, &native, print);
         fflush(stdout);
         _exit(agree ? 0 : 1);
     }
@@ -261,7 +270,7 @@ static void work(struct progress *progress)
             if (natives[i].timed_out)
                 continue;
             count(progress, &programs[i], &natives[i]);
-            if (run_agrees(&bench, &runs[i], &natives[i], true))
+            if (run_agrees(&bench, &runs[i], luck_of(&runs[i]), &natives[i], true))
                 continue;
             progress->failed++;
             show_failure(&programs[i]);

@@ -64,10 +64,11 @@ static bool read_line(struct run *run, const char *line)
 {
     char name[16], value[LINE_MAX_];
     unsigned index = 0;
-    if (sscanf(line, "%15[a-z]%n", name, &(int){ 0 }) != 1)
+    if (sscanf(line, "%15[a-z]", name) != 1)
         return false;
     const char *rest = line + strlen(name);
-    if (sscanf(rest, "%u %3100s", &index, value) != 2 && (index = 0, sscanf(rest, " %3100s", value) != 1))
+    int fields = *rest == ' ' ? sscanf(rest, " %3100s", value) : sscanf(rest, "%u %3100s", &index, value) - 1;
+    if (fields != 1)
         return false;
     uint64_t number = strtoull(value, NULL, 0);
     struct cpu_image *start = &run->start;
