@@ -109,7 +109,7 @@ def guest_command(engine, stage, cpus, disk, port, memory="1G"):
     command = [QEMU, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", memory, "-smp", str(cpus), "-nodefaults", "-no-user-config",
                "-display", "none", "-serial", "stdio", "-monitor", "none", "-kernel", kernel, "-initrd", initramfs, "-append", append,
                "-no-reboot"]
-    for number, (path, more) in enumerate([(image, ",readonly=on"), *([(disk, "")] if disk else [])]):
+    for number, (path, more) in enumerate([(image, ",readonly=on,file.locking=off"), *([(disk, "")] if disk else [])]):
         command += ["-drive", "if=none,id=d%d,format=raw,file=%s%s" % (number, path, more), "-device", "virtio-blk-pci,drive=d%d" % number]
     return command + (["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n"] if port else [])
 

@@ -67,21 +67,32 @@ void net_connect(struct net *net, const struct net_client *client)
     net->client = client ? *client : (struct net_client){ NULL };
 }
 
-static bool hand_over(struct net *net, const void *frame, uint32_t size)
+bool net_takes_large(const struct net *net)
 {
-    return !net->client.receive || net->client.receive(net->client.owner, frame, size);
+    return net->kind->takes_large;
 }
 
-bool net_deliver(struct net *net, const uint8_t *data, uint32_t size)
+void net_allow_merged(struct net *net, bool allowed)
+{
+    net->merged_allowed = allowed;
+}
+
+static bool hand_over(struct net *net, const void *frame, uint32_t size, uint16_t segment_size)
+{
+    return !net->client.receive || net->client.receive(net->client.owner, frame, size, segment_size);
+}
+
+bool net_deliver(struct net *net, const uint8_t *data, uint32_t size, uint16_t segment_size)
 {
     trace(net->log, net, "to the guest: %u bytes", size);
-    if (!net->queue && hand_over(net, data, size))
+    if (!net->queue && hand_over(net, data, size, segment_size))
         return true;
     struct net_frame *frame = net->queued < NET_QUEUE_MAX ? malloc(sizeof(*frame) + size) : NULL;
     if (!frame)
         return false;
     frame->next = NULL;
     frame->size = size;
+    frame->segment_size = segment_size;
     memcpy(frame->data, data, size);
     *net->queue_tail = frame;
     net->queue_tail = &frame->next;
@@ -105,7 +116,7 @@ void net_send(struct net *net, const struct iovec *iov, int count)
 
 void net_receive_ready(struct net *net)
 {
-    while (net->queue && hand_over(net, net->queue->data, net->queue->size))
+    while (net->queue && hand_over(net, net->queue->data, net->queue->size, net->queue->segment_size))
         free(take_first(net));
     if (!net->queue && net->kind->ready)
         net->kind->ready(net);

@@ -29,6 +29,7 @@ struct net_options {
 bool net_options_parse(const char *text, struct net_options *options, struct error *err);
 
 struct net_kind {
+    bool takes_large;
     bool (*start)(struct net *net, const struct net_options *options, struct error *err);
     void (*stop)(struct net *net);
     void (*send)(struct net *net, const uint8_t *frame, uint32_t size);
@@ -40,6 +41,7 @@ extern const struct net_kind net_user, net_tap;
 struct net_frame {
     struct net_frame *next;
     uint32_t size;
+    uint16_t segment_size;
     uint8_t data[];
 };
 
@@ -53,11 +55,12 @@ struct net {
     struct net_client client;
     struct net_frame *queue, **queue_tail;
     unsigned queued;
+    bool merged_allowed;
     uint8_t frame[NET_FRAME_MAX];       /* where a frame of the guest is gathered */
 };
 
 /* Hands a frame to the guest, or keeps it for later. False: there is no room to keep it, it is lost. */
-bool net_deliver(struct net *net, const uint8_t *frame, uint32_t size);
+bool net_deliver(struct net *net, const uint8_t *frame, uint32_t size, uint16_t segment_size);
 void net_board_lock(struct net *net);
 void net_board_unlock(struct net *net);
 

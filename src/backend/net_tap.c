@@ -30,7 +30,7 @@ static void tap_ready(void *owner, uint32_t events)
         ssize_t size = read(tap->event.fd, tap->frame, sizeof(tap->frame));
         if (size <= 0)
             break;
-        net_deliver(net, tap->frame, (uint32_t)size);
+        net_deliver(net, tap->frame, (uint32_t)size, 0);
     }
     if (net->queued >= NET_QUEUE_MAX)
         loop_change(net->loop, &tap->event, 0);

@@ -4,7 +4,7 @@
  * it is made with the board lock held. It waits for its sockets through the loop's poller hook; a frame from the guest may
  * open sockets, so it wakes the loop.
  */
-#include "backend/net_internal.h"
+#include "backend/net_merge.h"
 
 #include <libslirp.h>
 #include <poll.h>
@@ -21,6 +21,7 @@ struct user {
     Slirp *slirp;
     struct loop_poller poller;
     struct loop_work wake;
+    struct net_merge merge;
     /* Valid while the poller's functions run. */
     struct pollfd *fds;
     const struct pollfd *ready;
@@ -29,6 +30,7 @@ struct user {
 
 struct user_timer {
     struct timer timer;
+    struct user *user;
     SlirpTimerCb fire;
     void *opaque;
 };
@@ -38,8 +40,17 @@ struct user_timer {
 static ssize_t send_packet(const void *buffer, size_t size, void *opaque)
 {
     struct user *user = opaque;
-    net_deliver(user->net, buffer, (uint32_t)size);
+    if (user->net->merged_allowed)
+        net_merge_add(&user->merge, buffer, (uint32_t)size);
+    else
+        net_deliver(user->net, buffer, (uint32_t)size, 0);
     return (ssize_t)size;
+}
+
+static void deliver(void *owner, const uint8_t *frame, uint32_t size, uint16_t segment_size)
+{
+    struct user *user = owner;
+    net_deliver(user->net, frame, size, segment_size);
 }
 
 static void report_guest_error(const char *text, void *opaque)
@@ -58,6 +69,7 @@ static void fire(void *owner)
 {
     struct user_timer *timer = owner;
     timer->fire(timer->opaque);
+    net_merge_flush(&timer->user->merge);
 }
 
 static void *new_timer(SlirpTimerCb callback, void *callback_opaque, void *opaque)
@@ -66,6 +78,7 @@ static void *new_timer(SlirpTimerCb callback, void *callback_opaque, void *opaqu
     struct user_timer *timer = calloc(1, sizeof(*timer));
     if (!timer)
         return NULL;
+    timer->user = user;
     timer->fire = callback;
     timer->opaque = callback_opaque;
     timer_init(&timer->timer, user->net->clock, fire, timer);
@@ -163,6 +176,7 @@ static void finish(void *owner, const struct pollfd *fds, int count)
     user->ready = fds;
     net_board_lock(user->net);
     slirp_pollfds_poll(user->slirp, 0, ready_events, user);
+    net_merge_flush(&user->merge);
     net_board_unlock(user->net);
 }
 
@@ -213,6 +227,7 @@ static bool user_start(struct net *net, const struct net_options *options, struc
     if (!user)
         return error_set(err, "out of memory");
     user->net = net;
+    user->merge = (struct net_merge){ .deliver = deliver, .owner = user };
     user->wake = (struct loop_work){ .run = wake_ran, .owner = user };
     user->poller = (struct loop_poller){ .prepare = prepare, .finish = finish, .owner = user };
     net->state = user;
@@ -231,10 +246,12 @@ static void user_send(struct net *net, const uint8_t *frame, uint32_t size)
 {
     struct user *user = net->state;
     slirp_input(user->slirp, frame, (int)size);
+    net_merge_flush(&user->merge);
     loop_post(net->loop, &user->wake);
 }
 
 const struct net_kind net_user = {
+    .takes_large = true,
     .start = user_start,
     .stop = user_stop,
     .send = user_send,

@@ -252,7 +252,7 @@ static void disturb(struct target *t)
             (void)written;
         } else if (t->net) {
             static const uint8_t frame[4096];
-            net_deliver(t->net, frame, 1 + (uint32_t)below(seed, sizeof(frame)));
+            net_deliver(t->net, frame, 1 + (uint32_t)below(seed, sizeof(frame)), 0);
         }
         break;
     case 6: clock_advance(t->rig.clock, 3000000); break;
