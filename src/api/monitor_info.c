@@ -9,6 +9,7 @@
 #include "mem/ram.h"
 #include "mmu/window.h"
 #include "state/state.h"
+#include "vmx/vmx.h"
 #include "x86/x86.h"
 
 /* --- processors --- */
@@ -126,6 +127,13 @@ static void print_windows(struct vcpu *vcpu, void *argument)
 static void info_windows(struct monitor_command *command)
 {
     monitor_on_vcpu(command->machine, monitor_vcpu(command), print_windows, command->out);
+}
+
+static void print_vmcs(struct vcpu *vcpu, void *argument) { vmx_print(vcpu, argument); }
+
+static void info_vmcs(struct monitor_command *command)
+{
+    monitor_on_vcpu(command->machine, monitor_vcpu(command), print_vmcs, command->out);
 }
 
 /* --- memory and devices --- */

@@ -22,6 +22,7 @@
 #include "vcpu/loop.h"
 #include "vcpu/thread.h"
 #include "vcpu/work.h"
+#include "vmx/vmx.h"
 #include "x86/x86.h"
 
 enum { MEMORY_MIN = 1 * MiB };
@@ -172,6 +173,7 @@ static void destroy_vcpu(struct vcpu *vcpu)
         return;
     vcpu_serve_work(vcpu);      /* what devices posted in their last moments */
     vcpu->engine->detach(vcpu);
+    vmx_fini(vcpu);
     mmu_destroy(vcpu->mmu);
     vcpu_thread_fini(vcpu);
     free(vcpu);

@@ -8,6 +8,7 @@
 #include "mmu/physical.h"
 #include "mmu/tlb.h"
 #include "mmu/walk.h"
+#include "vmx/vmx.h"
 #include "vcpu/work.h"
 #include "x86/x86.h"
 
@@ -91,6 +92,14 @@ static bool device_may_be_asked(struct vcpu *vcpu, const struct piece piece[2])
     return likely(!((piece[0].slow | piece[1].slow) & TLB_MMIO)) || vcpu_time_known(vcpu);
 }
 
+/* The APIC-access page (SDM3 §30.4). An access that crosses into it or out of it lies in no register, so it exits. */
+static bool apic_access(const struct piece piece[2]) { return unlikely((piece[0].slow | piece[1].slow) & TLB_APIC_ACCESS); }
+
+static unsigned apic_offset(const struct piece piece[2])
+{
+    return piece[!(piece[0].slow & TLB_APIC_ACCESS)].gpa & PAGE_MASK;
+}
+
 bool mmu_load_slow(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size, enum mmu_class class)
 {
     struct piece piece[2] = { 0 };
@@ -101,6 +110,8 @@ bool mmu_load_slow(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size, en
         return false;
     if (unlikely(first < size) && !translate(vcpu, next_page(vcpu, gla), MMU_READ, class, &piece[1]))
         return false;
+    if (apic_access(piece))
+        return vmx_apic_read(vcpu, apic_offset(piece), size, out, false);
     if (!device_may_be_asked(vcpu, piece))
         return false;
     load_piece(vcpu, &piece[0], out, first);
@@ -121,6 +132,8 @@ bool mmu_store_slow(struct vcpu *vcpu, uint64_t gla, const void *in, unsigned si
         return false;
     if (unlikely(first < size) && !translate(vcpu, next_page(vcpu, gla), MMU_WRITE, class, &piece[1]))
         return false;
+    if (apic_access(piece))
+        return vmx_apic_write(vcpu, apic_offset(piece), size, in);
     if (!device_may_be_asked(vcpu, piece))
         return false;
     store_piece(vcpu, &piece[0], in, first);
@@ -225,6 +238,10 @@ const uint8_t *mmu_fetch_slow(struct vcpu *vcpu, uint64_t gla, uint64_t *gpa, bo
     *mmio = false;
     if (!translate(vcpu, gla, MMU_FETCH, fetch_class(vcpu), &piece))
         return NULL;
+    if (unlikely(piece.slow & TLB_APIC_ACCESS)) {
+        vmx_apic_read(vcpu, gla & PAGE_MASK, 1, NULL, true);
+        return NULL;
+    }
     *gpa = piece.gpa & ~PAGE_MASK;
     *mmio = piece.slow & TLB_MMIO;
     return *mmio ? NULL : piece.host - (gla & PAGE_MASK);
@@ -238,6 +255,8 @@ bool mmu_fetch_bytes(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size)
         unsigned part = first_part(gla, size);
         if (!translate(vcpu, gla, MMU_FETCH, fetch_class(vcpu), &piece))
             return false;
+        if (unlikely(piece.slow & TLB_APIC_ACCESS))
+            return vmx_apic_read(vcpu, gla & PAGE_MASK, 1, NULL, true);
         load_piece(vcpu, &piece, bytes, part);
         bytes += part;
         size -= part;

@@ -13,6 +13,7 @@
 #include "mem/ram.h"
 #include "mmu/walk.h"
 #include "mmu/writer.h"
+#include "vmx/vmx.h"
 #include "x86/x86.h"
 
 static bool watched_by_breakpoint(const struct mmu *mmu, uint64_t page)
@@ -81,15 +82,23 @@ bool tlb_fill(struct vcpu *vcpu, uint64_t gla, enum mmu_use use, enum mmu_class 
     struct mmu *mmu = vcpu->mmu;
     struct walk walk = { .gla = gla, .use = use, .class = class };
     counter_add(&vcpu->counters, COUNTER_tlb_misses, 1);
-    if (!mmu_walk(vcpu, &walk))
-        return x86_raise_page_fault(vcpu, gla, walk.error);
     struct tlb_table *table = &mmu->context->table[class];
     unsigned index = tlb_index(gla);
+    if (!mmu_walk(vcpu, &walk)) {
+        if (likely(!walk.exits))
+            return x86_raise_page_fault(vcpu, gla, walk.error);
+        tlb_entry_clear(table, index);          /* SDM3 §29.4.3.1: an EPT violation drops what was cached for the address */
+        return false;
+    }
     struct tlb_entry *entry = &table->entry[index];
     claim_entry(vcpu, table, index, &walk);
     uint64_t page = gla & ~PAGE_MASK;
     uint64_t tag = watched_by_breakpoint(mmu, page) ? page | TLB_TRAP : page;
     struct ram_slot *slot = ram_find(vcpu->ram, walk.gpa);
+    if (vmx_is_apic_access_page(vcpu, walk.gpa)) {
+        entry->tag[use] = tag | TLB_MMIO | TLB_APIC_ACCESS;
+        return true;
+    }
     if (!slot) {
         entry->tag[use] = tag | TLB_MMIO;
         return true;

@@ -12,7 +12,7 @@ static const uint64_t address_64 = 0x000FFFFFFFFFF000ull;
 
 /* SDM3 §4.3 "32-Bit Paging", tables 4-4 to 4-6. */
 static const struct paging_format format_32 = {
-    .name = "32-bit", .levels = 2, .entry_bytes = 4, .address_mask = 0xFFFFF000,
+    .name = "32-bit", .present = PTE_P, .accessed = PTE_A, .dirty = PTE_D, .levels = 2, .entry_bytes = 4, .address_mask = 0xFFFFF000,
     .level = {
         { .shift = 12, .index_bits = 10, .leaf = LEAF_ALWAYS },
         { .shift = 22, .index_bits = 10, .leaf = LEAF_LARGE, .high_shift = 13, .high_bits = 8 },
@@ -21,7 +21,8 @@ static const struct paging_format format_32 = {
 
 /* SDM3 §4.4 "PAE Paging", tables 4-9 to 4-11. */
 static const struct paging_format format_pae = {
-    .name = "PAE", .levels = 2, .entry_bytes = 8, .pdpte_registers = true, .address_mask = address_64,
+    .name = "PAE", .present = PTE_P, .accessed = PTE_A, .dirty = PTE_D, .levels = 2, .entry_bytes = 8, .pdpte_registers = true,
+    .address_mask = address_64,
     .level = {
         { .shift = 12, .index_bits = 9, .leaf = LEAF_ALWAYS },
         { .shift = 21, .index_bits = 9, .leaf = LEAF_LARGE, .leaf_reserved = 0x001FE000 },
@@ -30,13 +31,24 @@ static const struct paging_format format_pae = {
 
 /* SDM3 §4.5 "4-Level Paging and 5-Level Paging", tables 4-14 to 4-20. */
 static const struct paging_format format_long = {
-    .name = "5-level", .levels = 5, .entry_bytes = 8, .address_mask = address_64,
+    .name = "5-level", .present = PTE_P, .accessed = PTE_A, .dirty = PTE_D, .levels = 5, .entry_bytes = 8, .address_mask = address_64,
     .level = {
         { .shift = 12, .index_bits = 9, .leaf = LEAF_ALWAYS },
         { .shift = 21, .index_bits = 9, .leaf = LEAF_LARGE, .leaf_reserved = 0x001FE000 },
         { .shift = 30, .index_bits = 9, .leaf = LEAF_LARGE, .leaf_reserved = 0x3FFFE000 },
         { .shift = 39, .index_bits = 9, .leaf = LEAF_NEVER, .reserved = PTE_PS },
         { .shift = 48, .index_bits = 9, .leaf = LEAF_NEVER, .reserved = PTE_PS },
+    },
+};
+
+/* SDM3 §29.3.2; the reserved bits of tables 29-1 to 29-6 that do not depend on the processor. */
+static const struct paging_format format_ept = {
+    .name = "EPT", .ept = true, .present = EPTE_RIGHTS, .levels = 4, .entry_bytes = 8, .address_mask = address_64,
+    .level = {
+        { .shift = 12, .index_bits = 9, .leaf = LEAF_ALWAYS },
+        { .shift = 21, .index_bits = 9, .leaf = LEAF_LARGE, .reserved = 0x78, .leaf_reserved = 0x001FF000 },
+        { .shift = 30, .index_bits = 9, .leaf = LEAF_LARGE, .reserved = 0x78, .leaf_reserved = 0x3FFFF000 },
+        { .shift = 39, .index_bits = 9, .leaf = LEAF_NEVER, .reserved = 0xF8 },
     },
 };
 
@@ -92,6 +104,12 @@ void paging_format_select(struct paging_format *format, const struct paging_mode
         }
         reserve(format, range(51, mode->physical_bits) | no_nx);
     }
+}
+
+void paging_format_select_ept(struct paging_format *format, const struct paging_mode *mode)
+{
+    *format = format_ept;
+    reserve(format, range(51, mode->physical_bits));
 }
 
 uint64_t paging_pdpte_reserved(unsigned physical_bits)

@@ -9,6 +9,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Bits of an entry of EPT (SDM3 §29.3.2, tables 29-1 to 29-6). */
+enum { EPTE_READ = 1, EPTE_WRITE = 2, EPTE_EXECUTE = 4, EPTE_RIGHTS = 7, EPTE_A = 1 << 8, EPTE_D = 1 << 9, EPTE_USER_EXECUTE = 1 << 10 };
+enum { EPTP_ACCESSED_DIRTY = 1 << 6 };
+#define EPTE_SUPPRESS_VE (1ull << 63)
+#define EPTE_MEMORY_TYPE(entry) (((entry) >> 3) & 7)
+
 /* Bits of an entry, the same in every format of the processor's own paging (SDM3 §4.3 to §4.5). */
 enum {
     PTE_P = 1u << 0, PTE_W = 1u << 1, PTE_U = 1u << 2, PTE_A = 1u << 5, PTE_D = 1u << 6, PTE_PS = 1u << 7, PTE_G = 1u << 8,
@@ -34,6 +40,9 @@ struct paging_format {
     const char *name;
     uint8_t levels;             /* 0: no paging */
     uint8_t entry_bytes;
+    uint64_t present;           /* an entry with none of these bits is not present */
+    uint64_t accessed, dirty;   /* the flags that a walk sets; 0 where the format has none */
+    bool ept;                   /* the rights are EPT's */
     bool pdpte_registers;       /* PAE: the root is one of four registers, chosen by address bits 31:30 */
     uint64_t address_mask;      /* address bits of an entry */
     struct paging_level level[PAGING_LEVELS_MAX];       /* [0] is the page table */
@@ -47,6 +56,8 @@ struct paging_mode {
 };
 
 void paging_format_select(struct paging_format *format, const struct paging_mode *mode);
+/* SDM3 §29.3.2 "EPT Translation Mechanism": four levels; where A and D are switched on the caller adds them. */
+void paging_format_select_ept(struct paging_format *format, const struct paging_mode *mode);
 
 /* Bits that must be zero in a present PDPTE register (SDM3 §4.4.1, table 4-8). */
 uint64_t paging_pdpte_reserved(unsigned physical_bits);

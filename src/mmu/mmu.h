@@ -28,7 +28,8 @@ enum {
     TLB_MMIO = 1u << 7,         /* not RAM: goes to the bus */
     TLB_ROM = 1u << 8,          /* write: goes to the bus */
     TLB_TRAP = 1u << 9,         /* a data breakpoint lies in the page */
-    TLB_SLOW = TLB_WATCHED | TLB_MMIO | TLB_ROM | TLB_TRAP,
+    TLB_APIC_ACCESS = 1u << 10, /* the APIC-access page of a VT-x guest */
+    TLB_SLOW = TLB_WATCHED | TLB_MMIO | TLB_ROM | TLB_TRAP | TLB_APIC_ACCESS,
 };
 
 struct tlb_entry {
@@ -36,7 +37,7 @@ struct tlb_entry {
     uintptr_t addend;           /* host = gla + addend */
 };
 
-enum { TLB_BITS = 11, TLB_SIZE = 1 << TLB_BITS, TLB_CONTEXTS = 8 };
+enum { TLB_BITS = 11, TLB_SIZE = 1 << TLB_BITS, TLB_CONTEXTS = 16 };
 
 /* Bits of tlb_table.info beside the guest-physical page address. */
 enum { TLB_GLOBAL = 1u << 0, TLB_LISTED = 1u << 1, TLB_LARGE_SHIFT = 2, TLB_LARGE = 3u << TLB_LARGE_SHIFT };
@@ -57,8 +58,18 @@ struct large_filter {
     uint64_t lowest, highest;           /* ends of the range that they all lie in; lowest > highest: none */
 };
 
+/* Whose translations count: all zero outside VMX non-root operation (SDM3 §29.4 "Caching Translation Information"). */
+struct mmu_space {
+    uint16_t vpid;
+    bool ept;                           /* addresses of the guest's paging go through EPT */
+    bool mode_based_execute;
+    uint64_t eptp;
+};
+
 struct tlb_context {
-    uint16_t pcid;
+    uint16_t pcid, vpid;
+    uint64_t eptp;                      /* 0: without EPT */
+    uint64_t rule_bits;                 /* under which its entries were made */
     bool used;
     uint64_t last_use;
     struct window_space *space;         /* window.h; NULL: none yet */
@@ -76,6 +87,8 @@ struct mmu {
     bool nx, smep, wp, pge, pke;        /* the rules in force, from CR0, CR4 and EFER */
     uint32_t pkru;
     struct paging_format format;        /* with the reserved bits of this processor and mode */
+    struct mmu_space space;
+    struct paging_format ept_format;
     uint64_t rule_bits;         /* what `format` and the rules were made from: see tlb.c */
     uint64_t cr3;               /* for which `context` was chosen */
     bool pcide;
@@ -130,12 +143,28 @@ static inline void mmu_privilege_changed(struct vcpu *vcpu)
     vcpu->tlb_code = &mmu->context->table[MMU_SUPERVISOR];
 }
 void mmu_load_cr3(struct vcpu *vcpu, bool keep);        /* vcpu->cr3 is new; keep: bit 63 of the source was set with PCIDE */
-/* Reads vcpu->pdpte for PAE paging at CR3; false: a reserved bit is set (#GP is the caller's), nothing was loaded. */
+/*
+ * Reads vcpu->pdpte for PAE paging at CR3; false: a reserved bit is set (#GP is the caller's), or with EPT an exit is pending;
+ * nothing was loaded.
+ */
 bool mmu_load_pdptes(struct vcpu *vcpu, uint64_t cr3);
 void mmu_flush_page(struct vcpu *vcpu, uint64_t gla);           /* INVLPG: all contexts' global entries, too */
 void mmu_flush_pcid_page(struct vcpu *vcpu, uint16_t pcid, uint64_t gla);
 void mmu_flush_pcid(struct vcpu *vcpu, uint16_t pcid);
-void mmu_flush_all(struct vcpu *vcpu);
+void mmu_flush_linear(struct vcpu *vcpu);       /* everything of the present VPID, global pages too */
+void mmu_flush_all(struct vcpu *vcpu);          /* everything, whosever it is */
+
+/*
+ * VM entry and exit: from now on addresses belong to this space; CR0, CR3, CR4 and EFER are already those that go with it.
+ * Flushes nothing: translations of both sides stay, told apart by VPID and EPTP.
+ */
+void mmu_enter_space(struct vcpu *vcpu, const struct mmu_space *space);
+/* INVVPID and INVEPT (SDM3 §29.4.3.3, §29.4.3.4). */
+void mmu_flush_vpid_page(struct vcpu *vcpu, uint16_t vpid, uint64_t gla);
+void mmu_flush_vpid(struct vcpu *vcpu, uint16_t vpid, bool keep_global);
+void mmu_flush_all_vpids(struct vcpu *vcpu);    /* but VPID 0 */
+void mmu_flush_ept(struct vcpu *vcpu, uint64_t eptp);
+void mmu_flush_all_epts(struct vcpu *vcpu);
 
 /* The class of an implicit supervisor access (descriptor tables, TSS): SDM3 §4.6. */
 static inline enum mmu_class mmu_implicit(const struct vcpu *vcpu)
@@ -186,9 +215,11 @@ bool mmu_fetch_bytes(struct vcpu *vcpu, uint64_t gla, void *out, unsigned size);
 /* Translation without side effects, for the monitor and GDB: no A/D bits, no faults. False: not mapped. */
 bool mmu_translate(struct vcpu *vcpu, uint64_t gla, uint64_t *gpa);
 
-/* Physical accesses of the processor itself. MMIO is dispatched. */
+/* Physical accesses of the processor itself, past any EPT. MMIO is dispatched. */
 void mmu_phys_read(struct vcpu *vcpu, uint64_t gpa, void *out, unsigned size);
 void mmu_phys_write(struct vcpu *vcpu, uint64_t gpa, const void *in, unsigned size);
+/* Host pointer to `size` bytes in one page of RAM, about to be written; NULL: not RAM, or ROM. */
+void *mmu_phys_host(struct vcpu *vcpu, uint64_t gpa, unsigned size);
 
 /* Makes every other vCPU drop its direct-write entries for the page and waits until it has (mem/code_map.h). */
 void mmu_unshare_writes(struct vcpu *vcpu, uint64_t gpa);

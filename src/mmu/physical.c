@@ -62,6 +62,15 @@ void mmu_phys_read(struct vcpu *vcpu, uint64_t gpa, void *out, unsigned size)
     }
 }
 
+void *mmu_phys_host(struct vcpu *vcpu, uint64_t gpa, unsigned size)
+{
+    struct ram_slot *slot = ram_find(vcpu->ram, gpa);
+    if (!slot || ram_is_rom(slot, gpa) || in_page(gpa, size) < size)
+        return NULL;
+    ram_written(vcpu->ram, gpa, size);
+    return slot->host + (gpa - slot->gpa);
+}
+
 void mmu_phys_write(struct vcpu *vcpu, uint64_t gpa, const void *in, unsigned size)
 {
     for (unsigned part; size; gpa += part, in = (const uint8_t *)in + part, size -= part) {

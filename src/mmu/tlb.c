@@ -1,10 +1,12 @@
 /*
  * Contexts and flushes of the software TLB (SDM3 §4.10 "Caching Translation Information").
  *
- * A context holds the translations of one PCID (0 where CR4.PCIDE is clear), in one table for each class of access.
- * Everything else that translations depend on (paging mode, WP, SMEP, NXE, PGE, PKE) is common to all contexts: when it
- * changes, which is rare, all are flushed. Global pages are held by each context that used them; what must drop a global
- * translation looks into all.
+ * A context holds the translations of one PCID (0 where CR4.PCIDE is clear) under one VPID and EPT pointer (0 outside VT-x
+ * guests), in one table for each class of access. Everything else that translations depend on (paging mode, WP, SMEP, NXE,
+ * PGE, PKE) is common to all contexts of a VPID: when it changes, which is rare, all those are flushed. VM entry and exit
+ * change it too, for another VPID; so each context also knows the rules that it was filled under, and one that comes back
+ * under others is emptied then. Global pages are held by each context that used them; what must drop a global
+ * translation looks into all of the VPID.
  *
  * A flush that keeps global pages visits only the entries on the table's `local` list, which every entry that is not
  * global joins when it is made. Its cost is what was filled since the last flush, not the size of the table.
@@ -17,7 +19,9 @@
 
 #include "mem/ram.h"
 #include "mmu/window_impl.h"
+#include "mmu/walk.h"
 #include "vcpu/work.h"
+#include "vmx/vmx.h"
 #include "x86/x86.h"
 
 enum { NO_FRAME = 0xFFFFFFFF };
@@ -71,13 +75,27 @@ static void context_clear_local(struct vcpu *vcpu, struct tlb_context *context)
     window_flush_context(context);
 }
 
+/* The present one of the PCID. */
 static struct tlb_context *context_find(struct mmu *mmu, uint16_t pcid)
 {
-    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
-        if (mmu->contexts[i].used && mmu->contexts[i].pcid == pcid)
-            return &mmu->contexts[i];
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *context = &mmu->contexts[i];
+        if (context->used && context->pcid == pcid && context->vpid == mmu->space.vpid && context->eptp == mmu->space.eptp)
+            return context;
+    }
     return NULL;
 }
+
+/* The next one in use after `last` (NULL: the first) of the VPID, under whatever EPT pointer. */
+static struct tlb_context *context_of_vpid(struct mmu *mmu, uint16_t vpid, struct tlb_context *last)
+{
+    for (struct tlb_context *context = last ? last + 1 : mmu->contexts; context < mmu->contexts + TLB_CONTEXTS; context++)
+        if (context->used && context->vpid == vpid)
+            return context;
+    return NULL;
+}
+#define FOR_CONTEXTS_OF_VPID(context, mmu, vpid) \
+    for (struct tlb_context *context = NULL; (context = context_of_vpid(mmu, vpid, context));)
 
 /* The context that rested longest (an unused one never ran), emptied. */
 static struct tlb_context *context_take(struct mmu *mmu, uint16_t pcid)
@@ -91,6 +109,9 @@ static struct tlb_context *context_take(struct mmu *mmu, uint16_t pcid)
     context_clear(oldest);
     oldest->used = true;
     oldest->pcid = pcid;
+    oldest->vpid = mmu->space.vpid;
+    oldest->eptp = mmu->space.eptp;
+    oldest->rule_bits = mmu->rule_bits;
     return oldest;
 }
 
@@ -127,26 +148,40 @@ void mmu_destroy(struct mmu *mmu)
 
 static uint16_t pcid_of(const struct mmu *mmu, uint64_t cr3) { return mmu->pcide ? cr3 & 0xFFF : 0; }
 
-void mmu_load_cr3(struct vcpu *vcpu, bool keep)
+/* Makes the context of CR3 and the present space the present one. flushed: of what the PCID had. */
+static void choose_context(struct vcpu *vcpu, bool flushed)
 {
     struct mmu *mmu = vcpu->mmu;
     uint16_t pcid = pcid_of(mmu, vcpu->cr3);
     struct tlb_context *context = context_find(mmu, pcid);
-    if (context && !keep)
-        context_clear_local(vcpu, context);
     if (!context)
         context = context_take(mmu, pcid);
+    if (context->rule_bits != mmu->rule_bits) {
+        context_clear(context);
+        context->rule_bits = mmu->rule_bits;
+    }
     context->last_use = ++mmu->ticks;
     mmu->context = context;
     mmu->cr3 = vcpu->cr3;
-    window_follow_cr3(vcpu, !keep);
+    if (!vmx_guest(vcpu))               /* a VT-x guest has no windows */
+        window_follow_cr3(vcpu, flushed);
     mmu_privilege_changed(vcpu);
+}
+
+void mmu_load_cr3(struct vcpu *vcpu, bool keep)
+{
+    struct mmu *mmu = vcpu->mmu;
+    if (!keep)
+        mmu_flush_pcid(vcpu, pcid_of(mmu, vcpu->cr3));
+    choose_context(vcpu, !keep);
 }
 
 bool mmu_load_pdptes(struct vcpu *vcpu, uint64_t cr3)
 {
-    uint64_t pdpte[4], reserved = paging_pdpte_reserved(x86_physical_bits(vcpu));
-    mmu_phys_read(vcpu, cr3 & 0xFFFFFFE0, pdpte, sizeof(pdpte));
+    uint64_t pdpte[4], reserved = paging_pdpte_reserved(x86_physical_bits(vcpu)), gpa = cr3 & 0xFFFFFFE0;
+    if (vmx_proc2(vcpu, PROC2_ENABLE_EPT) && !mmu_walk_guest_physical(vcpu, &gpa))
+        return false;
+    mmu_phys_read(vcpu, gpa, pdpte, sizeof(pdpte));
     for (unsigned i = 0; i < 4; i++)
         if ((pdpte[i] & PTE_P) && (pdpte[i] & reserved))
             return false;
@@ -159,9 +194,10 @@ bool mmu_load_pdptes(struct vcpu *vcpu, uint64_t cr3)
 /* Every bit on which translations depend, for all contexts; packed from CR0, CR4 and EFER, whose bits do not collide here. */
 static uint64_t rule_bits(const struct vcpu *vcpu)
 {
+    uint64_t space = vcpu->mmu->space.mode_based_execute ? BIT(63) : 0;
     if (!(vcpu->cr0 & CR0_PG))
-        return 0;
-    return (vcpu->cr0 & (CR0_PG | CR0_WP))
+        return space;
+    return space | (vcpu->cr0 & (CR0_PG | CR0_WP))
            | (vcpu->cr4 & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_PKE)) << 32
            | (vcpu->efer & (EFER_NXE | EFER_LMA));
 }
@@ -176,11 +212,13 @@ static void read_limits(struct vcpu *vcpu, struct paging_mode *mode)
     mode->page1gb = extended[3] & BIT(26);
 }
 
-static void rules_changed(struct vcpu *vcpu)
+static void set_rules(struct vcpu *vcpu, uint64_t rules)
 {
     struct mmu *mmu = vcpu->mmu;
+    mmu->rule_bits = rules;
     if (!mmu->limits_known) {
         read_limits(vcpu, &mmu->mode);
+        paging_format_select_ept(&mmu->ept_format, &mmu->mode);
         mmu->limits_known = true;
     }
     mmu->mode.cr0 = vcpu->cr0;
@@ -193,8 +231,6 @@ static void rules_changed(struct vcpu *vcpu)
     mmu->nx = (vcpu->efer & EFER_NXE) && (vcpu->cr4 & CR4_PAE);
     mmu->pke = (vcpu->cr4 & CR4_PKE) && (vcpu->efer & EFER_LMA);
     mmu->pcide = vcpu->cr4 & CR4_PCIDE;
-    mmu_flush_all(vcpu);
-    mmu_load_cr3(vcpu, false);
 }
 
 /* Pages of data breakpoints (SDM3 §18.2.4): R/Wn is 1 (write) or 3 (read or write). */
@@ -235,21 +271,42 @@ static void pkru_changed(struct vcpu *vcpu)
     }
 }
 
-void mmu_mode_changed(struct vcpu *vcpu)
+static void rest_changed(struct vcpu *vcpu)
 {
     struct mmu *mmu = vcpu->mmu;
-    uint64_t rules = rule_bits(vcpu);
-    if (rules != mmu->rule_bits) {
-        mmu->rule_bits = rules;
-        rules_changed(vcpu);
-    } else if (vcpu->cr3 != mmu->cr3) {
-        mmu_load_cr3(vcpu, false);
-    }
     if (mmu->watching || (vcpu->dr7 & 0xFF))
         breakpoints_changed(vcpu);
     if (mmu->pke && mmu->pkru != vcpu->fpu.pkru)
         pkru_changed(vcpu);
     mmu_privilege_changed(vcpu);
+}
+
+void mmu_mode_changed(struct vcpu *vcpu)
+{
+    struct mmu *mmu = vcpu->mmu;
+    uint64_t rules = rule_bits(vcpu);
+    if (rules != mmu->rule_bits) {
+        set_rules(vcpu, rules);
+        mmu_flush_linear(vcpu);
+        choose_context(vcpu, true);
+    } else if (vcpu->cr3 != mmu->cr3) {
+        mmu_load_cr3(vcpu, false);
+    }
+    rest_changed(vcpu);
+}
+
+void mmu_enter_space(struct vcpu *vcpu, const struct mmu_space *space)
+{
+    struct mmu *mmu = vcpu->mmu;
+    mmu->space = *space;
+    mmu->ept_format.present = EPTE_RIGHTS | (space->mode_based_execute ? EPTE_USER_EXECUTE : 0);
+    mmu->ept_format.accessed = space->eptp & EPTP_ACCESSED_DIRTY ? EPTE_A : 0;
+    mmu->ept_format.dirty = space->eptp & EPTP_ACCESSED_DIRTY ? EPTE_D : 0;
+    uint64_t rules = rule_bits(vcpu);
+    if (rules != mmu->rule_bits)
+        set_rules(vcpu, rules);
+    choose_context(vcpu, false);
+    rest_changed(vcpu);
 }
 
 /* --- flushes --- */
@@ -264,6 +321,19 @@ void mmu_flush_all(struct vcpu *vcpu)
     mmu->fetch_epoch++;
     large_filter_clear(&mmu->large);
     mmu->pkeys_seen = 0;
+}
+
+/* What all contexts share, the filter of large global pages and the keys seen, stays as it is if others may need it. */
+void mmu_flush_linear(struct vcpu *vcpu)
+{
+    struct mmu *mmu = vcpu->mmu;
+    bool others = false;
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        others |= mmu->contexts[i].used && mmu->contexts[i].vpid != mmu->space.vpid;
+    if (others)
+        mmu_flush_vpid(vcpu, mmu->space.vpid, false);
+    else
+        mmu_flush_all(vcpu);
 }
 
 static bool entry_maps(const struct tlb_entry *entry, uint64_t gla)
@@ -337,25 +407,65 @@ static void context_flush(struct mmu *mmu, struct tlb_context *context, uint64_t
 void mmu_flush_page(struct vcpu *vcpu, uint64_t gla)
 {
     struct mmu *mmu = vcpu->mmu;
-    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
-        struct tlb_context *context = &mmu->contexts[i];
-        if (context->used)
-            context_flush(mmu, context, gla, context == mmu->context ? SCOPE_LOCAL | SCOPE_GLOBAL : SCOPE_GLOBAL);
-    }
+    FOR_CONTEXTS_OF_VPID(context, mmu, mmu->space.vpid)
+        context_flush(mmu, context, gla, context->pcid == mmu->context->pcid ? SCOPE_LOCAL | SCOPE_GLOBAL : SCOPE_GLOBAL);
 }
 
 void mmu_flush_pcid_page(struct vcpu *vcpu, uint16_t pcid, uint64_t gla)
 {
-    struct tlb_context *context = context_find(vcpu->mmu, pcid);
-    if (context)
-        context_flush(vcpu->mmu, context, gla, SCOPE_LOCAL);
+    struct mmu *mmu = vcpu->mmu;
+    FOR_CONTEXTS_OF_VPID(context, mmu, mmu->space.vpid)
+        if (context->pcid == pcid)
+            context_flush(mmu, context, gla, SCOPE_LOCAL);
 }
 
 void mmu_flush_pcid(struct vcpu *vcpu, uint16_t pcid)
 {
-    struct tlb_context *context = context_find(vcpu->mmu, pcid);
-    if (context)
-        context_clear_local(vcpu, context);
+    struct mmu *mmu = vcpu->mmu;
+    FOR_CONTEXTS_OF_VPID(context, mmu, mmu->space.vpid)
+        if (context->pcid == pcid)
+            context_clear_local(vcpu, context);
+}
+
+void mmu_flush_vpid_page(struct vcpu *vcpu, uint16_t vpid, uint64_t gla)
+{
+    FOR_CONTEXTS_OF_VPID(context, vcpu->mmu, vpid)
+        context_flush(vcpu->mmu, context, gla, SCOPE_LOCAL | SCOPE_GLOBAL);
+}
+
+void mmu_flush_vpid(struct vcpu *vcpu, uint16_t vpid, bool keep_global)
+{
+    counter_add(&vcpu->counters, COUNTER_tlb_flushes, 1);
+    FOR_CONTEXTS_OF_VPID(context, vcpu->mmu, vpid)
+        if (keep_global)
+            context_clear_local(vcpu, context);
+        else
+            context_clear(context);
+}
+
+void mmu_flush_all_vpids(struct vcpu *vcpu)
+{
+    struct mmu *mmu = vcpu->mmu;
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        if (mmu->contexts[i].used && mmu->contexts[i].vpid)
+            context_clear(&mmu->contexts[i]);
+}
+
+/* The EPT pointer's bits 51:12 alone name what is cached (SDM3 §29.4.2: "EP4TA"). */
+void mmu_flush_ept(struct vcpu *vcpu, uint64_t eptp)
+{
+    struct mmu *mmu = vcpu->mmu;
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        if (mmu->contexts[i].used && mmu->contexts[i].eptp && (mmu->contexts[i].eptp ^ eptp) >> PAGE_SHIFT == 0)
+            context_clear(&mmu->contexts[i]);
+}
+
+void mmu_flush_all_epts(struct vcpu *vcpu)
+{
+    struct mmu *mmu = vcpu->mmu;
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        if (mmu->contexts[i].used && mmu->contexts[i].eptp)
+            context_clear(&mmu->contexts[i]);
 }
 
 /* --- direct-write entries --- */

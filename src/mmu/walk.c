@@ -5,26 +5,35 @@
  *
  * NOTE(spec): a walk that faults sets no A bits, not even in the upper levels it used. SDM3 §4.8 allows the bits to be set
  * whenever an entry is used; processors differ.
+ *
+ * In a VT-x guest with EPT the addresses in the guest's tables, and the page's own, are guest-physical: each goes through
+ * EPT by a walk of the same kind, with EPT's format (SDM3 §29.3). What that walk forbids is an exit, not a fault.
  */
 #include "mmu/walk.h"
 
 #include "mem/ram.h"
+#include "vmx/vmx.h"
 
-enum outcome { WALK_DONE, WALK_FAULT, WALK_AGAIN };
+enum outcome { WALK_DONE, WALK_FAULT, WALK_AGAIN, WALK_ABSENT, WALK_RESERVED, WALK_EXIT };
 
 /* One entry on the way, for the second pass. */
 struct step {
     void *host;                 /* NULL: the table is not in RAM */
     struct ram_slot *slot;
+    uint64_t guest_gpa;         /* before EPT */
     uint64_t gpa;
     uint64_t entry;
 };
 
 struct path {
+    const struct paging_format *format;
     struct step step[PAGING_LEVELS_MAX];        /* [0] is the leaf */
-    unsigned count;
+    unsigned leaf;              /* the level that ended the walk */
     uint64_t all, any;          /* AND and OR of the entries */
+    uint64_t address;           /* of the page, with the low bits of the address asked for */
 };
+
+static enum outcome ept_translate(struct vcpu *vcpu, struct walk *walk, uint64_t *gpa, uint32_t access, bool of_table);
 
 /* A table that is not RAM reads as an unclaimed bus does: all ones. */
 static uint64_t read_entry(struct ram *ram, struct step *step, unsigned bytes)
@@ -52,6 +61,158 @@ static inline uint64_t page_address(const struct paging_format *format, const st
         base |= ((entry >> level->high_shift) & (BIT(level->high_bits) - 1)) << 32;
     return base;
 }
+
+/* SDM3 §29.3.3.1 "EPT Misconfigurations", besides reserved bits: write without read, and memory types that do not exist. */
+static bool ept_misconfigured(uint64_t entry, bool leaf)
+{
+    unsigned type = EPTE_MEMORY_TYPE(entry);
+    return ((entry & EPTE_WRITE) && !(entry & EPTE_READ)) || (leaf && (type == 2 || type == 3 || type == 7));
+}
+
+/* First pass, from the root at `table`. nested: the tables' addresses are guest-physical. */
+static enum outcome descend(struct vcpu *vcpu, struct walk *walk, const struct paging_format *format, uint64_t table,
+                            uint64_t address, bool nested, struct path *path)
+{
+    path->format = format;
+    path->all = ~0ull;
+    path->any = 0;
+    for (unsigned n = format->levels - 1;; n--) {
+        const struct paging_level *level = &format->level[n];
+        struct step *step = &path->step[n];
+        uint64_t index = (address >> level->shift) & (BIT(level->index_bits) - 1);
+        path->leaf = n;
+        step->gpa = step->guest_gpa = table + index * format->entry_bytes;
+        if (unlikely(nested) && ept_translate(vcpu, walk, &step->gpa, EPT_READ, true) != WALK_DONE)
+            return WALK_EXIT;
+        uint64_t entry = step->entry = read_entry(vcpu->ram, step, format->entry_bytes);
+        if (unlikely(walk->report))
+            walk->report(walk->report_owner, n, step->gpa, entry);
+        path->all &= entry;
+        path->any |= entry;
+        if (!(entry & format->present))
+            return WALK_ABSENT;
+        bool leaf = maps_page(level, entry);
+        if (unlikely(entry & (leaf ? level->leaf_reserved : level->reserved)) || (format->ept && ept_misconfigured(entry, leaf)))
+            return WALK_RESERVED;
+        if (leaf) {
+            path->address = page_address(format, level, entry) | (address & (BIT(level->shift) - 1));
+            return WALK_DONE;
+        }
+        table = entry & format->address_mask;
+    }
+}
+
+/* The tables may themselves be watched for code or dirty tracking. */
+static bool set_bits(struct vcpu *vcpu, struct step *step, unsigned bytes, uint64_t flags)
+{
+    uint64_t old64 = step->entry;
+    uint32_t old32 = (uint32_t)step->entry;
+    bool done = bytes == 8 ? __atomic_compare_exchange_n((uint64_t *)step->host, &old64, old64 | flags, false,
+                                                         __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)
+                           : __atomic_compare_exchange_n((uint32_t *)step->host, &old32, old32 | (uint32_t)flags, false,
+                                                         __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    if (done)
+        ram_written(vcpu->ram, step->gpa, bytes);
+    return done;
+}
+
+/* What must be in order before flags of an entry are written: the right to, and the log of dirty pages. */
+static bool may_set(struct vcpu *vcpu, struct walk *walk, const struct path *path, struct step *step, uint64_t missing, uint64_t gpa)
+{
+    if (path->format->ept)
+        return !(missing & path->format->dirty) || vmx_log_modification(vcpu, gpa);
+    return !vcpu->mmu->space.ept || ept_translate(vcpu, walk, &(uint64_t){ step->guest_gpa }, EPT_READ | EPT_WRITE, true) == WALK_DONE;
+}
+
+/*
+ * Second pass (SDM3 §4.8 "Accessed and Dirty Flags", §29.3.5 "Accessed and Dirty Flags for EPT"). gpa: the address that an EPT walk
+ * was for.
+ */
+static enum outcome mark_used(struct vcpu *vcpu, struct walk *walk, struct path *path, bool write, uint64_t gpa)
+{
+    const struct paging_format *format = path->format;
+    for (unsigned n = format->levels; n-- > path->leaf;) {
+        struct step *step = &path->step[n];
+        uint64_t flags = n == path->leaf && write ? format->accessed | format->dirty : format->accessed;
+        uint64_t missing = flags & ~step->entry;
+        if (likely(!missing) || !step->host || ram_is_rom(step->slot, step->gpa))
+            continue;
+        if (!may_set(vcpu, walk, path, step, missing, gpa))
+            return WALK_EXIT;
+        if (!set_bits(vcpu, step, format->entry_bytes, flags))
+            return WALK_AGAIN;
+        step->entry |= flags;
+    }
+    return WALK_DONE;
+}
+
+/* --- EPT --- */
+
+/* SDM3 table 28-7 "Exit Qualification for EPT Violations". */
+static uint64_t violation_qualification(const struct walk *walk, const struct path *path, uint32_t access, bool of_table)
+{
+    enum { USER_EXECUTABLE = 1 << 6, GLA_VALID = 1 << 7, FINAL = 1 << 8, USER = 1 << 9, WRITABLE = 1 << 10, NO_EXECUTE = 1 << 11 };
+    uint64_t qualification = access | (path->all & EPTE_RIGHTS) << 3 | (path->all & EPTE_USER_EXECUTE ? USER_EXECUTABLE : 0);
+    if (walk->no_gla)
+        return qualification;
+    qualification |= GLA_VALID;
+    if (of_table)
+        return qualification;
+    return qualification | FINAL | (walk->user ? USER : 0) | (walk->guest_writable ? WRITABLE : 0) | (walk->guest_nx ? NO_EXECUTE : 0);
+}
+
+static enum outcome ept_refuse(struct vcpu *vcpu, struct walk *walk, const struct path *path, uint64_t gpa, uint32_t access,
+                               bool of_table, bool misconfigured)
+{
+    if (walk->peek)
+        return WALK_FAULT;
+    walk->exits = true;
+    if (misconfigured)
+        vmx_ept_misconfiguration(vcpu, gpa);
+    else
+        vmx_ept_violation(vcpu, violation_qualification(walk, path, access, of_table), walk->gla, gpa,
+                          !(path->step[path->leaf].entry & EPTE_SUPPRESS_VE));
+    return WALK_EXIT;
+}
+
+/* The right that a fetch needs: with mode-based execute control it depends on whose page the guest's tables say it is. */
+static uint64_t rights_needed(const struct vcpu *vcpu, const struct walk *walk, uint32_t access)
+{
+    if ((access & EPT_EXECUTE) && vcpu->mmu->space.mode_based_execute && walk->user)
+        return (access & ~(uint32_t)EPT_EXECUTE) | EPTE_USER_EXECUTE;
+    return access;
+}
+
+/*
+ * A guest-physical address to a physical one, for EPT_READ.. bits of access. With A and D flags the guest's tables are accessed as
+ * if written (SDM3 §29.3.5).
+ */
+static enum outcome ept_translate(struct vcpu *vcpu, struct walk *walk, uint64_t *gpa, uint32_t access, bool of_table)
+{
+    const struct mmu *mmu = vcpu->mmu;
+    struct path path;
+    enum outcome outcome;
+    if (of_table && mmu->ept_format.dirty)
+        access |= EPT_WRITE;
+    do {
+        outcome = descend(vcpu, walk, &mmu->ept_format, mmu->space.eptp & mmu->ept_format.address_mask, *gpa, false, &path);
+        bool refused = outcome != WALK_DONE || (rights_needed(vcpu, walk, access) & ~path.all);
+        if (refused && !(walk->peek && outcome == WALK_DONE))
+            return ept_refuse(vcpu, walk, &path, *gpa, access, of_table, outcome == WALK_RESERVED);
+        if (!walk->peek)
+            outcome = mark_used(vcpu, walk, &path, access & EPT_WRITE, *gpa);
+    } while (outcome == WALK_AGAIN);
+    if (outcome == WALK_EXIT)
+        walk->exits = true;
+    if (!of_table) {
+        walk->writable &= (path.all & EPTE_WRITE) != 0;
+        walk->dirty &= !mmu->ept_format.dirty || (path.step[path.leaf].entry & mmu->ept_format.dirty);
+    }
+    *gpa = path.address;
+    return outcome;
+}
+
+/* --- the guest's own tables --- */
 
 /* W, U and I/D of the error code (SDM3 §4.7): what the access was. */
 static uint32_t error_of_access(const struct mmu *mmu, const struct walk *walk)
@@ -100,11 +261,24 @@ static bool rights_allow(const struct mmu *mmu, const struct walk *walk, const s
     return use == MMU_READ || writable || !mmu->wp;
 }
 
-/* First pass. */
-static enum outcome descend(struct vcpu *vcpu, struct walk *walk, struct path *path)
+/* What the entry of a page says of it. */
+static void take_page(const struct mmu *mmu, struct walk *walk, const struct path *path)
+{
+    uint64_t entry = path->step[path->leaf].entry;
+    walk->gpa = path->address;
+    walk->page_shift = path->format->level[path->leaf].shift;
+    walk->global = mmu->pge && (entry & PTE_G);
+    walk->pkey = mmu->pke ? PTE_PKEY(entry) : 0;
+    walk->user = path->all & PTE_U;
+    walk->guest_writable = path->all & PTE_W;
+    walk->guest_nx = mmu->nx && (path->any & PTE_NX);
+}
+
+static enum outcome walk_tables(struct vcpu *vcpu, struct walk *walk)
 {
     const struct mmu *mmu = vcpu->mmu;
     const struct paging_format *format = &mmu->format;
+    struct path path;
     uint64_t table = vcpu->cr3 & format->address_mask;
     if (format->pdpte_registers) {
         uint64_t pdpte = vcpu->pdpte[(walk->gla >> 30) & 3];
@@ -112,98 +286,48 @@ static enum outcome descend(struct vcpu *vcpu, struct walk *walk, struct path *p
             return fault(mmu, walk, 0);
         table = pdpte & format->address_mask;
     }
-    path->all = ~0ull;
-    path->any = 0;
-    for (unsigned n = format->levels - 1;; n--) {
-        const struct paging_level *level = &format->level[n];
-        struct step *step = &path->step[n];
-        uint64_t index = (walk->gla >> level->shift) & (BIT(level->index_bits) - 1);
-        step->gpa = table + index * format->entry_bytes;
-        uint64_t entry = step->entry = read_entry(vcpu->ram, step, format->entry_bytes);
-        if (unlikely(walk->report))
-            walk->report(walk->report_owner, n, step->gpa, entry);
-        if (!(entry & PTE_P))
-            return fault(mmu, walk, 0);
-        bool leaf = maps_page(level, entry);
-        if (unlikely(entry & (leaf ? level->leaf_reserved : level->reserved)))
-            return fault(mmu, walk, PF_P | PF_RSVD);
-        path->all &= entry;
-        path->any |= entry;
-        if (leaf) {
-            path->count = format->levels - n;
-            walk->page_shift = level->shift;
-            walk->gpa = page_address(format, level, entry) | (walk->gla & (BIT(level->shift) - 1));
-            walk->global = mmu->pge && (entry & PTE_G);
-            walk->dirty = entry & PTE_D;
-            walk->pkey = mmu->pke ? PTE_PKEY(entry) : 0;
-            walk->user = path->all & PTE_U;
-            return WALK_DONE;
-        }
-        table = entry & format->address_mask;
-    }
-}
-
-/* The guest's tables may themselves be watched for code or dirty tracking. */
-static bool set_bits(struct vcpu *vcpu, struct step *step, unsigned bytes, uint64_t flags)
-{
-    uint64_t old64 = step->entry;
-    uint32_t old32 = (uint32_t)step->entry;
-    bool done = bytes == 8 ? __atomic_compare_exchange_n((uint64_t *)step->host, &old64, old64 | flags, false,
-                                                         __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)
-                           : __atomic_compare_exchange_n((uint32_t *)step->host, &old32, old32 | (uint32_t)flags, false,
-                                                         __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-    if (done)
-        ram_written(vcpu->ram, step->gpa, bytes);
-    return done;
-}
-
-/* Second pass (SDM3 §4.8 "Accessed and Dirty Flags"). */
-static enum outcome mark_used(struct vcpu *vcpu, struct walk *walk, struct path *path)
-{
-    const struct paging_format *format = &vcpu->mmu->format;
-    unsigned leaf = format->levels - path->count;
-    for (unsigned n = format->levels; n-- > leaf;) {
-        struct step *step = &path->step[n];
-        uint64_t flags = n == leaf && walk->use == MMU_WRITE ? PTE_A | PTE_D : PTE_A;
-        if (likely((step->entry & flags) == flags) || !step->host || ram_is_rom(step->slot, step->gpa))
-            continue;
-        if (!set_bits(vcpu, step, format->entry_bytes, flags))
-            return WALK_AGAIN;
-        if (n == leaf)
-            walk->dirty |= walk->use == MMU_WRITE;
-    }
-    return WALK_DONE;
-}
-
-static enum outcome walk_once(struct vcpu *vcpu, struct walk *walk)
-{
-    const struct mmu *mmu = vcpu->mmu;
-    struct path path;
-    enum outcome outcome = descend(vcpu, walk, &path);
+    enum outcome outcome = descend(vcpu, walk, format, table, walk->gla, mmu->space.ept, &path);
+    if (outcome == WALK_ABSENT || outcome == WALK_RESERVED)
+        return fault(mmu, walk, outcome == WALK_RESERVED ? PF_P | PF_RSVD : 0);
     if (outcome != WALK_DONE)
         return outcome;
-    counter_add(&vcpu->counters, COUNTER_walk_reads, path.count);
+    take_page(mmu, walk, &path);
+    counter_add(&vcpu->counters, COUNTER_walk_reads, format->levels - path.leaf);
     if (walk->peek)
         return WALK_DONE;
     bool key = key_forbids(mmu, walk, walk->use);
     if (key || !rights_allow(mmu, walk, &path, walk->use))
         return fault(mmu, walk, PF_P | (key ? PF_PK : 0));
     walk->writable = rights_allow(mmu, walk, &path, MMU_WRITE) && !key_forbids(mmu, walk, MMU_WRITE);
-    return mark_used(vcpu, walk, &path);
+    outcome = mark_used(vcpu, walk, &path, walk->use == MMU_WRITE, 0);
+    walk->dirty = path.step[path.leaf].entry & PTE_D;
+    return outcome;
+}
+
+static enum outcome walk_once(struct vcpu *vcpu, struct walk *walk)
+{
+    static const uint8_t access_of[] = { [MMU_READ] = EPT_READ, [MMU_WRITE] = EPT_WRITE, [MMU_FETCH] = EPT_EXECUTE };
+    enum outcome outcome = WALK_DONE;
+    if (vcpu->mmu->format.levels) {
+        outcome = walk_tables(vcpu, walk);
+    } else {
+        walk->gpa = walk->gla;
+        walk->page_shift = PAGE_SHIFT;
+        walk->pkey = 0;
+        walk->global = walk->guest_nx = false;
+        walk->user = walk->writable = walk->dirty = walk->guest_writable = true;
+    }
+    if (likely(outcome != WALK_DONE || !vcpu->mmu->space.ept))
+        return outcome;
+    return ept_translate(vcpu, walk, &walk->gpa, access_of[walk->use], false);
 }
 
 bool mmu_walk(struct vcpu *vcpu, struct walk *walk)
 {
-    if (!vcpu->mmu->format.levels) {
-        walk->gpa = walk->gla;
-        walk->page_shift = PAGE_SHIFT;
-        walk->pkey = 0;
-        walk->global = false;
-        walk->user = walk->writable = walk->dirty = true;
-        return true;
-    }
-    counter_add(&vcpu->counters, COUNTER_walks, 1);
     enum outcome outcome;
+    if (vcpu->mmu->format.levels)
+        counter_add(&vcpu->counters, COUNTER_walks, 1);
+    walk->exits = false;
     do
         outcome = walk_once(vcpu, walk);
     while (unlikely(outcome == WALK_AGAIN));
@@ -235,4 +359,10 @@ bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves)
     leaves->page_shift = PAGE_SHIFT;
     leaves->entry = (const uint64_t *)ram_host(vcpu->ram, table);
     return leaves->entry;
+}
+
+bool mmu_walk_guest_physical(struct vcpu *vcpu, uint64_t *gpa)
+{
+    struct walk walk = { .no_gla = true };
+    return ept_translate(vcpu, &walk, gpa, EPT_READ, true) == WALK_DONE;
 }

@@ -10,6 +10,7 @@ struct walk {
     enum mmu_use use;
     enum mmu_class class;
     bool peek;              /* translate only: no permission checks, no A and D bits */
+    bool no_gla;            /* EPT only: the access does not come from a linear address */
     /* Told each entry on the way, from the root (level counts down to 0); for the monitor. NULL: nobody. */
     void (*report)(void *owner, unsigned level, uint64_t entry_gpa, uint64_t entry);
     void *report_owner;
@@ -21,7 +22,9 @@ struct walk {
     bool global;
     bool writable;          /* a write of the same class would be allowed ... */
     bool dirty;             /* ... and would find D set */
-    uint32_t error;         /* when not mapped or not allowed: #PF error code */
+    bool guest_writable, guest_nx;      /* rights in the guest's tables, for EPT violations */
+    bool exits;             /* not mapped or not allowed by EPT: a VM exit (or #VE) is pending */
+    uint32_t error;         /* otherwise, when not mapped or not allowed: #PF error code */
 };
 
 /* The vCPU's own paging, with its present CR3. False: walk->error tells why. */
@@ -40,5 +43,7 @@ struct leaves {
 };
 enum { PAGING_ENTRIES = 512 };
 bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves);
+/* A guest-physical address through EPT, for a read of the processor's own. False: a VM exit is pending. */
+bool mmu_walk_guest_physical(struct vcpu *vcpu, uint64_t *gpa);
 
 #endif

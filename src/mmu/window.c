@@ -48,6 +48,7 @@
 #include "mem/ram.h"
 #include "mmu/tlb.h"
 #include "mmu/window_impl.h"
+#include "vmx/vmx.h"
 
 /* In instructions of translated code; about 2,000 are a microsecond. */
 enum {
@@ -192,6 +193,8 @@ static void judge(struct windows *windows, struct window_space *space)
 void window_account(struct vcpu *vcpu, uint64_t instructions)
 {
     struct mmu *mmu = vcpu->mmu;
+    if (vmx_guest(vcpu))
+        return;
     if (unlikely(!mmu->windows) && !(mmu->windows = windows_create(vcpu)))
         return;
     struct tlb_context *context = mmu->context;
@@ -355,7 +358,7 @@ static struct window_space *usable_space(struct vcpu *vcpu)
 {
     const struct mmu *mmu = vcpu->mmu;
     struct window_space *space = mmu->context->space;
-    if (!space || !space->hot || vcpu->cpl != 3 || !vcpu_code64(vcpu))
+    if (!space || !space->hot || vcpu->cpl != 3 || !vcpu_code64(vcpu) || vmx_guest(vcpu))
         return NULL;
     if (mmu->watching || mmu->alignment_check || keys_matter(mmu))
         return NULL;

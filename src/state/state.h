@@ -50,8 +50,9 @@ struct state_list {
 /* Bytes kept as they are: buffers, register files. */
 #define STATE_BLOB(type, member) { #member, STATE_BYTES, offsetof(type, member), sizeof(((type *)0)->member), 1, 1, NULL }
 /* A nested struct, and an array of them. */
-#define STATE_NESTED(type, member, nested)                                                               \
-    { #member, STATE_STRUCT, offsetof(type, member), sizeof(((type *)0)->member), 1, 1, &(nested) }
+#define STATE_NESTED_SINCE(type, member, nested, version)                                                \
+    { #member, STATE_STRUCT, offsetof(type, member), sizeof(((type *)0)->member), 1, version, &(nested) }
+#define STATE_NESTED(type, member, nested) STATE_NESTED_SINCE(type, member, nested, 1)
 #define STATE_NESTED_ARRAY(type, member, nested)                                                         \
     { #member, STATE_STRUCT, offsetof(type, member), sizeof(((type *)0)->member[0]),                     \
       sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0]), 1, &(nested) }

@@ -9,6 +9,7 @@
 #include "vcpu/loop.h"
 
 #include "base/log.h"
+#include "vmx/vmx.h"
 #include "x86/x86.h"
 
 static void take_request(struct vcpu *vcpu, uint32_t request)
@@ -20,6 +21,8 @@ static void take_request(struct vcpu *vcpu, uint32_t request)
 static void take_init(struct vcpu *vcpu)
 {
     take_request(vcpu, REQUEST_INIT);
+    if (vmx_take_init(vcpu))
+        return;
     trace(vcpu->log, cpu_state, "vcpu%u INIT", vcpu->index);
     x86_reset(vcpu, true);
     if (vcpu->intc_ops)
@@ -31,9 +34,9 @@ static void take_init(struct vcpu *vcpu)
 static void take_sipi(struct vcpu *vcpu)
 {
     take_request(vcpu, REQUEST_SIPI);
-    if (vcpu->activity != ACTIVITY_WAIT_SIPI)
-        return;
     uint8_t vector = __atomic_load_n(&vcpu->sipi_vector, __ATOMIC_ACQUIRE);
+    if (vmx_take_sipi(vcpu, vector) || vcpu->activity != ACTIVITY_WAIT_SIPI)
+        return;
     trace(vcpu->log, cpu_state, "vcpu%u SIPI, page %#x", vcpu->index, vector);
     vcpu->seg[CS].selector = (uint16_t)(vector << 8);
     vcpu->seg[CS].base = (uint64_t)vector << 12;
@@ -52,11 +55,16 @@ static bool take_nmi(struct vcpu *vcpu)
 {
     take_request(vcpu, REQUEST_NMI);
     vcpu->nmi_held = true;
-    if (vcpu->shadow & SHADOW_NMI)
+    bool exits = vmx_pin(vcpu, PIN_NMI_EXITING), blocked = (vcpu->shadow & SHADOW_NMI) && !vmx_pin(vcpu, PIN_VIRTUAL_NMIS);
+    if (blocked)
         return false;
     if (vcpu->shadow & SHADOW_MOV_SS)
         return true;
     vcpu->nmi_held = false;
+    if (exits) {
+        vmx_exit_nmi(vcpu);
+        return false;
+    }
     vcpu->shadow = SHADOW_NMI;
     deliver(vcpu, EVENT_NMI, VEC_NMI);
     return false;
@@ -70,10 +78,15 @@ static bool take_interrupt(struct vcpu *vcpu)
         return false;
     }
     vcpu->interrupt_held = true;
-    if (!(vcpu->rflags & RFLAGS_IF))
+    bool exits = vmx_pin(vcpu, PIN_EXTERNAL_INTERRUPT_EXITING);
+    if (!(vcpu->rflags & RFLAGS_IF) && !exits)
         return false;
     if (vcpu->shadow & (SHADOW_STI | SHADOW_MOV_SS))
         return true;
+    if (exits) {
+        vmx_exit_interrupt(vcpu);
+        return false;
+    }
     int vector = vcpu->intc_ops->acknowledge(vcpu->intc);
     if (vector >= 0) {
         counter_add(&vcpu->counters, COUNTER_interrupts, 1);
@@ -85,6 +98,12 @@ static bool take_interrupt(struct vcpu *vcpu)
     return false;
 }
 
+/* Waiting for SIPI, or shut down; a VT-x guest that is shut down still makes its monitor run (SDM3 §25.4.2). */
+static bool sleeps_on(const struct vcpu *vcpu)
+{
+    return vcpu->activity == ACTIVITY_WAIT_SIPI || (vcpu->activity == ACTIVITY_SHUTDOWN && !vmx_guest(vcpu));
+}
+
 bool vcpu_take_events(struct vcpu *vcpu)
 {
     uint32_t request = atomic_load(&vcpu->request);
@@ -94,12 +113,18 @@ bool vcpu_take_events(struct vcpu *vcpu)
     }
     if (request & REQUEST_SIPI)
         take_sipi(vcpu);
-    if (vcpu->activity == ACTIVITY_WAIT_SIPI || vcpu->activity == ACTIVITY_SHUTDOWN)
-        return false;
     bool one_instruction = false;
-    if (request & REQUEST_NMI)
+    if (request & REQUEST_VMX) {
+        take_request(vcpu, REQUEST_VMX);
+        one_instruction = vmx_take_events(vcpu);
+    }
+    if (sleeps_on(vcpu))
+        return false;
+    if (!one_instruction && request & REQUEST_NMI)
         one_instruction = take_nmi(vcpu);
     if (!one_instruction && request & REQUEST_INTERRUPT)
         one_instruction = take_interrupt(vcpu);
+    if (!one_instruction && vmx_guest(vcpu))
+        vmx_take_virtual_interrupt(vcpu);
     return one_instruction;
 }

@@ -11,18 +11,20 @@
 #include "engine/engine.h"
 #include "vcpu/thread.h"
 #include "vcpu/work.h"
+#include "vmx/vmx.h"
 #include "x86/x86.h"
 
 /* What wakes a processor, by its activity (SDM3 §25.4.2): a halted one by events, one that waits for SIPI by INIT or SIPI. */
 enum {
     REQUESTS_OF_MACHINE = REQUEST_WORK | REQUEST_PAUSE | REQUEST_EXIT,
-    REQUESTS_WAIT_SIPI = REQUESTS_OF_MACHINE | REQUEST_INIT | REQUEST_SIPI,
+    REQUESTS_WAIT_SIPI = REQUESTS_OF_MACHINE | REQUEST_INIT | REQUEST_SIPI | REQUEST_VMX,
     REQUESTS_HALTED = REQUESTS_WAIT_SIPI | REQUEST_NMI | REQUEST_INTERRUPT,
 };
 
 static uint32_t wake_mask(const struct vcpu *vcpu)
 {
-    return vcpu->activity == ACTIVITY_HLT ? REQUESTS_HALTED : REQUESTS_WAIT_SIPI;
+    bool events_count = vcpu->activity == ACTIVITY_HLT || (vcpu->activity == ACTIVITY_SHUTDOWN && vmx_guest(vcpu));
+    return events_count ? REQUESTS_HALTED : REQUESTS_WAIT_SIPI;
 }
 
 /* Stands still until the pause ends; serves posted work meanwhile, so that the state can be read and stepped. */
@@ -40,9 +42,24 @@ static void run_engine(struct vcpu *vcpu, uint64_t budget)
 {
     if (vcpu->engine->run(vcpu, budget) == RUN_EVENT) {
         struct event event = vcpu->pending;
-        vcpu->pending.kind = EVENT_NONE;
-        x86_deliver_event(vcpu, &event);
+        if (event.kind == EVENT_STEP)
+            vcpu->vmx.step_wanted = true;
+        if (event.kind != EVENT_VM_EXIT)
+            vcpu->pending.kind = EVENT_NONE;
+        if (event.kind != EVENT_STEP)
+            x86_deliver_event(vcpu, &event);
     }
+}
+
+/* One instruction of a VT-x guest. A request may have come before it; then nothing has happened yet. */
+static void step_guest(struct vcpu *vcpu)
+{
+    uint64_t before = counter_get(&vcpu->counters, COUNTER_instructions);
+    vcpu->vmx.stepping = true;
+    run_engine(vcpu, 1);
+    vcpu->vmx.stepping = false;
+    if (vmx_guest(vcpu) && counter_get(&vcpu->counters, COUNTER_instructions) != before)
+        vmx_stepped(vcpu);
 }
 
 void vcpu_step(struct vcpu *vcpu, uint64_t budget)
@@ -50,7 +67,10 @@ void vcpu_step(struct vcpu *vcpu, uint64_t budget)
     bool one_instruction = vcpu_take_events(vcpu);
     if (vcpu->activity != ACTIVITY_ACTIVE)
         return;
-    run_engine(vcpu, one_instruction ? 1 : budget);
+    if (unlikely(vmx_steps(vcpu)))
+        step_guest(vcpu);
+    else
+        run_engine(vcpu, one_instruction ? 1 : budget);
     if (one_instruction)
         x86_interrupts_unblocked(vcpu);
 }

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/stats.h"
 #include "bus/access.h"
+#include "vmx/state.h"
 #include "x86/flags.h"
 
 struct vcpu;
@@ -65,6 +66,8 @@ enum event_kind {
     EVENT_ICEBP,            /* INT1: no DPL check */
     EVENT_INTERRUPT,        /* external */
     EVENT_NMI,
+    EVENT_VM_EXIT,          /* vmx.exit tells the rest */
+    EVENT_STEP,             /* nothing happened yet: the instruction must be run again, alone */
 };
 
 struct event {
@@ -73,6 +76,11 @@ struct event {
     bool has_error;
     uint32_t error;
     uint64_t payload;       /* #PF: CR2; #DB: the DR6 bits to set */
+    /* For VM exits only: */
+    bool injected;          /* by VM entry: it does not exit itself */
+    bool unblocked_nmi;     /* a fault of an IRET that had ended NMI blocking */
+    uint8_t length;         /* injected software events: from rip to the return address */
+    uint32_t vectoring, vectoring_error;        /* the event in whose delivery this one came up (SDM3 §28.2.4); 0 none */
 };
 
 /* SDM3 §25.4.2 "Guest Non-Register State": activity state. */
@@ -92,6 +100,7 @@ enum vcpu_request {
     REQUEST_EXIT = 1u << 6,         /* the machine is going down or resets */
     REQUEST_CLOCK = 1u << 8,        /* counted time: a deadline is nearer than the budget says */
     REQUEST_STEP = 1u << 7,         /* debugger: run one instruction, then pause */
+    REQUEST_VMX = 1u << 9,          /* a VM exit or a virtual interrupt may be due: vmx_take_events */
 };
 
 /*
@@ -162,8 +171,13 @@ struct vcpu {
     uint64_t kvm_system_time, kvm_wall_clock, kvm_eoi, kvm_async_pf, kvm_steal_time, kvm_poll_control;
     uint64_t monitor_gpa;               /* armed address range of MONITOR, ~0 when not armed */
     uint8_t sipi_vector;
+    struct vmx vmx;
 
     struct fpu fpu;
+
+    /* --- of the present instruction (not state) --- */
+    uint8_t insn_length;                /* where a rule of x86/ or a fault is about it */
+    bool delivering;                    /* an event is being delivered */
 
     /* --- identity and surroundings (not state) --- */
     unsigned index;                     /* 0 is the boot processor */

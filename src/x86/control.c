@@ -3,6 +3,7 @@
  * Control Bits", §9.8.5 "Initializing IA-32e Mode"; SDM2 MOV to/from Control Registers, LMSW, XSETBV).
  */
 #include "mmu/mmu.h"
+#include "vmx/vmx.h"
 #include "x86/descriptor.h"
 
 #include "base/log.h"
@@ -29,11 +30,19 @@ static bool check_enter_long_mode(struct vcpu *vcpu)
     return true;
 }
 
+/* A reserved bit is set; or, in a guest with EPT, reading them made an exit. */
+static bool pdptes_refused(struct vcpu *vcpu)
+{
+    return vcpu->pending.kind == EVENT_NONE && x86_raise_error(vcpu, VEC_GP, 0);
+}
+
 static bool check_cr0(struct vcpu *vcpu, uint64_t value)
 {
     bool pg = value & CR0_PG;
 
     if (value >> 32 || (pg && !(value & CR0_PE)) || ((value & CR0_NW) && !(value & CR0_CD)))
+        return x86_raise_error(vcpu, VEC_GP, 0);
+    if (vcpu->vmx.on && !vmx_cr0_allowed(vcpu, value))
         return x86_raise_error(vcpu, VEC_GP, 0);
     if (!pg && (vcpu->cr0 & CR0_PG) && (vcpu_code64(vcpu) || (vcpu->cr4 & CR4_PCIDE)))
         return x86_raise_error(vcpu, VEC_GP, 0);
@@ -52,7 +61,7 @@ static bool write_cr0(struct vcpu *vcpu, uint64_t value)
     /* SDM3 §4.4.1: PAE paging reads its PDPTEs when CD, NW or PG change, too. */
     if (pae_paging(new_cr0, vcpu->cr4, vcpu->efer) && (changed & (CR0_CD | CR0_NW | CR0_PG)) &&
         !mmu_load_pdptes(vcpu, vcpu->cr3))
-        return x86_raise_error(vcpu, VEC_GP, 0);
+        return pdptes_refused(vcpu);
     vcpu->cr0 = new_cr0;
     if (changed & CR0_PG) {
         if ((new_cr0 & CR0_PG) && (vcpu->efer & EFER_LME))
@@ -92,7 +101,7 @@ static bool write_cr3(struct vcpu *vcpu, uint64_t value)
     } else {
         value &= 0xFFFFFFFF;
         if (pae_paging(vcpu->cr0, vcpu->cr4, vcpu->efer) && !mmu_load_pdptes(vcpu, value))
-            return x86_raise_error(vcpu, VEC_GP, 0);
+            return pdptes_refused(vcpu);
     }
     vcpu->cr3 = value;
     counter_add(&vcpu->counters, COUNTER_cr3_loads, 1);
@@ -110,7 +119,7 @@ static const struct {
     { CR4_PSE, FEATURE_PSE }, { CR4_PAE, FEATURE_PAE }, { CR4_MCE, FEATURE_MCE }, { CR4_PGE, FEATURE_PGE },
     { CR4_PCE, FEATURE_FPU }, { CR4_OSFXSR, FEATURE_FXSR }, { CR4_OSXMMEXCPT, FEATURE_SSE }, { CR4_UMIP, FEATURE_UMIP },
     { CR4_LA57, FEATURE_LA57 }, { CR4_FSGSBASE, FEATURE_FSGSBASE }, { CR4_PCIDE, FEATURE_PCID },
-    { CR4_OSXSAVE, FEATURE_XSAVE }, { CR4_SMEP, FEATURE_SMEP }, { CR4_SMAP, FEATURE_SMAP }, { CR4_PKE, FEATURE_PKU },
+    { CR4_VMXE, FEATURE_VMX }, { CR4_OSXSAVE, FEATURE_XSAVE }, { CR4_SMEP, FEATURE_SMEP }, { CR4_SMAP, FEATURE_SMAP }, { CR4_PKE, FEATURE_PKU },
 };
 
 enum {
@@ -118,7 +127,7 @@ enum {
     CR4_RELOADS_PDPTES = CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP,        /* SDM3 §4.4.1 */
 };
 
-static uint64_t cr4_valid_bits(const struct vcpu *vcpu)
+uint64_t x86_cr4_valid(const struct vcpu *vcpu)
 {
     uint64_t valid = 0;
 
@@ -132,7 +141,7 @@ static bool check_cr4(struct vcpu *vcpu, uint64_t value)
 {
     uint64_t changed = vcpu->cr4 ^ value, set = changed & value;
 
-    if (value & ~cr4_valid_bits(vcpu))
+    if ((value & ~x86_cr4_valid(vcpu)) || (vcpu->vmx.on && !vmx_cr4_allowed(vcpu, value)))
         return x86_raise_error(vcpu, VEC_GP, 0);
     if (vcpu_long_mode(vcpu) && (!(value & CR4_PAE) || (changed & CR4_LA57)))
         return x86_raise_error(vcpu, VEC_GP, 0);
@@ -150,7 +159,7 @@ static bool write_cr4(struct vcpu *vcpu, uint64_t value)
     vcpu->cr4 = value;
     if (pae_paging(vcpu->cr0, value, vcpu->efer) && (changed & CR4_RELOADS_PDPTES) && !mmu_load_pdptes(vcpu, vcpu->cr3)) {
         vcpu->cr4 = before;
-        return x86_raise_error(vcpu, VEC_GP, 0);
+        return pdptes_refused(vcpu);
     }
     if (changed & CR4_MMU)
         mmu_mode_changed(vcpu);
@@ -164,11 +173,16 @@ static bool exists(unsigned cr)
     return cr == 0 || (cr >= 2 && cr <= 4) || cr == 8;
 }
 
-bool x86_write_cr(struct vcpu *vcpu, unsigned cr, uint64_t value)
+bool x86_cr_allowed(struct vcpu *vcpu, unsigned cr)
 {
     if (!exists(cr))
         return x86_raise(vcpu, VEC_UD);
-    if (!x86_require_cpl0(vcpu))
+    return x86_require_cpl0(vcpu);
+}
+
+bool x86_write_cr(struct vcpu *vcpu, unsigned cr, uint64_t value)
+{
+    if (!x86_cr_allowed(vcpu, cr))
         return false;
     trace(vcpu->log, cpu_control, "vcpu%u CR%u = %#lx at %#lx", vcpu->index, cr, value, vcpu->rip);
     switch (cr) {
@@ -192,9 +206,7 @@ bool x86_write_cr(struct vcpu *vcpu, unsigned cr, uint64_t value)
 
 bool x86_read_cr(struct vcpu *vcpu, unsigned cr, uint64_t *value)
 {
-    if (!exists(cr))
-        return x86_raise(vcpu, VEC_UD);
-    if (!x86_require_cpl0(vcpu))
+    if (!x86_cr_allowed(vcpu, cr))
         return false;
     switch (cr) {
     case 0:
@@ -248,7 +260,7 @@ bool x86_control_registers_valid(const struct vcpu *vcpu)
 
     if ((vcpu->cr0 >> 32) || (paging && !(vcpu->cr0 & CR0_PE)) || ((vcpu->cr0 & CR0_NW) && !(vcpu->cr0 & CR0_CD)))
         return false;
-    if ((vcpu->cr4 & ~cr4_valid_bits(vcpu)) || (vcpu->efer & ~(uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)))
+    if ((vcpu->cr4 & ~x86_cr4_valid(vcpu)) || (vcpu->efer & ~(uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)))
         return false;
     if (lma != (paging && (vcpu->efer & EFER_LME)) || (lma && !(vcpu->cr4 & CR4_PAE)) || (!lma && (vcpu->cr4 & CR4_PCIDE)))
         return false;

@@ -8,6 +8,7 @@
 #include "x86/descriptor.h"
 
 #include "base/log.h"
+#include "vmx/vmx.h"
 
 struct delivery {
     struct event event;
@@ -266,6 +267,16 @@ static bool attempt_v86(struct vcpu *vcpu, const struct delivery *d)
     return attempt_protected(vcpu, d);
 }
 
+static bool attempt_in_mode(struct vcpu *vcpu, struct delivery *d)
+{
+    if (vcpu->mode == MODE_REAL) {
+        d->event.has_error = false;
+        return attempt_real(vcpu, d);
+    }
+    return vcpu->mode == MODE_V86 ? attempt_v86(vcpu, d) : attempt_protected(vcpu, d);
+}
+
+/* What comes up on the way, fault or VM exit, remembers the event (SDM3 §28.2.4). */
 static bool attempt(struct vcpu *vcpu, const struct event *event, uint64_t return_rip)
 {
     struct delivery d = { .event = *event, .return_rip = return_rip };
@@ -274,11 +285,15 @@ static bool attempt(struct vcpu *vcpu, const struct event *event, uint64_t retur
                  (event->kind == EVENT_TRAP && (event->vector == VEC_BP || event->vector == VEC_OF));
     d.ext = !d.software;
     vcpu->pending.kind = EVENT_NONE;
-    if (vcpu->mode == MODE_REAL) {
-        d.event.has_error = false;
-        return attempt_real(vcpu, &d);
-    }
-    return vcpu->mode == MODE_V86 ? attempt_v86(vcpu, &d) : attempt_protected(vcpu, &d);
+    vcpu->delivering = true;
+    bool done = attempt_in_mode(vcpu, &d);
+    vcpu->delivering = false;
+    if (done)
+        return true;
+    vcpu->pending.vectoring = vmx_vectoring(event);
+    vcpu->pending.vectoring_error = event->has_error ? event->error : 0;
+    vcpu->pending.length = event->length;
+    return false;
 }
 
 /* SDM3 §18.2.3: only the breakpoint bits are cleared by the processor; GD opens for the handler (§18.2.4). */
@@ -295,7 +310,7 @@ bool x86_interrupt(struct vcpu *vcpu, uint8_t vector, uint8_t kind, uint64_t nex
 {
     struct event event = { .kind = kind, .vector = vector };
 
-    if (!attempt(vcpu, &event, next_rip))
+    if (vmx_event_exits(vcpu, &event) || !attempt(vcpu, &event, next_rip))
         return false;
     if (kind == EVENT_ICEBP) {
         /* A debug trap that MOV SS held back is the same #DB, not one more. */
@@ -338,6 +353,10 @@ static bool doubles(enum fault_class first, enum fault_class second)
 
 static void triple_fault(struct vcpu *vcpu)
 {
+    if (vmx_guest(vcpu)) {
+        vmx_exit_triple_fault(vcpu);
+        return;
+    }
     trace(vcpu->log, cpu_state, "vcpu%u triple fault at %#lx", vcpu->index, vcpu->rip);
     vcpu->activity = ACTIVITY_SHUTDOWN;
     if (vcpu->system_event)
@@ -365,11 +384,19 @@ void x86_deliver_event(struct vcpu *vcpu, const struct event *event)
     struct event present = *event;
 
     for (;;) {
+        if (present.kind == EVENT_VM_EXIT || vmx_event_exits(vcpu, &present)) {
+            vmx_exit(vcpu);
+            return;
+        }
         apply_payload(vcpu, &present);
-        if (attempt(vcpu, &present, vcpu->rip))
+        if (attempt(vcpu, &present, vcpu->rip + present.length))
             break;
         struct event met = vcpu->pending;
         enum fault_class first = classify(&present), second = classify(&met);
+        if (met.kind == EVENT_VM_EXIT || vmx_event_exits(vcpu, &met)) {
+            vmx_exit(vcpu);
+            return;
+        }
         vcpu->pending.kind = EVENT_NONE;
         if (first == DOUBLE_FAULT && second != BENIGN) {
             triple_fault(vcpu);

@@ -1,4 +1,5 @@
 /* IRET in every mode (SDM2 IRET/IRETD/IRETQ). */
+#include "vmx/vmx.h"
 #include "x86/descriptor.h"
 
 /* What IRET and POPF replace at any privilege, by the width of the image. */
@@ -147,10 +148,11 @@ static bool iret_protected(struct vcpu *vcpu, unsigned operand_size)
 
 bool x86_iret(struct vcpu *vcpu, unsigned operand_size, uint64_t next_rip)
 {
-    bool ok;
+    bool ok, unblocks = vcpu->shadow & SHADOW_NMI;
 
     /* IRET ends NMI blocking even where it then faults (SDM3 §6.7.1 "Handling Multiple NMIs"). */
-    vcpu->shadow &= ~SHADOW_NMI;
+    if (!vmx_pin(vcpu, PIN_NMI_EXITING) || vmx_pin(vcpu, PIN_VIRTUAL_NMIS))
+        vcpu->shadow &= ~SHADOW_NMI;
     if (vcpu->mode == MODE_REAL)
         ok = iret_real(vcpu, operand_size);
     else if (vcpu->mode == MODE_V86)
@@ -159,6 +161,8 @@ bool x86_iret(struct vcpu *vcpu, unsigned operand_size, uint64_t next_rip)
         ok = vcpu_long_mode(vcpu) ? x86_raise_error(vcpu, VEC_GP, 0) : iret_task(vcpu, next_rip);
     else
         ok = iret_protected(vcpu, operand_size);
+    if (!ok)
+        vcpu->pending.unblocked_nmi = unblocks;
     x86_interrupts_unblocked(vcpu);
     return ok;
 }

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "mmu/mmu.h"
+#include "vmx/vmx.h"
 #include "x86/descriptor.h"
 #include "x86/x86.h"
 
@@ -61,6 +62,7 @@ static void reset_segments(struct vcpu *vcpu)
 /* Registers that power-on clears and INIT leaves alone: time, memory types and machine check (SDM3 table 9-1). */
 static void reset_power_on(struct vcpu *vcpu)
 {
+    vmx_reset(vcpu);
     vcpu->tsc_offset = vcpu->tsc_adjust = 0;
     vcpu->pat = 0x0007040600070406;                     /* SDM3 §12.12.4 "Programming the PAT" */
     vcpu->misc_enable = BIT(0) | BIT(11) | BIT(12);     /* fast strings; no BTS, no PEBS */
@@ -111,6 +113,6 @@ void x86_reset(struct vcpu *vcpu, bool init)
     x86_update_mode(vcpu);
     if (vcpu->mmu) {
         mmu_flush_all(vcpu);
-        mmu_mode_changed(vcpu);
+        mmu_enter_space(vcpu, &(struct mmu_space){ 0 });
     }
 }

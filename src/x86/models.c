@@ -168,6 +168,7 @@ static void take_host(struct cpu_model *model)
     snprintf(model->brand, sizeof(model->brand), "Doppel virtual CPU, host");
     for (unsigned f = 0; f < FEATURE_COUNT; f++)
         set(model, f, true);
+    set(model, FEATURE_VMX, false);             /* what the host has makes no difference: only by name */
     set(model, FEATURE_MONITOR, false);         /* MWAIT does not sleep here: HLT is better */
     if (!__get_cpuid(0, &reg[0], &reg[1], &reg[2], &reg[3]) || reg[1] != signature_INTEL_ebx)
         return;
@@ -200,7 +201,7 @@ static const char *default_name(void)
     return "x86-64-v1";
 }
 
-/* --- "+feat,-feat" --- */
+/* --- "+feat,-feat,feat=on" --- */
 
 /* Bits that follow other state, and are not switched by hand. */
 static bool switchable(enum x86_feature feature)
@@ -222,27 +223,37 @@ static bool same_name(const char *feature, const char *text, size_t length)
     return true;
 }
 
-static bool switch_feature(struct cpu_model *model, const char *text, size_t length, struct error *err)
+static bool switch_feature(struct cpu_model *model, const char *name, size_t length, bool on, struct error *err)
 {
-    for (unsigned f = 0; length > 1 && f < FEATURE_COUNT; f++)
-        if (same_name(x86_feature_places[f].name, text + 1, length - 1)) {
+    for (unsigned f = 0; length && f < FEATURE_COUNT; f++)
+        if (same_name(x86_feature_places[f].name, name, length)) {
             if (!switchable(f))
-                return error_set(err, "CPU feature '%.*s' cannot be switched by hand", (int)length - 1, text + 1);
-            if (text[0] == '+' && !host_has(f))
-                return error_set(err, "this host's processor has no '%.*s'", (int)length - 1, text + 1);
-            set(model, f, text[0] == '+');
+                return error_set(err, "CPU feature '%.*s' cannot be switched by hand", (int)length, name);
+            if (on && !host_has(f))
+                return error_set(err, "this host's processor has no '%.*s'", (int)length, name);
+            set(model, f, on);
             return true;
         }
-    return error_set(err, "'%.*s' is not a CPU feature that Doppel knows", (int)length, text);
+    return error_set(err, "'%.*s' is not a CPU feature that Doppel knows", (int)length, name);
+}
+
+/* +name, -name, name=on or name=off. */
+static bool switch_one(struct cpu_model *model, const char *text, size_t length, struct error *err)
+{
+    if (length && (text[0] == '+' || text[0] == '-'))
+        return switch_feature(model, text + 1, length - 1, text[0] == '+', err);
+    if (length > 3 && !strncmp(text + length - 3, "=on", 3))
+        return switch_feature(model, text, length - 3, true, err);
+    if (length > 4 && !strncmp(text + length - 4, "=off", 4))
+        return switch_feature(model, text, length - 4, false, err);
+    return error_set(err, "CPU features are switched by +name, -name, name=on or name=off, not '%.*s'", (int)length, text);
 }
 
 static bool switch_features(struct cpu_model *model, const char *list, struct error *err)
 {
     while (*list == ',') {
         size_t length = strcspn(++list, ",");
-        if (length == 0 || (list[0] != '+' && list[0] != '-'))
-            return error_set(err, "CPU features are switched by +name or -name, not '%.*s'", (int)length, list);
-        if (!switch_feature(model, list, length, err))
+        if (!switch_one(model, list, length, err))
             return false;
         list += length;
     }

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "mmu/mmu.h"
+#include "vmx/vmx.h"
 #include "x86/model.h"
 #include "x86/pvclock.h"
 #include "x86/x86.h"
@@ -76,6 +77,15 @@ static bool read_platform_info(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
     return true;
 }
 
+/* --- VMX --- */
+
+/* Without VMX it is locked with everything off, as firmware leaves it. */
+static bool read_feature_control(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
+{
+    *value = x86_has(vcpu, FEATURE_VMX) ? vcpu->vmx.feature_control : 1;
+    return true;
+}
+
 /* --- the interrupt controller's --- */
 
 static bool read_intc(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
@@ -145,11 +155,15 @@ static bool read_pat(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
     return true;
 }
 
-static bool write_pat(struct vcpu *vcpu, uint32_t msr, uint64_t value)
+bool x86_pat_valid(uint64_t value)
 {
     enum { PAT_UC_MINUS = 7 };
+    return types_valid(value, PAT_UC_MINUS);
+}
 
-    if (!types_valid(value, PAT_UC_MINUS))
+static bool write_pat(struct vcpu *vcpu, uint32_t msr, uint64_t value)
+{
+    if (!x86_pat_valid(value))
         return false;
     vcpu->pat = value;
     return true;
@@ -242,8 +256,7 @@ static bool read_efer(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
     return true;
 }
 
-/* SDM3 §2.2.1 "Extended Feature Enable Register". LMA is the processor's: writes of it are ignored. */
-static bool write_efer(struct vcpu *vcpu, uint32_t msr, uint64_t value)
+uint64_t x86_efer_valid(const struct vcpu *vcpu)
 {
     uint64_t valid = EFER_LMA;
 
@@ -253,9 +266,15 @@ static bool write_efer(struct vcpu *vcpu, uint32_t msr, uint64_t value)
         valid |= EFER_LME;
     if (x86_has(vcpu, FEATURE_NX))
         valid |= EFER_NXE;
+    return valid;
+}
+
+/* SDM3 §2.2.1 "Extended Feature Enable Register". LMA is the processor's: writes of it are ignored. */
+static bool write_efer(struct vcpu *vcpu, uint32_t msr, uint64_t value)
+{
     value = (value & ~(uint64_t)EFER_LMA) | (vcpu->efer & EFER_LMA);
     uint64_t changed = value ^ vcpu->efer;
-    if ((value & ~valid) || ((changed & EFER_LME) && (vcpu->cr0 & CR0_PG)))
+    if ((value & ~x86_efer_valid(vcpu)) || ((changed & EFER_LME) && (vcpu->cr0 & CR0_PG)))
         return false;
     vcpu->efer = value;
     if (changed & (EFER_NXE | EFER_LME))

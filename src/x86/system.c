@@ -149,7 +149,7 @@ bool x86_invpcid(struct vcpu *vcpu, uint64_t type, const uint64_t descriptor[2])
     else if (type == INVPCID_CONTEXT)
         mmu_flush_pcid(vcpu, pcid);
     else
-        mmu_flush_all(vcpu);
+        mmu_flush_linear(vcpu);
     return true;
 }
 

@@ -5,6 +5,7 @@
  * changed. From there on the new task runs: its registers are loaded first, then its segment descriptors are checked one
  * by one, and a fault in them is the new task's first event (table 7-1, "Exception Conditions Checked During a Task Switch").
  */
+#include "vmx/vmx.h"
 #include "x86/descriptor.h"
 
 /* SDM3 figures 7-2 and 7-10. */
@@ -283,6 +284,13 @@ static bool push_error(struct vcpu *vcpu, const struct tss_layout *layout, const
     return true;
 }
 
+/* SDM3 §26.4.2 "Treatment of Task Switches", table 28-2: a VT-x guest never gets through with one. */
+static bool exit_for_task_switch(struct vcpu *vcpu, const struct task_transfer *transfer)
+{
+    static const uint8_t sources[] = { [TASK_CALL] = 0, [TASK_IRET] = 1, [TASK_JMP] = 2, [TASK_GATE] = 3 };
+    return vmx_exit_now(vcpu, REASON_TASK_SWITCH, transfer->tss_selector | (uint64_t)sources[transfer->source] << 30);
+}
+
 bool task_switch(struct vcpu *vcpu, const struct task_transfer *transfer)
 {
     const struct tss_layout *old_layout = layout_of(vcpu->tr.attr), *new_layout;
@@ -292,6 +300,8 @@ bool task_switch(struct vcpu *vcpu, const struct task_transfer *transfer)
 
     if (!read_new_tss(vcpu, transfer, &d))
         return false;
+    if (vmx_guest(vcpu))
+        return exit_for_task_switch(vcpu, transfer);
     new_layout = layout_of(descriptor_attr(&d));
     if (!read_state(vcpu, descriptor_base(&d), new_layout, &state) || !save_state(vcpu, old_layout, transfer) ||
         !link_tasks(vcpu, transfer, &d))

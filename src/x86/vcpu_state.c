@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "mmu/mmu.h"
 #include "state/state.h"
+#include "vmx/vmx.h"
 #include "x86/x86.h"
 #include "x86/xstate.h"
 
@@ -23,9 +24,11 @@ static const struct state_list fpu_list = STATE_LIST("fpu", 1, fpu_fields);
 
 static const struct state_field event_fields[] = {
     STATE_SCALAR(struct event, kind), STATE_SCALAR(struct event, vector), STATE_SCALAR(struct event, has_error),
-    STATE_SCALAR(struct event, error), STATE_SCALAR(struct event, payload),
+    STATE_SCALAR(struct event, error), STATE_SCALAR(struct event, payload), STATE_SCALAR_SINCE(struct event, injected, 2),
+    STATE_SCALAR_SINCE(struct event, unblocked_nmi, 2), STATE_SCALAR_SINCE(struct event, length, 2),
+    STATE_SCALAR_SINCE(struct event, vectoring, 2), STATE_SCALAR_SINCE(struct event, vectoring_error, 2),
 };
-static const struct state_list event_list = STATE_LIST("event", 1, event_fields);
+static const struct state_list event_list = STATE_LIST("event", 2, event_fields);
 
 #define SCALAR(member) STATE_SCALAR(struct vcpu, member)
 
@@ -46,9 +49,10 @@ static const struct state_field vcpu_fields[] = {
     SCALAR(kvm_system_time), SCALAR(kvm_wall_clock), SCALAR(kvm_eoi), SCALAR(kvm_async_pf), SCALAR(kvm_steal_time),
     SCALAR(kvm_poll_control), SCALAR(monitor_gpa), SCALAR(sipi_vector), SCALAR(random),
     STATE_NESTED(struct vcpu, fpu, fpu_list),
+    STATE_NESTED_SINCE(struct vcpu, vmx, vmx_state_list, 2),
 };
 
-const struct state_list vcpu_state_list = STATE_LIST("vcpu", 1, vcpu_fields);
+const struct state_list vcpu_state_list = STATE_LIST("vcpu", 2, vcpu_fields);
 
 /* What lies where the image has vectors was left there by the host's FXSAVE; they live in zmm. */
 void x86_state_tidy(struct vcpu *vcpu)
@@ -77,6 +81,8 @@ bool x86_state_loaded(struct vcpu *vcpu, struct error *err)
     loaded_fpu(vcpu);
     x86_update_mode(vcpu);
     mmu_flush_all(vcpu);
+    if (!vmx_state_loaded(vcpu))
+        return error_set(err, "the saved VT-x state of processor %u is damaged", vcpu->index);
     mmu_mode_changed(vcpu);
     return true;
 }

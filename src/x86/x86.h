@@ -30,7 +30,9 @@ void x86_deliver_event(struct vcpu *vcpu, const struct event *event);
 static inline void x86_interrupts_unblocked(struct vcpu *vcpu)
 {
     uint32_t request = (vcpu->interrupt_held && (vcpu->rflags & RFLAGS_IF) ? REQUEST_INTERRUPT : 0) |
-                       (vcpu->nmi_held && !(vcpu->shadow & SHADOW_NMI) ? REQUEST_NMI : 0);
+                       (vcpu->nmi_held && !(vcpu->shadow & SHADOW_NMI) ? REQUEST_NMI : 0) |
+                       (unlikely(vcpu->vmx.awaits) && ((vcpu->vmx.awaits & VMX_AWAITS_NMI_UNBLOCKING) || (vcpu->rflags & RFLAGS_IF))
+                            ? REQUEST_VMX : 0);
     if (__builtin_expect(request != 0, 0))
         atomic_fetch_or_explicit(&vcpu->request, request, memory_order_relaxed);
 }
@@ -81,6 +83,10 @@ bool x86_write_cr(struct vcpu *vcpu, unsigned cr, uint64_t value);      /* 0, 2,
 bool x86_read_cr(struct vcpu *vcpu, unsigned cr, uint64_t *value);
 bool x86_write_dr(struct vcpu *vcpu, unsigned dr, uint64_t value);
 bool x86_read_dr(struct vcpu *vcpu, unsigned dr, uint64_t *value);
+bool x86_cr_allowed(struct vcpu *vcpu, unsigned cr);                    /* does it exist (#UD), and is this CPL 0 (#GP)? */
+uint64_t x86_cr4_valid(const struct vcpu *vcpu);                        /* bits that this model has */
+uint64_t x86_efer_valid(const struct vcpu *vcpu);
+bool x86_pat_valid(uint64_t value);
 bool x86_lmsw(struct vcpu *vcpu, uint16_t value);
 bool x86_xsetbv(struct vcpu *vcpu, uint32_t index, uint64_t value);
 bool x86_rdmsr(struct vcpu *vcpu, uint32_t msr, uint64_t *value);
@@ -89,7 +95,7 @@ bool x86_wrmsr(struct vcpu *vcpu, uint32_t msr, uint64_t value);
 const char *x86_msr_name(uint32_t number);
 bool x86_msr_row(unsigned index, uint32_t *first, uint32_t *count);
 bool x86_rdtsc(struct vcpu *vcpu, uint64_t *value);                     /* CR4.TSD is checked */
-uint64_t x86_tsc(struct vcpu *vcpu);
+uint64_t x86_tsc(struct vcpu *vcpu);                                    /* of the processor, whatever guest of it runs */
 bool x86_rdpmc(struct vcpu *vcpu, uint32_t index, uint64_t *value);
 /* CPUID 0x15: the crystal, which is also the clock of the local APIC's timer. */
 enum { X86_CRYSTAL_HZ = 25000000 };

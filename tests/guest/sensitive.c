@@ -246,6 +246,7 @@ static void do_monitor(void *argument) { __asm__ volatile("monitor" :: "a"(buffe
 static void do_mwait(void *argument) { __asm__ volatile("mwait" :: "a"(0), "c"(0)); }
 static void do_serialize(void *argument) { __asm__ volatile(".byte 0x0F, 0x01, 0xE8"); }
 static void do_vmcall(void *argument) { uint64_t v = 12345; __asm__ volatile("vmcall" : "+a"(v)); seen = v; }
+static void do_vmxoff(void *argument) { __asm__ volatile("vmxoff" ::: "cc"); }
 static void do_syscall(void *argument) { __asm__ volatile("syscall" ::: "rcx", "r11"); }
 
 static const struct {
@@ -282,6 +283,7 @@ static void privileged_ones(void)
     check_equal(user(do_monitor, 0), UD, "MONITOR at CPL 3 is #UD");
     check_equal(user(do_mwait, 0), UD, "MWAIT at CPL 3 is #UD");
     check_equal(kernel(do_serialize, 0), UD, "SERIALIZE where CPUID has it not");
+    check_equal(kernel(do_vmxoff, 0), UD, "VMXOFF outside VMX operation");
     check_equal(user(do_vmcall, 0), 0, "VMCALL at CPL 3");
     check_equal(seen, -1ull, "is refused by its result");
     check_equal(kernel(do_vmcall, 0), 0, "VMCALL at CPL 0");

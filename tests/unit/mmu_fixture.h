@@ -20,7 +20,7 @@
 #include "mem/ram.h"
 #include "mmu/mmu.h"
 #include "mmu/walk.h"
-#include "x86/x86.h"
+#include "x86/model.h"
 
 #define TEST_FAKE __attribute__((weak, used, noinline))
 
@@ -44,8 +44,6 @@ TEST_FAKE void x86_cpuid(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
     memset(out, 0, 16);
     out[3] = leaf == 1 ? 1u << 17 : leaf == 0x80000001 ? 1u << 26 : 0;
 }
-
-TEST_FAKE unsigned x86_physical_bits(const struct vcpu *vcpu) { return FIXTURE_PHYSICAL_BITS; }
 
 TEST_FAKE void x86_debug_data(struct vcpu *vcpu, uint64_t gla, unsigned size, bool write)
 {
@@ -79,6 +77,8 @@ static inline bool fixture_chance(struct fixture *f, unsigned one_in) { return f
 
 static inline void fixture_vcpu_init(struct vcpu *vcpu, struct ram *ram, struct bus *bus)
 {
+    static const struct cpu_model model = { .physical_bits = FIXTURE_PHYSICAL_BITS };
+    vcpu->model = &model;
     vcpu->ram = ram;
     vcpu->mmio = bus;
     vcpu->mmu = mmu_create();

@@ -48,11 +48,11 @@ static void test_hypervisor_leaves(void **state)
     x86_fixture_destroy(f);
 }
 
-/* Never: VMX, SMX, SGX, CET, AMX, PT, perfmon. */
+/* Never: SMX, SGX, CET, AMX, PT, perfmon. */
 static void test_hidden_features(void **state)
 {
     static const struct { uint32_t leaf, reg, mask; } hidden[] = {
-        { 1, 2, 1u << 5 | 1u << 6 | 1u << 15 }, { 7, 1, 1u << 2 | 1u << 25 }, { 7, 2, 1u << 7 | 1u << 30 },
+        { 1, 2, 1u << 6 | 1u << 15 }, { 7, 1, 1u << 2 | 1u << 25 }, { 7, 2, 1u << 7 | 1u << 30 },
         { 7, 3, 1u << 20 | 1u << 22 | 1u << 24 | 1u << 25 }, { 0xA, 0, 0xFFFFFFFF }, { 0x12, 0, 0xFFFFFFFF },
     };
     static const char *const models[] = { "x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4", "i7-7500U", "host" };
@@ -64,6 +64,23 @@ static void test_hidden_features(void **state)
             cpuid(f, hidden[i].leaf, 0, out);
             assert_int_equal(out[hidden[i].reg] & hidden[i].mask, 0);
         }
+        x86_fixture_destroy(f);
+    }
+}
+
+/* VT-x is there where the model has it or somebody asks for it, not because this host has it. */
+static void test_vmx_by_name(void **state)
+{
+    static const struct { const char *model; bool vmx; } cases[] = {
+        { "x86-64-v3", false }, { "host", false }, { "i7-7500U", true }, { "i7-7500U,vmx=off", false },
+        { "x86-64-v3,vmx=on", true }, { "host,+vmx", true },
+    };
+    uint32_t out[4];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct x86_fixture *f = x86_fixture_create(cases[i].model);
+        cpuid(f, 1, 0, out);
+        assert_int_equal(out[2] >> 5 & 1, cases[i].vmx);
         x86_fixture_destroy(f);
     }
 }
@@ -197,7 +214,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vendor_and_brand), cmocka_unit_test(test_hypervisor_leaves),
-        cmocka_unit_test(test_hidden_features), cmocka_unit_test(test_models_are_masked_by_the_host),
+        cmocka_unit_test(test_hidden_features), cmocka_unit_test(test_vmx_by_name), cmocka_unit_test(test_models_are_masked_by_the_host),
         cmocka_unit_test(test_each_level_has_the_one_below), cmocka_unit_test(test_switches),
         cmocka_unit_test(test_dynamic_bits_follow_cr4), cmocka_unit_test(test_xsave_leaf_follows_xcr0),
         cmocka_unit_test(test_topology), cmocka_unit_test(test_leaves_beyond_the_last_answer_as_the_last),

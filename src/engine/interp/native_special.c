@@ -1,6 +1,7 @@
 /* Instructions of the native groups that are state transfers or hints: done in C, no stub. */
 #include "engine/interp/native_impl.h"
 
+#include "vmx/vmx.h"
 #include "x86/xstate.h"
 
 /* --- MXCSR --- */
@@ -76,10 +77,18 @@ static enum xsave_kind kind_of(uint16_t mnemonic)
     }
 }
 
+/* In a VT-x guest (SDM3 §26.3). No component of XSS is offered, so what exits by the XSS-exiting bitmap cannot happen. */
+static bool supervisor_form_enabled(struct vcpu *vcpu)
+{
+    return !vmx_guest(vcpu) || vmx_proc2(vcpu, PROC2_ENABLE_XSAVES) || x86_raise(vcpu, VEC_UD);
+}
+
 static bool run_xsave(struct vcpu *vcpu, const struct stub *stub)
 {
     uint64_t gla;
     enum xsave_kind kind = kind_of(stub->detail.mnemonic);
+    if (kind == XSAVES && !supervisor_form_enabled(vcpu))
+        return false;
     return xsave_checks(vcpu, stub, kind == XSAVES, &gla) && x86_xsave(vcpu, kind, gla, edx_eax(vcpu), stub->detail.rex_w);
 }
 
@@ -87,6 +96,8 @@ static bool run_xrstor(struct vcpu *vcpu, const struct stub *stub)
 {
     uint64_t gla;
     bool supervisor = stub->detail.mnemonic == ZYDIS_MNEMONIC_XRSTORS || stub->detail.mnemonic == ZYDIS_MNEMONIC_XRSTORS64;
+    if (supervisor && !supervisor_form_enabled(vcpu))
+        return false;
     return xsave_checks(vcpu, stub, supervisor, &gla) && x86_xrstor(vcpu, supervisor, gla, edx_eax(vcpu), stub->detail.rex_w);
 }
 

@@ -163,7 +163,11 @@ struct block *leave_raise(struct vcpu *vcpu, const struct op *op, uint8_t vector
 struct block *leave_again(struct vcpu *vcpu, const struct op *op);
 
 /* For system instructions: rip now is that of the instruction, as the rules in x86/ want it. */
-static inline void op_at(struct vcpu *vcpu, const struct op *op) { vcpu->rip = rip_wrap(vcpu, vcpu->rip + op->where); }
+static inline void op_at(struct vcpu *vcpu, const struct op *op)
+{
+    vcpu->rip = rip_wrap(vcpu, vcpu->rip + op->where);
+    vcpu->insn_length = op->length;
+}
 /* After op_at: done or failed. */
 struct block *leave_system(struct vcpu *vcpu, const struct op *op, bool done);
 /* The same for instructions that set rip themselves when done. */

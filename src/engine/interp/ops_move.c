@@ -4,6 +4,7 @@
 #include "engine/interp/address.h"
 #include "engine/interp/bind.h"
 #include "engine/interp/flags.h"
+#include "vmx/vmx.h"
 
 /*
  * The fast families do only what the TLB allows; a miss is handed, as a jump, to the `far` handler of the same instruction,
@@ -352,6 +353,8 @@ struct block *op_nop(struct vcpu *vcpu, const struct op *op)
 OP_BODY(op_pause)
 {
     enum { PAUSES_BEFORE_YIELD = 128 };
+    if (vmx_guest(vcpu) && vmx_pause_exits(vcpu))
+        return vmx_exit_now(vcpu, REASON_PAUSE, 0);
     struct interp *interp = interp_of(vcpu);
     if (++interp->pauses % PAUSES_BEFORE_YIELD == 0 && vcpu->all_count > 1)
         sched_yield();

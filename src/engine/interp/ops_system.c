@@ -2,30 +2,7 @@
 #include "engine/interp/address.h"
 #include "engine/interp/bind.h"
 #include "engine/interp/flags.h"
-
-/*
- * SYSTEM_OP(name, counter) { ... return ok; }: rip is the instruction's, the block ends, rip moves on when done.
- * Whether it succeeds or faults, the instruction is counted: a monitor that traps would have been entered.
- */
-#define SYSTEM_OP(name, counter)                                                           \
-    static bool name##_rule(struct vcpu *vcpu, const struct op *op);                       \
-    struct block *name(struct vcpu *vcpu, const struct op *op)                             \
-    {                                                                                      \
-        op_at(vcpu, op);                                                                   \
-        counter_add(&vcpu->counters, COUNTER_##counter, 1);                                \
-        return leave_system(vcpu, op, vcpu_time_known(vcpu) && name##_rule(vcpu, op));                                 \
-    }                                                                                      \
-    static bool name##_rule(struct vcpu *vcpu, const struct op *op)
-/* The same for rules that set rip themselves. */
-#define TRANSFER_OP(name, counter)                                                         \
-    static bool name##_rule(struct vcpu *vcpu, const struct op *op);                       \
-    struct block *name(struct vcpu *vcpu, const struct op *op)                             \
-    {                                                                                      \
-        op_at(vcpu, op);                                                                   \
-        counter_add(&vcpu->counters, COUNTER_##counter, 1);                                \
-        return leave_transfer(vcpu, op, name##_rule(vcpu, op));                            \
-    }                                                                                      \
-    static bool name##_rule(struct vcpu *vcpu, const struct op *op)
+#include "engine/interp/system.h"
 
 static uint64_t edx_eax(const struct vcpu *vcpu)
 {
@@ -36,36 +13,6 @@ static void set_edx_eax(struct vcpu *vcpu, uint64_t value)
 {
     vcpu->gpr[RAX] = (uint32_t)value;
     vcpu->gpr[RDX] = value >> 32;
-}
-
-static uint64_t after(const struct vcpu *vcpu, const struct op *op)
-{
-    return rip_wrap(vcpu, vcpu->rip + op->length);
-}
-
-/* Memory operands, relative to the block's start, must be resolved with rip there: rip_back undoes op_at for that. */
-static uint64_t memory_offset(struct vcpu *vcpu, const struct op *op)
-{
-    uint64_t rip = vcpu->rip;
-    vcpu->rip = rip - op->where;
-    uint64_t offset = op_offset(vcpu, op);
-    vcpu->rip = rip;
-    return offset;
-}
-
-static struct slow_value memory_linear(struct vcpu *vcpu, const struct op *op, unsigned size, bool write)
-{
-    struct slow_value out = { 0, 0 };
-    out.ok = x86_linear(vcpu, op->seg, memory_offset(vcpu, op), size, write, &out.value);
-    return out;
-}
-
-static struct slow_value operand_read(struct vcpu *vcpu, const struct op *op, uint16_t reg, unsigned size)
-{
-    if (!(op->flags & OP_MEMORY))
-        return (struct slow_value){ reg_get(vcpu, reg, size), 1 };
-    struct slow_value linear = memory_linear(vcpu, op, size, false);
-    return linear.ok ? load_slow(vcpu, linear.value, size, op->seg) : linear;
 }
 
 /* Memory forms of SMSW, SLDT, STR, MOV r/m,Sreg store 16 bits whatever the operand size. */
@@ -103,26 +50,41 @@ OP_BODY_STATIC(mov_from_segment)
 SYSTEM_OP(op_mov_to_control, trap_cr_writes)
 {
     uint64_t value = reg_get(vcpu, op->src, op->size);
+    if (vmx_guest(vcpu))
+        return vmx_write_cr(vcpu, op->sub, gpr_number(op->src), value);
     return x86_write_cr(vcpu, op->sub, value);
 }
 
 SYSTEM_OP(op_mov_from_control, trap_cr_reads)
 {
     uint64_t value;
-    if (!x86_read_cr(vcpu, op->sub, &value))
+    if (!(vmx_guest(vcpu) ? vmx_read_cr(vcpu, op->sub, gpr_number(op->dst), &value) : x86_read_cr(vcpu, op->sub, &value)))
         return false;
     reg_set(vcpu, op->dst, op->size, value);
     return true;
 }
 
+/* These exits come even before #UD and #GP (SDM3 §26.1.3). Qualification: table 28-4. */
+static bool debug_exits(struct vcpu *vcpu, const struct op *op, uint16_t reg, bool from)
+{
+    if (!vmx_proc(vcpu, PROC_MOV_DR_EXITING))
+        return false;
+    vmx_exit_now(vcpu, REASON_MOV_DR, (op->sub & 7u) | (from ? 1 << 4 : 0) | gpr_number(reg) << 8);
+    return true;
+}
+
 SYSTEM_OP(op_mov_to_debug, trap_dr_writes)
 {
+    if (debug_exits(vcpu, op, op->src, false))
+        return false;
     return x86_write_dr(vcpu, op->sub, reg_get(vcpu, op->src, op->size));
 }
 
 SYSTEM_OP(op_mov_from_debug, trap_dr_reads)
 {
     uint64_t value;
+    if (debug_exits(vcpu, op, op->dst, true))
+        return false;
     if (!x86_read_dr(vcpu, op->sub, &value))
         return false;
     reg_set(vcpu, op->dst, op->size, value);
@@ -177,9 +139,29 @@ static bool umip_allows(struct vcpu *vcpu)
     return !(vcpu->cr4 & CR4_UMIP) || x86_require_cpl0(vcpu);
 }
 
-static bool store_table(struct vcpu *vcpu, const struct op *op, const struct table_register *table)
+enum table_insn { INSN_SGDT, INSN_SIDT, INSN_LGDT, INSN_LIDT };         /* as in the instruction information */
+enum selector_insn { INSN_SLDT, INSN_STR, INSN_LLDT, INSN_LTR };
+
+static bool table_exits(struct vcpu *vcpu, const struct op *op, enum table_insn which)
 {
-    if (!umip_allows(vcpu))
+    if (!vmx_proc2(vcpu, PROC2_DESCRIPTOR_TABLE_EXITING))
+        return false;
+    uint32_t information = memory_info(op) | (op->size == 2 ? 0 : 1 << 11) | (uint32_t)which << 28;
+    vmx_exit_instruction(vcpu, REASON_GDTR_OR_IDTR, displacement(vcpu, op), information);
+    return true;
+}
+
+static bool selector_exits(struct vcpu *vcpu, const struct op *op, enum selector_insn which)
+{
+    if (!vmx_proc2(vcpu, PROC2_DESCRIPTOR_TABLE_EXITING))
+        return false;
+    vmx_exit_instruction(vcpu, REASON_LDTR_OR_TR, displacement(vcpu, op), operand_info(op, op->dst) | (uint32_t)which << 28);
+    return true;
+}
+
+static bool store_table(struct vcpu *vcpu, const struct op *op, const struct table_register *table, enum table_insn which)
+{
+    if (!umip_allows(vcpu) || table_exits(vcpu, op, which))
         return false;
     unsigned base_size = vcpu->mode == MODE_LONG64 ? 8 : 4;
     struct slow_value linear = memory_linear(vcpu, op, base_size + 2, true);
@@ -189,9 +171,9 @@ static bool store_table(struct vcpu *vcpu, const struct op *op, const struct tab
            store_slow(vcpu, linear.value + 2, table->base, base_size, op->seg);
 }
 
-static bool load_table(struct vcpu *vcpu, const struct op *op, struct table_register *table)
+static bool load_table(struct vcpu *vcpu, const struct op *op, struct table_register *table, enum table_insn which)
 {
-    if (!x86_require_cpl0(vcpu))
+    if (!x86_require_cpl0(vcpu) || table_exits(vcpu, op, which))
         return false;
     unsigned base_size = vcpu->mode == MODE_LONG64 ? 8 : 4;
     struct slow_value linear = memory_linear(vcpu, op, base_size + 2, false), limit, base = { 0, 0 };
@@ -209,10 +191,10 @@ static bool load_table(struct vcpu *vcpu, const struct op *op, struct table_regi
     return true;
 }
 
-SYSTEM_OP(op_sgdt, trap_sgdt) { return store_table(vcpu, op, &vcpu->gdtr); }
-SYSTEM_OP(op_sidt, trap_sidt) { return store_table(vcpu, op, &vcpu->idtr); }
-SYSTEM_OP(op_lgdt, trap_lgdt) { return load_table(vcpu, op, &vcpu->gdtr); }
-SYSTEM_OP(op_lidt, trap_lidt) { return load_table(vcpu, op, &vcpu->idtr); }
+SYSTEM_OP(op_sgdt, trap_sgdt) { return store_table(vcpu, op, &vcpu->gdtr, INSN_SGDT); }
+SYSTEM_OP(op_sidt, trap_sidt) { return store_table(vcpu, op, &vcpu->idtr, INSN_SIDT); }
+SYSTEM_OP(op_lgdt, trap_lgdt) { return load_table(vcpu, op, &vcpu->gdtr, INSN_LGDT); }
+SYSTEM_OP(op_lidt, trap_lidt) { return load_table(vcpu, op, &vcpu->idtr, INSN_LIDT); }
 
 /* The LDT, task register and selector checks exist in protected mode only. */
 static bool protected_only(struct vcpu *vcpu)
@@ -220,13 +202,18 @@ static bool protected_only(struct vcpu *vcpu)
     return (vcpu_protected(vcpu) && !vcpu_v86(vcpu)) || x86_raise(vcpu, VEC_UD);
 }
 
-SYSTEM_OP(op_sldt, trap_sldt) { return protected_only(vcpu) && umip_allows(vcpu) && operand_write16(vcpu, op, vcpu->ldtr.selector); }
-SYSTEM_OP(op_str, trap_str) { return protected_only(vcpu) && umip_allows(vcpu) && operand_write16(vcpu, op, vcpu->tr.selector); }
-SYSTEM_OP(op_smsw, trap_smsw) { return umip_allows(vcpu) && operand_write16(vcpu, op, vcpu->cr0); }
+static bool store_selector(struct vcpu *vcpu, const struct op *op, const struct segment *segment, enum selector_insn which)
+{
+    return protected_only(vcpu) && umip_allows(vcpu) && !selector_exits(vcpu, op, which) && operand_write16(vcpu, op, segment->selector);
+}
+
+SYSTEM_OP(op_sldt, trap_sldt) { return store_selector(vcpu, op, &vcpu->ldtr, INSN_SLDT); }
+SYSTEM_OP(op_str, trap_str) { return store_selector(vcpu, op, &vcpu->tr, INSN_STR); }
+SYSTEM_OP(op_smsw, trap_smsw) { return umip_allows(vcpu) && operand_write16(vcpu, op, vmx_visible_cr0(vcpu)); }
 
 SYSTEM_OP(op_lldt, trap_lldt)
 {
-    if (!protected_only(vcpu) || !x86_require_cpl0(vcpu))
+    if (!protected_only(vcpu) || !x86_require_cpl0(vcpu) || selector_exits(vcpu, op, INSN_LLDT))
         return false;
     struct slow_value selector = operand_read(vcpu, op, op->dst, 2);
     return selector.ok && x86_lldt(vcpu, (uint16_t)selector.value);
@@ -234,7 +221,7 @@ SYSTEM_OP(op_lldt, trap_lldt)
 
 SYSTEM_OP(op_ltr, trap_ltr)
 {
-    if (!protected_only(vcpu) || !x86_require_cpl0(vcpu))
+    if (!protected_only(vcpu) || !x86_require_cpl0(vcpu) || selector_exits(vcpu, op, INSN_LTR))
         return false;
     struct slow_value selector = operand_read(vcpu, op, op->dst, 2);
     return selector.ok && x86_ltr(vcpu, (uint16_t)selector.value);
@@ -245,12 +232,19 @@ SYSTEM_OP(op_lmsw, trap_lmsw)
     if (!x86_require_cpl0(vcpu))
         return false;
     struct slow_value value = operand_read(vcpu, op, op->dst, 2);
-    return value.ok && x86_lmsw(vcpu, (uint16_t)value.value);
+    if (!value.ok || !vmx_guest(vcpu))
+        return value.ok && x86_lmsw(vcpu, (uint16_t)value.value);
+    struct slow_value linear = { 0, 1 };
+    if (op->flags & OP_MEMORY)
+        linear = memory_linear(vcpu, op, 2, false);
+    return vmx_lmsw(vcpu, (uint16_t)value.value, op->flags & OP_MEMORY, linear.value);
 }
 
 SYSTEM_OP(op_clts, trap_clts)
 {
-    return x86_require_cpl0(vcpu) && x86_write_cr(vcpu, 0, vcpu->cr0 & ~(uint64_t)CR0_TS);
+    if (!x86_require_cpl0(vcpu))
+        return false;
+    return vmx_guest(vcpu) ? vmx_clts(vcpu) : x86_write_cr(vcpu, 0, vcpu->cr0 & ~(uint64_t)CR0_TS);
 }
 
 static void set_zf(struct vcpu *vcpu, bool zero)
@@ -363,19 +357,44 @@ TRANSFER_OP(op_sysexit, trap_sysrets) { return x86_sysexit(vcpu, op->size == 8 ?
 
 /* --- MSRs, TSC, CPUID --- */
 
+enum { MSR_TSC = 0x10 };
+
 SYSTEM_OP(op_rdmsr, trap_msr_reads)
 {
     uint64_t value;
-    if (!x86_require_cpl0(vcpu) || !x86_rdmsr(vcpu, (uint32_t)vcpu->gpr[RCX], &value))
+    uint32_t msr = (uint32_t)vcpu->gpr[RCX];
+    bool done = false;
+    if (!x86_require_cpl0(vcpu))
         return false;
-    set_edx_eax(vcpu, value);
+    if (vmx_guest(vcpu)) {
+        if (vmx_msr_exits(vcpu, msr, false))
+            return vmx_exit_now(vcpu, REASON_RDMSR, 0);
+        if (!vmx_read_x2apic(vcpu, msr, &value, &done))
+            return false;
+    }
+    if (!done && !x86_rdmsr(vcpu, msr, &value))
+        return false;
+    set_edx_eax(vcpu, msr == MSR_TSC ? vmx_tsc(vcpu, value) : value);
     return true;
 }
 
 SYSTEM_OP(op_wrmsr, trap_msr_writes)
 {
-    return x86_require_cpl0(vcpu) && x86_wrmsr(vcpu, (uint32_t)vcpu->gpr[RCX], edx_eax(vcpu));
+    uint32_t msr = (uint32_t)vcpu->gpr[RCX];
+    bool done = false;
+    if (!x86_require_cpl0(vcpu))
+        return false;
+    if (vmx_guest(vcpu)) {
+        if (vmx_msr_exits(vcpu, msr, true))
+            return vmx_exit_now(vcpu, REASON_WRMSR, 0);
+        if (!vmx_write_x2apic(vcpu, msr, edx_eax(vcpu), &done))
+            return false;
+    }
+    return done || x86_wrmsr(vcpu, msr, edx_eax(vcpu));
 }
+
+/* In a guest some instructions exist only where a control says so (SDM3 §26.3). */
+static bool control_enables(const struct vcpu *vcpu, uint32_t control) { return !vmx_guest(vcpu) || vmx_proc2(vcpu, control); }
 
 OP_BODY(op_rdtsc)
 {
@@ -383,7 +402,9 @@ OP_BODY(op_rdtsc)
     counter_add(&vcpu->counters, COUNTER_trap_rdtsc, 1);
     if (!vcpu_time_known(vcpu) || !x86_rdtsc(vcpu, &value))
         return false;
-    set_edx_eax(vcpu, value);
+    if (vmx_proc(vcpu, PROC_RDTSC_EXITING))
+        return vmx_exit_now(vcpu, REASON_RDTSC, 0);
+    set_edx_eax(vcpu, vmx_tsc(vcpu, value));
     return true;
 }
 
@@ -391,18 +412,20 @@ OP_BODY(op_rdtscp)
 {
     uint64_t value;
     counter_add(&vcpu->counters, COUNTER_trap_rdtsc, 1);
-    if (!x86_has(vcpu, FEATURE_RDTSCP))
+    if (!x86_has(vcpu, FEATURE_RDTSCP) || !control_enables(vcpu, PROC2_ENABLE_RDTSCP))
         return x86_raise(vcpu, VEC_UD);
     if (!vcpu_time_known(vcpu) || !x86_rdtsc(vcpu, &value))
         return false;
-    set_edx_eax(vcpu, value);
+    if (vmx_proc(vcpu, PROC_RDTSC_EXITING))
+        return vmx_exit_now(vcpu, REASON_RDTSCP, 0);
+    set_edx_eax(vcpu, vmx_tsc(vcpu, value));
     vcpu->gpr[RCX] = (uint32_t)vcpu->tsc_aux;
     return true;
 }
 
 OP_BODY(op_rdpid)
 {
-    if (!x86_has(vcpu, FEATURE_RDPID))
+    if (!x86_has(vcpu, FEATURE_RDPID) || !control_enables(vcpu, PROC2_ENABLE_RDTSCP))
         return x86_raise(vcpu, VEC_UD);
     reg_set(vcpu, op->dst, op->size, vcpu->tsc_aux);
     return true;
@@ -411,6 +434,8 @@ OP_BODY(op_rdpid)
 SYSTEM_OP(op_rdpmc, trap_rdpmc)
 {
     uint64_t value;
+    if (vmx_proc(vcpu, PROC_RDPMC_EXITING) && (vcpu->cpl == 0 || (vcpu->cr4 & CR4_PCE)))
+        return vmx_exit_now(vcpu, REASON_RDPMC, 0);
     if (!x86_rdpmc(vcpu, (uint32_t)vcpu->gpr[RCX], &value))
         return false;
     set_edx_eax(vcpu, value);
@@ -421,6 +446,8 @@ OP_BODY(op_cpuid)
 {
     uint32_t out[4];
     counter_add(&vcpu->counters, COUNTER_trap_cpuid, 1);
+    if (vmx_guest(vcpu))
+        return vmx_exit_now(vcpu, REASON_CPUID, 0);
     x86_cpuid(vcpu, (uint32_t)vcpu->gpr[RAX], (uint32_t)vcpu->gpr[RCX], out);
     vcpu->gpr[RAX] = out[0];
     vcpu->gpr[RBX] = out[1];
@@ -444,6 +471,8 @@ static bool random_value(struct vcpu *vcpu, const struct op *op, bool seed)
     bool ok = true;
     if (!x86_has(vcpu, seed ? FEATURE_RDSEED : FEATURE_RDRAND))
         return x86_raise(vcpu, VEC_UD);
+    if (vmx_proc2(vcpu, seed ? PROC2_RDSEED_EXITING : PROC2_RDRAND_EXITING))
+        return vmx_exit_instruction(vcpu, seed ? REASON_RDSEED : REASON_RDRAND, 0, gpr_number(op->dst) << 3 | (op->size / 4u) << 11);
     if (vcpu->counted)
         value = repeatable_random(vcpu);
     else if (seed)
@@ -498,10 +527,47 @@ OP_BODY(op_swapgs)
 
 /* --- the rest --- */
 
-SYSTEM_OP(op_hlt, trap_hlt) { return x86_hlt(vcpu); }
-SYSTEM_OP(op_wbinvd, trap_wbinvd) { return x86_wbinvd(vcpu); }
-SYSTEM_OP(op_vmcall, trap_vmcall) { return x86_vmcall(vcpu); }
-SYSTEM_OP(op_xsetbv, trap_xsetbv) { return x86_xsetbv(vcpu, (uint32_t)vcpu->gpr[RCX], edx_eax(vcpu)); }
+SYSTEM_OP(op_hlt, trap_hlt)
+{
+    if (vmx_proc(vcpu, PROC_HLT_EXITING) && vcpu->cpl == 0)
+        return vmx_exit_now(vcpu, REASON_HLT, 0);
+    return x86_hlt(vcpu);
+}
+
+SYSTEM_OP(op_wbinvd, trap_wbinvd)
+{
+    if (vmx_proc2(vcpu, PROC2_WBINVD_EXITING) && vcpu->cpl == 0)
+        return vmx_exit_now(vcpu, REASON_WBINVD, 0);
+    return x86_wbinvd(vcpu);
+}
+
+SYSTEM_OP(op_invd, trap_wbinvd)
+{
+    if (vmx_guest(vcpu) && vcpu->cpl == 0)
+        return vmx_exit_now(vcpu, REASON_INVD, 0);
+    return x86_wbinvd(vcpu);
+}
+
+SYSTEM_OP(op_vmcall, trap_vmcall)
+{
+    if (vmx_guest(vcpu))
+        return vmx_exit_now(vcpu, REASON_VMCALL, 0);
+    return x86_vmcall(vcpu);
+}
+
+/* AMD's; here it is the hypercall of guests that took this for an AMD processor, but not in a guest of theirs. */
+SYSTEM_OP(op_vmmcall, trap_vmcall)
+{
+    return vmx_guest(vcpu) ? x86_raise(vcpu, VEC_UD) : x86_vmcall(vcpu);
+}
+
+SYSTEM_OP(op_xsetbv, trap_xsetbv)
+{
+    if (vmx_guest(vcpu) && (vcpu->cr4 & CR4_OSXSAVE) && vcpu->cpl == 0)
+        return vmx_exit_now(vcpu, REASON_XSETBV, 0);
+    return x86_xsetbv(vcpu, (uint32_t)vcpu->gpr[RCX], edx_eax(vcpu));
+}
+
 SYSTEM_OP(op_serialize, trap_serialize)
 {
     if (!x86_has(vcpu, FEATURE_SERIALIZE))
@@ -518,16 +584,20 @@ SYSTEM_OP(op_invlpg, trap_invlpg)
         gla = (uint32_t)(gla + vcpu->seg[op->seg].base);
     else if (op->seg == FS || op->seg == GS)
         gla += vcpu->seg[op->seg].base;
+    if (vmx_proc(vcpu, PROC_INVLPG_EXITING) && vcpu->cpl == 0)
+        return vmx_exit_now(vcpu, REASON_INVLPG, gla);
     return x86_invlpg(vcpu, gla);
 }
 
 SYSTEM_OP(op_invpcid, trap_invpcid)
 {
     uint64_t descriptor[2];
-    if (!x86_has(vcpu, FEATURE_INVPCID))
+    if (!x86_has(vcpu, FEATURE_INVPCID) || !control_enables(vcpu, PROC2_ENABLE_INVPCID))
         return x86_raise(vcpu, VEC_UD);
     if (!x86_require_cpl0(vcpu))
         return false;
+    if (vmx_proc(vcpu, PROC_INVLPG_EXITING))
+        return vmx_exit_instruction(vcpu, REASON_INVPCID, displacement(vcpu, op), memory_info(op) | gpr_number(op->dst) << 28);
     struct slow_value linear = memory_linear(vcpu, op, 16, false);
     if (!linear.ok || !mmu_load_slow(vcpu, linear.value, descriptor, 16, vcpu->mmu->data_class))
         return false;
@@ -537,12 +607,19 @@ SYSTEM_OP(op_invpcid, trap_invpcid)
 SYSTEM_OP(op_monitor, trap_monitor)
 {
     uint64_t gla;
+    if (vmx_proc(vcpu, PROC_MONITOR_EXITING) && x86_has(vcpu, FEATURE_MONITOR) && vcpu->cpl == 0)
+        return vmx_exit_now(vcpu, REASON_MONITOR, 0);
     if (!x86_linear(vcpu, op->seg, vcpu->gpr[RAX] & size_mask(op->address_size), 1, false, &gla))
         return false;
     return x86_monitor(vcpu, gla, (uint32_t)vcpu->gpr[RCX], (uint32_t)vcpu->gpr[RDX]);
 }
 
-SYSTEM_OP(op_mwait, trap_mwait) { return x86_mwait(vcpu, (uint32_t)vcpu->gpr[RAX], (uint32_t)vcpu->gpr[RCX]); }
+SYSTEM_OP(op_mwait, trap_mwait)
+{
+    if (vmx_proc(vcpu, PROC_MWAIT_EXITING) && x86_has(vcpu, FEATURE_MONITOR) && vcpu->cpl == 0)
+        return vmx_exit_now(vcpu, REASON_MWAIT, vcpu->monitor_gpa != ~0ull);
+    return x86_mwait(vcpu, (uint32_t)vcpu->gpr[RAX], (uint32_t)vcpu->gpr[RCX]);
+}
 
 struct block *op_undefined(struct vcpu *vcpu, const struct op *op) { return leave_raise(vcpu, op, VEC_UD); }
 struct block *op_too_long(struct vcpu *vcpu, const struct op *op) { return leave_raise(vcpu, op, VEC_GP); }

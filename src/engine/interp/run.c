@@ -85,7 +85,7 @@ static bool must_step(const struct vcpu *vcpu)
 /* The rules that set RF themselves: what they have set stays for the next instruction. */
 static bool sets_resume_flag(const struct op *op)
 {
-    return op->run == op_iret;
+    return op->run == op_iret || op->run == op_vmlaunch || op->run == op_vmresume;
 }
 
 /* SYSCALL masks TF before the trap would be taken; for all else TF at the start of the instruction counts (SDM3 §18.3.1.4). */
@@ -142,7 +142,11 @@ static bool step(struct vcpu *vcpu, enum run_result *result)
         return false;
     struct op op = block->op[0];
     vcpu->shadow &= (uint8_t)~SHADOW_ONE;
-    if (!run_one(vcpu, block)) {
+    vcpu->vmx.after_mov_ss = old_shadow & SHADOW_MOV_SS;
+    bool done = run_one(vcpu, block);
+    vcpu->vmx.after_mov_ss = false;
+    if (!done) {
+        vcpu->shadow |= old_shadow;             /* a VM exit reports it; delivery of an event ends it */
         vcpu->pending_debug = 0;
         return false;
     }
