@@ -12,7 +12,7 @@
 
 /* --- helpers --- */
 
-static bool own(struct options *options, char *text, struct error *err)
+bool options_own(struct options *options, char *text, struct error *err)
 {
     if (!text || options->owned_count == OPTIONS_STRINGS_MAX) {
         free(text);
@@ -215,7 +215,7 @@ static bool state_log_part(struct state_log_config *config, char *part, struct e
 static bool option_state_log(struct options *options, const char *value, struct error *err)
 {
     char *text = strdup(value);
-    if (!own(options, text, err))
+    if (!options_own(options, text, err))
         return false;
     char *part = cut_at_comma(text);
     options->config.state_log = (struct state_log_config){ .path = text };
@@ -271,7 +271,7 @@ static bool option_disk(struct options *options, const char *value, struct error
     if (options->config.disk_count == MACHINE_DISKS_MAX)
         return error_set(err, "a machine has at most %d disks", MACHINE_DISKS_MAX);
     char *text = strdup(value);
-    if (!own(options, text, err))
+    if (!options_own(options, text, err))
         return false;
     struct disk_config *disk = &options->config.disk[options->config.disk_count++];
     char *part = cut_at_comma(text);
@@ -310,7 +310,7 @@ static bool option_net(struct options *options, const char *value, struct error 
     if (options->config.net_count == MACHINE_NETS_MAX)
         return error_set(err, "a machine has at most %d network cards", MACHINE_NETS_MAX);
     char *text = strdup(value);
-    if (!own(options, text, err))
+    if (!options_own(options, text, err))
         return false;
     struct net_config *net = &options->config.net[options->config.net_count++];
     *net = (struct net_config){ .backend = text };
@@ -402,6 +402,12 @@ static bool option_counters(struct options *options, const char *value, struct e
 static bool option_disks(struct options *options, const char *value, struct error *err)
 {
     options->restore_disks = value;
+    return true;
+}
+
+static bool option_clone(struct options *options, const char *value, struct error *err)
+{
+    options->restore_clone = true;
     return true;
 }
 
@@ -535,8 +541,9 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
     for (int i = 1; i < argc; i++)
         if (!parse_one(options, argc, argv, &i, err))
             return false;
-    if (options->restore_disks || options->restore_verify)
-        return error_set(err, "--%s is for 'doppel restore'", options->restore_disks ? "disks" : "verify");
+    if (options->restore_disks || options->restore_verify || options->restore_clone)
+        return error_set(err, "--%s is for 'doppel restore'",
+                         options->restore_disks ? "disks" : options->restore_verify ? "verify" : "clone");
     for (unsigned i = 0; i < options->config.disk_count; i++)
         options->config.disk[i].image.ephemeral |= options->ephemeral;
     bool anything = options->config.kernel || options->config.disk_count || options->config.firmware;
@@ -562,7 +569,7 @@ static bool is_one_of(const struct option_row *row, const char *const *names)
 
 bool options_for_restore(const struct option_row *row)
 {
-    static const char *const names[] = { "engine", "net", "console", "virtio-console", "debug-console", "no-reboot", "disks", "verify",
+    static const char *const names[] = { "engine", "net", "console", "virtio-console", "debug-console", "no-reboot", "disks", "clone", "verify",
                                          "name", "detach", "api-socket", "monitor", "trace", "log", "counters", "help", NULL };
     return is_one_of(row, names);
 }

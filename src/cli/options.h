@@ -18,7 +18,7 @@ struct options {
     bool serving;                               /* no machine yet: one is to be created through the control socket */
     const char *restore;                        /* directory of the snapshot */
     const char *restore_disks;
-    bool restore_verify;
+    bool restore_verify, restore_clone;
     const char *log;                            /* path; NULL: standard error */
     const char *trace[OPTIONS_TRACES_MAX];
     unsigned trace_count;
@@ -47,6 +47,8 @@ bool options_parse_serve(struct options *options, int argc, char **argv, struct 
 /* Whether `doppel restore`, `doppel serve` takes it, too. */
 bool options_for_restore(const struct option_row *row);
 bool options_for_serve(const struct option_row *row);
+/* Keeps the text (from malloc; NULL fails) until options_free; too many: it is freed at once. */
+bool options_own(struct options *options, char *text, struct error *err);
 void options_free(struct options *options);
 
 #endif

@@ -179,7 +179,7 @@ static bool open_control_socket(struct process *process, int inherited, struct e
 
 static bool configure(struct process *process, struct error *err)
 {
-    const struct options *options = process->options;
+    struct options *options = process->options;
     if (options->serving)
         return true;
     struct vm_config *config = options->restoring ? restore_open(options, err) : vm_config_create(&options->config, err);

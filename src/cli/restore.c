@@ -1,6 +1,7 @@
 #include "cli/restore.h"
 
 #include <string.h>
+#include <sys/random.h>
 
 /* The consoles are this process's: the terminal, unless the command line says something else. */
 static void connect_consoles(struct machine_config *config, const struct options *options)
@@ -27,7 +28,34 @@ static bool connect_networks(struct machine_config *config, const struct options
     return true;
 }
 
-struct vm_config *restore_open(const struct options *options, struct error *err)
+/* Takes "hostfwd=..." parts out of a backend's text, in place. */
+static void forward_nothing(char *text)
+{
+    for (char *part; (part = strstr(text, ",hostfwd="));) {
+        const char *next = part + 1 + strcspn(part + 1, ",");
+        memmove(part, next, strlen(next) + 1);
+    }
+}
+
+/* What two machines on one host or one network must not both have. Addresses are locally administered ones. */
+static bool become_another(struct options *options, struct machine_config *config, struct error *err)
+{
+    for (unsigned i = 0; i < config->net_count; i++) {
+        uint8_t *mac = config->net[i].mac;
+        char *text = strdup(config->net[i].backend);
+        if (!options_own(options, text, err))
+            return false;
+        if (i >= options->config.net_count)
+            forward_nothing(text);
+        config->net[i].backend = text;
+        if (getrandom(mac, 6, 0) != 6)
+            return error_set(err, "the host gives no random numbers");
+        mac[0] = (mac[0] & ~1) | 2;
+    }
+    return true;
+}
+
+struct vm_config *restore_open(struct options *options, struct error *err)
 {
     const struct restore_options restore = { .disks = options->restore_disks, .verify = options->restore_verify };
     struct snapshot *snapshot = snapshot_open(options->restore, err);
@@ -35,7 +63,7 @@ struct vm_config *restore_open(const struct options *options, struct error *err)
         return NULL;
     struct machine_config *config = snapshot_config(snapshot);
     connect_consoles(config, options);
-    if (!connect_networks(config, options, err)) {
+    if (!connect_networks(config, options, err) || (options->restore_clone && !become_another(options, config, err))) {
         snapshot_close(snapshot);
         return NULL;
     }

@@ -6,6 +6,6 @@
 #include "cli/options.h"
 
 /* Opens the snapshot, with what the command line says of the host's side in place of what was saved. NULL: err tells why. */
-struct vm_config *restore_open(const struct options *options, struct error *err);
+struct vm_config *restore_open(struct options *options, struct error *err);
 
 #endif

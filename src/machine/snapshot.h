@@ -36,7 +36,11 @@ void snapshot_close(struct snapshot *snapshot);
 struct machine_config *snapshot_config(struct snapshot *snapshot);
 
 struct restore_options {
-    const char *disks;          /* existing directory for the disks that the machine writes to; they stay when it ends */
+    /*
+     * Existing directory for the disks that the machine writes to; they stay when it ends. They are qcow2 overlays on the snapshot's
+     * disks, which must stay, too.
+     */
+    const char *disks;
     bool verify;                /* first compare all of the memory with its checksums */
     bool exact;                 /* for tests: the guest is not told that time has passed and that it may be a copy */
 };

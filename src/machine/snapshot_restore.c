@@ -133,23 +133,54 @@ static bool load_machine(void *owner, struct machine *machine, struct error *err
     return ok;
 }
 
-/* Disks that the guest writes to: each machine gets a copy, and the snapshot stays as it is. */
+/* A qcow2 overlay on the snapshot's disk, which all machines that come of it read. */
+static bool make_overlay(const struct disk_config *disk, const char *base, const char *path, struct error *err)
+{
+    struct disk_image_options look = disk->image;
+    look.read_only = true;
+    struct disk_image *image = disk_image_open(base, &look, err);
+    if (!image)
+        return false;
+    const struct disk_image_plan plan = { .format = DISK_FORMAT_QCOW2, .size = image->size, .backing_name = base,
+                                          .backing_format = image->ops->format };
+    disk_image_close(image);
+    return disk_image_create(path, &plan, err);
+}
+
+/*
+ * One disk that the guest writes to. Where the snapshot's is an overlay itself (of a machine that was restored) it is copied: it only holds
+ * what was written since, and chains of images do not grow with each round.
+ */
+static bool make_disk(struct snapshot *snapshot, unsigned i, const char *directory, struct error *err)
+{
+    struct disk_config *disk = &snapshot->config.disk[i];
+    char relative[PATH_MAX], base[PATH_MAX];
+    bool copy = disk->image.format == DISK_FORMAT_QCOW2 && disk->image.backing;
+    snprintf(relative, sizeof(relative), "%s/disk-%u", snapshot->layer[0].path, i);
+    if (!realpath(relative, base))
+        return error_errno(err, errno, "cannot find the disk %s", relative);
+    if (asprintf(&snapshot->disk_path[i], "%s/disk-%u.qcow2", directory, i) < 0)
+        return error_set(err, "no memory for a machine");
+    if (!(copy ? snapshot_copy_file(AT_FDCWD, base, AT_FDCWD, snapshot->disk_path[i], err)
+               : make_overlay(disk, base, snapshot->disk_path[i], err)))
+        return false;
+    disk->path = snapshot->disk_path[i];
+    disk->image.format = DISK_FORMAT_QCOW2;
+    disk->image.backing = true;
+    disk->image.direct = false;         /* for raw images only */
+    return true;
+}
+
 static bool make_disks(const struct restoring *restoring, struct error *err)
 {
-    struct snapshot *snapshot = restoring->snapshot;
-    for (unsigned i = 0; i < snapshot->config.disk_count; i++) {
-        struct disk_config *disk = &snapshot->config.disk[i];
-        char name[CONTAINER_NAME_MAX];
-        if (disk->image.read_only)
+    const struct machine_config *config = &restoring->snapshot->config;
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        if (config->disk[i].image.read_only)
             continue;
         if (!restoring->options->disks)
-            return error_set(err, "the snapshot has disks that the guest writes to: say in which directory the copies are to be");
-        snprintf(name, sizeof(name), "disk-%u", i);
-        if (asprintf(&snapshot->disk_path[i], "%s/%s", restoring->options->disks, name) < 0)
-            return error_set(err, "no memory for a machine");
-        if (!snapshot_copy_file(snapshot->layer[0].directory, name, AT_FDCWD, snapshot->disk_path[i], err))
+            return error_set(err, "the snapshot has disks that the guest writes to: say in which directory those of this machine are to be");
+        if (!make_disk(restoring->snapshot, i, restoring->options->disks, err))
             return false;
-        disk->path = snapshot->disk_path[i];
     }
     return true;
 }

@@ -188,3 +188,43 @@ def snapshot_lockstep(test):
 @case("the same at thirty moments of the boot", long=True)
 def snapshot_lockstep_often(test):
     twins(test, 30, 8)
+
+
+@case("copies of a machine that runs have disks, addresses and generation ids of their own, and begin with what it had", cpus=2)
+def snapshot_clones(test):
+    environment = dict(os.environ, XDG_RUNTIME_DIR=test.folder)
+
+    def doppel(*words):
+        return subprocess.run([DOPPEL, *words], env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout.split()
+
+    disk, place, ids, cards = test.disk(), test.path("clones"), set(), set()
+    doppel("run", "--name", "web", "--detach", "--engine", "dbt", "--memory", "512M", "--disk", disk, "--net", "user",
+           "--kernel", asset("kernel", "cloud"), "--initrd", asset("initramfs", "cloud"), "--append", "console=ttyS0 quiet")
+    names = []
+    try:
+        with test.machine(console="web", environment=environment) as console:
+            console.expect(r"^doppel:/# ")
+            say(console, "echo of-the-base | dd of=/dev/vda conv=fsync 2>/dev/null; kept=$((6 * 7)); echo $kept", "42")
+        names = doppel("clone", "web", "--count", "3", "--directory", place)
+        if sorted(names) != ["web-1", "web-2", "web-3"]:
+            raise Failure("the copies are called %s" % names)
+        for name in names:
+            with test.machine(console=name, environment=environment) as console:
+                console.send("\n")
+                say(console, "echo $kept-$(head -c 11 /dev/vda)", "42-of-the-base")
+                say(console, "echo of-%s-now | dd of=/dev/vda conv=fsync 2>/dev/null; echo $kept" % name, "42")
+                ids.add(generation(console)[0])
+                console.send("cd /sys/bus/virtio/drivers/virtio_net; for d in virtio*; do echo $d >unbind; echo $d >bind; done; cd /; "
+                             "cat /sys/class/net/eth0/address\n")
+                cards.add(console.expect(r"^([0-9a-f:]{17})$")[1])
+        for name in names:
+            with test.machine(console=name, environment=environment) as console:
+                console.send("\n")
+                say(console, "echo 3 >/proc/sys/vm/drop_caches; head -n 1 /dev/vda", "of-%s-now" % name)
+    finally:
+        doppel("stop", "--force", "web", *names)
+    if len(ids) != 3 or len(cards) != 3:
+        raise Failure("the copies are not different: %s, %s" % (ids, cards))
+    with open(disk, "rb") as file:
+        if not file.read(16).startswith(b"of-the-base\n"):
+            raise Failure("a copy wrote to the base's disk")

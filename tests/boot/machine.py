@@ -35,12 +35,13 @@ def exit_status(name):
 
 class Machine:
     """
-    One `doppel run`, or with restore=DIRECTORY a `doppel restore`. With terminal=True its console is a pseudoterminal, else
+    One `doppel run`, with restore=DIRECTORY a `doppel restore`, or with console=NAME the console of one in the background. With terminal=True its console is a pseudoterminal, else
     a pair of pipes.
     """
 
-    def __init__(self, log_path, *options, terminal=False, name="", restore=None):
-        self.command = [DOPPEL, *(["restore", restore] if restore else ["run"]), *[str(option) for option in options]]
+    def __init__(self, log_path, *options, terminal=False, name="", restore=None, console=None, environment=None):
+        verb = ["restore", restore] if restore else ["console", console] if console else ["run"]
+        self.command = [DOPPEL, *verb, *[str(option) for option in options]]
         self.name = name
         self.seen = ""          # console output that no expectation has consumed yet
         self.log = open(log_path, "ab")
@@ -50,12 +51,12 @@ class Machine:
         if terminal:
             self.terminal, other = os.openpty()
             self.process = subprocess.Popen(self.command, stdin=other, stdout=other, stderr=other,
-                                            start_new_session=True)
+                                            start_new_session=True, env=environment)
             self.slave = other  # kept open: what the process leaves behind in it is looked at
             self.input = self.output = self.terminal
         else:
             self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            stderr=subprocess.STDOUT, start_new_session=True)
+                                            stderr=subprocess.STDOUT, start_new_session=True, env=environment)
             self.input, self.output = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.output, False)
         self.selector = selectors.DefaultSelector()
