@@ -3,7 +3,7 @@
  * instructions, too.
  *   blocks [--engine NAME] [--cases N | --blocks N] [--seed S] [--only SEED] [--failures N] [--keep DIRECTORY] [FILE...]
  * Without --engine each program runs on the interpreter and on the translator: at first sight, a second time with what is there by then,
- * in pieces with TLB flushes in between, and where only what is hot is translated. A case that differs is made as small as it
+ * in pieces with TLB flushes in between, with windows, and where only what is hot is translated. A case that differs is made as small as it
  * will get and printed, with its seed, in the form that FILE has (kept in DIRECTORY if that is given); --only runs a seed again.
  *
  * A worker process runs the cases, so that one which kills it is found as well.
@@ -38,10 +38,11 @@ enum { HOT_RUNS = 2 };
 
 struct bench {
     struct host *host;
-    struct guest *interp, *dbt, *hot;       /* NULL: not wanted */
+    struct guest *interp, *dbt, *hot, *windows;     /* NULL: not wanted */
 };
 
 static const struct options *options;
+static const char *failed_way;      /* what did not agree, of the last case that failed */
 
 static void bench_start(struct bench *bench)
 {
@@ -53,6 +54,7 @@ static void bench_start(struct bench *bench)
         bench->dbt = guest_start("dbt", "host");
         bench->hot = guest_start("dbt", "host");
         guest_set_hot(bench->hot, HOT_RUNS);
+        bench->windows = guest_start("dbt", "host");
     }
 }
 
@@ -66,6 +68,7 @@ static bool agrees(struct guest *guest, const struct run *run, struct guest_how 
     const char *const names[2] = { wanted_name, name };
     if (outcomes_equal(run, wanted, outcome, names, features, false))
         return true;
+    failed_way = name;
     if (print) {
         printf("%s and %s differ:\n", wanted_name, name);
         outcomes_equal(run, wanted, outcome, names, features, true);
@@ -98,6 +101,12 @@ static bool dbt_agrees(struct bench *bench, const struct run *run, uint64_t luck
     how = (struct guest_how){ .same_code = out.code_kept, .chop = luck | 1 };
     if ((luck >> 10 & 1) && !agrees(bench->dbt, run, how, "dbt in pieces", wanted, wanted_name, features, &out, print))
         return false;
+    how = (struct guest_how){ .windows = true, .flush = luck >> 8 & 1 };
+    if ((luck >> 13 & 1) && !agrees(bench->windows, run, how, "dbt with windows", wanted, wanted_name, features, &out, print))
+        return false;
+    how = (struct guest_how){ .windows = true, .same_code = out.code_kept, .chop = luck >> 15 & 1 ? luck | 1 : 0 };
+    if ((luck >> 13 & 3) == 3 && !agrees(bench->windows, run, how, "dbt with windows again", wanted, wanted_name, features, &out, print))
+        return false;
     how = (struct guest_how){ 0 };
     for (unsigned i = 0; i < 2 * HOT_RUNS && (luck >> 11 & 3) == 3; i++) {
         if (!agrees(bench->hot, run, how, "dbt, hot only", wanted, wanted_name, features, &out, print))
@@ -128,8 +137,17 @@ static uint64_t luck_of(const struct run *run)
 
 enum { ALL_WAYS = ~255 };
 
-/* In a process of its own, with new engines, in all ways. */
-static bool fails_alone(const struct run *run, bool print)
+/* An exit status that stands for what did not agree. */
+static int status_of_failure(void)
+{
+    unsigned sum = 0;
+    for (const char *at = failed_way; *at; at++)
+        sum = sum * 31 + (unsigned char)*at;
+    return 1 + (int)(sum % 100);
+}
+
+/* In a process of its own, with new engines, in all ways. 0: it agrees; else a number for how it fails. */
+static int fails_alone(const struct run *run, bool print)
 {
     fflush(stdout);
     pid_t pid = fork();
@@ -141,30 +159,31 @@ static bool fails_alone(const struct run *run, bool print)
         bool agree = run_agrees(&bench, run, luck_of(run), &native, print) &&
                      run_agrees(&bench, run, (uint64_t)ALL_WAYS, &native, print);
         fflush(stdout);
-        _exit(agree ? 0 : 1);
+        _exit(agree ? 0 : status_of_failure());
     }
     int status;
     waitpid(pid, &status, 0);
     if (WIFSIGNALED(status) && print)
         printf("killed by signal %d\n", WTERMSIG(status));
-    return !WIFEXITED(status) || WEXITSTATUS(status);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static bool program_fails(const struct program *program)
+/* In the same way: else one failure would turn into another as it gets smaller. */
+static bool program_fails(const struct program *program, int how)
 {
     struct run run;
-    return assemble(program, &run) && fails_alone(&run, false);
+    return assemble(program, &run) && fails_alone(&run, false) == how;
 }
 
 /* Units go, in halves and down to one, while it still fails. */
-static void drop_units(struct program *program)
+static void drop_units(struct program *program, int how)
 {
     for (unsigned size = program->unit_count / 2; size; size /= 2)
         for (unsigned first = 0; first + size <= program->unit_count;) {
             struct program less = *program;
             for (unsigned i = 0; i < size; i++)
                 drop_unit(&less, first);
-            if (program_fails(&less))
+            if (program_fails(&less, how))
                 *program = less;
             else
                 first += size;
@@ -172,28 +191,28 @@ static void drop_units(struct program *program)
 }
 
 /* The state becomes plain where that does not matter. */
-static void plain_state(struct program *program)
+static void plain_state(struct program *program, int how)
 {
     struct program plain = *program;
     memset(plain.start.zmm, 0, sizeof(plain.start.zmm));
     memset(plain.start.k, 0, sizeof(plain.start.k));
-    if (program_fails(&plain))
+    if (program_fails(&plain, how))
         *program = plain;
     plain = *program;
     memset(plain.start.fxsave, 0, sizeof(plain.start.fxsave));
     memcpy(plain.start.fxsave, "\x7F\x03", 2);
     memcpy(plain.start.fxsave + 24, "\x80\x1F", 2);
-    if (program_fails(&plain))
+    if (program_fails(&plain, how))
         *program = plain;
     for (unsigned i = 0; i < 16; i++) {
         plain = *program;
         plain.start.gpr[i] = 0;
-        if (program->start.gpr[i] && program_fails(&plain))
+        if (program->start.gpr[i] && program_fails(&plain, how))
             *program = plain;
     }
     plain = *program;
     plain.start.rflags = 0x202;
-    if (program_fails(&plain))
+    if (program_fails(&plain, how))
         *program = plain;
 }
 
@@ -216,13 +235,14 @@ static void show_failure(const struct program *program)
     struct run run;
     assemble(&small, &run);
     printf("--- case seed %#lx\n", program->seed);
-    if (!fails_alone(&run, false)) {
+    int how = fails_alone(&run, false);
+    if (!how) {
         printf("does not fail alone: depends on what ran before it\n");
         return;
     }
-    drop_units(&small);
-    plain_state(&small);
-    drop_units(&small);
+    drop_units(&small, how);
+    plain_state(&small, how);
+    drop_units(&small, how);
     assemble(&small, &run);
     print_run(&run);
     fails_alone(&run, true);
@@ -318,7 +338,7 @@ static void run_only(struct progress *progress)
     host_stop(host);
     print_run(&run);
     progress->programs = 1;
-    progress->failed = fails_alone(&run, true);
+    progress->failed = fails_alone(&run, true) != 0;
     if (progress->failed)
         show_failure(&program);
 }

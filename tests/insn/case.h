@@ -127,6 +127,7 @@ struct guest;
 struct guest_how {
     bool same_code;                     /* the code is there from the last run and was not changed */
     bool flush;                         /* the TLB is empty at the start */
+    bool windows;                       /* dbt reaches memory through windows (mmu/window.h); lasts as long as the guest */
     uint64_t chop;                      /* not 0: a seed for budgets that cut the run in pieces, and for TLB flushes between them */
 };
 
@@ -134,6 +135,10 @@ struct guest *guest_start(const char *engine, const char *cpu_model);
 /* dbt: how often the interpreter runs a block before it is translated. A new engine's default is 0 here: at first sight. */
 void guest_set_hot(struct guest *guest, unsigned runs);
 void guest_run(struct guest *guest, const struct run *run, struct guest_how how, struct outcome *outcome);
+/* The two ends of guest_run for a run that does not end: until guest_kick, which any thread may call. */
+void guest_prepare(struct guest *guest, const struct run *run, struct guest_how how);
+void guest_run_until_kicked(struct guest *guest);
+void guest_kick(struct guest *guest);
 void guest_stop(struct guest *guest);
 
 /* Compares (compare.c): true if equal; else prints what differs when `print`. `names`: what the two are called. */

@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "mem/ram.h"
 #include "mmu/mmu.h"
+#include "mmu/window.h"
 #include "vcpu/thread.h"
 #include "vcpu/work.h"
 #include "x86/x86.h"
@@ -259,7 +260,10 @@ static void run_to_end(struct vcpu *vcpu, const struct run *run, uint64_t chop, 
     outcome->timed_out = false;
 }
 
-void guest_run(struct guest *guest, const struct run *run, struct guest_how how, struct outcome *outcome)
+/* Far more than any cost that the policy of windows may set against it. */
+static const uint64_t enough_for_windows = 1ull << 40;
+
+void guest_prepare(struct guest *guest, const struct run *run, struct guest_how how)
 {
     struct vcpu *vcpu = guest->vcpu;
     if (!how.same_code) {
@@ -277,6 +281,14 @@ void guest_run(struct guest *guest, const struct run *run, struct guest_how how,
         mmu_mode_changed(vcpu);
     }
     mmu_privilege_changed(vcpu);
+    if (how.windows)
+        window_account(vcpu, enough_for_windows);
+}
+
+void guest_run(struct guest *guest, const struct run *run, struct guest_how how, struct outcome *outcome)
+{
+    struct vcpu *vcpu = guest->vcpu;
+    guest_prepare(guest, run, how);
     outcome->timed_out = true;
     outcome->fault_count = 0;
     uint64_t first = counter_get(&vcpu->counters, COUNTER_instructions);
@@ -287,6 +299,19 @@ void guest_run(struct guest *guest, const struct run *run, struct guest_how how,
     copy_code(guest, run, outcome->code, false);
     outcome->code_kept = code_kept(guest, run);
 }
+
+void guest_run_until_kicked(struct guest *guest)
+{
+    struct vcpu *vcpu = guest->vcpu;
+    while (!(atomic_load(&vcpu->request) & REQUEST_INTERRUPT))
+        if (vcpu->engine->run(vcpu, UINT64_MAX) == RUN_EVENT) {
+            fprintf(stderr, "vector %u at %#lx in code that should not fault\n", vcpu->pending.vector, vcpu->rip);
+            exit(1);
+        }
+    atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_INTERRUPT);
+}
+
+void guest_kick(struct guest *guest) { vcpu_kick(guest->vcpu, REQUEST_INTERRUPT); }
 
 void guest_stop(struct guest *guest)
 {

@@ -155,6 +155,8 @@ void translate_call(struct work *w, const struct planned *p)
     }
     load_target(w, p);
     emit_find_target(w);
+    if (w->window)
+        want_flags_in_host(w);          /* a trap of the push finds them there */
     emit_context_back(w);
     emit_store(&w->e, rm_data(&w->dbt->target), S2);
     push_return(w, p);
