@@ -117,7 +117,7 @@ static void unlink_space(struct mmu *mmu, struct window_space *space)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].space == space)
             mmu->contexts[i].space = NULL;
-    space->stale = true;
+    space->stale = space->doubtful = true;
 }
 
 static bool better_victim(const struct window_space *a, const struct window_space *b)
@@ -316,17 +316,21 @@ static void compare_piece(struct vcpu *vcpu, struct piece *piece, struct compari
     window_release_piece(windows, piece);
 }
 
-/* If hardly anything is as it was, the table is another process's now. */
+/*
+ * A table that was out of sight may have become another process's meanwhile. If hardly anything is as it was it has, and what
+ * made the old one hot says nothing of the new one.
+ */
 static void compare_all(struct vcpu *vcpu, struct window_space *space)
 {
     enum { SAMPLE = 32 };
     struct comparison result = { 0 };
-    space->stale = false;
+    bool doubtful = space->doubtful;
+    space->stale = space->doubtful = false;
     space->pending_count = 0;
     for (struct piece *piece = space->pieces, *next; piece; piece = next) {
         next = piece->next;
         compare_piece(vcpu, piece, &result);
-        if (result.changed > SAMPLE && result.changed > 2 * result.kept) {
+        if (doubtful && result.changed > SAMPLE && result.changed > 2 * result.kept) {
             space->threshold = THRESHOLD_MIN;
             turn_cold(vcpu->mmu->windows, space, "another process");
             return;
@@ -371,11 +375,6 @@ static struct window_space *usable_space(struct vcpu *vcpu)
     return space->hot ? space : NULL;
 }
 
-uintptr_t window_table(struct vcpu *vcpu)
-{
-    const struct window_space *space = usable_space(vcpu);
-    return space ? (uintptr_t)space->table : 0;
-}
 
 bool window_linear(const struct vcpu *vcpu, uintptr_t host, uint64_t *gla)
 {
@@ -435,19 +434,25 @@ static void choose_neighbours(struct vcpu *vcpu, const struct piece *piece, uint
     *first = i;
 }
 
-static void fill(struct vcpu *vcpu, struct piece *piece, uint64_t gla, uint64_t wanted, bool write)
+/* Does the piece show at least that? */
+static bool shown(const struct piece *piece, uint64_t gla, uint64_t wanted)
 {
-    struct window_scan scan;
+    uint64_t view = piece->view[(gla >> PAGE_SHIFT) % PIECE_PAGES];
+    return view == wanted || view == (wanted | VIEW_WRITABLE);
+}
+
+/* Shows `wanted` at gla and such neighbours as the scan found. */
+static void fill(struct vcpu *vcpu, struct piece *piece, uint64_t gla, struct window_scan *scan, uint64_t wanted, bool write)
+{
     unsigned page = (gla >> PAGE_SHIFT) % PIECE_PAGES;
     bool whole = ++piece->fills > FILLS_OF_BLOCK;
     unsigned first = whole ? 0 : align_down(page, FILL_BLOCK), end = whole ? PIECE_PAGES : first + FILL_BLOCK;
-    window_scan(vcpu, gla, &scan);
-    scan.view[page] = wanted;
-    choose_neighbours(vcpu, piece, scan.view, page, write, &first, &end);
-    piece->large |= scan.large;
-    piece->space->huge |= scan.huge;
-    piece->space->global |= scan.global;
-    window_show(vcpu->mmu->windows, piece, first, end - first, &scan.view[first]);
+    scan->view[page] = wanted;
+    choose_neighbours(vcpu, piece, scan->view, page, write, &first, &end);
+    piece->large |= scan->large;
+    piece->space->huge |= scan->huge;
+    piece->space->global |= scan->global;
+    window_show(vcpu->mmu->windows, piece, first, end - first, &scan->view[first]);
     window_release_piece(vcpu->mmu->windows, piece);
 }
 
@@ -464,6 +469,36 @@ static bool make_room(struct windows *windows, const struct window_space *space)
         turn_cold(windows, victim, "too many mappings");
     }
     return true;
+}
+
+/*
+ * After a page fault the guest's handler returns to an access that will now succeed: its page is shown at once, if the handler has
+ * set A, as one does that expects the access. That saves the miss.
+ */
+static void anticipate(struct vcpu *vcpu, struct window_space *space)
+{
+    struct windows *windows = vcpu->mmu->windows;
+    uint64_t gla = vcpu->cr2;
+    struct window_scan scan;
+    if (gla >> 47 || !make_room(windows, space))
+        return;
+    window_scan(vcpu, gla, &scan);
+    uint64_t wanted = window_claim(vcpu, scan.view[(gla >> PAGE_SHIFT) % PIECE_PAGES]);
+    struct piece *piece = wanted ? window_make_piece(windows, space, gla) : NULL;
+    if (piece && !shown(piece, gla, wanted))
+        fill(vcpu, piece, gla, &scan, wanted, false);
+}
+
+uintptr_t window_table(struct vcpu *vcpu)
+{
+    struct window_space *space = usable_space(vcpu);
+    if (!space)
+        return 0;
+    if (unlikely(vcpu->cr2 != space->last_cr2)) {
+        space->last_cr2 = vcpu->cr2;
+        anticipate(vcpu, space);
+    }
+    return (uintptr_t)space->table;
 }
 
 /* The space in which a miss just happened, unless that was one too many. */
@@ -495,9 +530,10 @@ bool window_fill(struct vcpu *vcpu, uint64_t gla, bool write)
     struct piece *piece = window_make_piece(windows, space, gla);
     if (!piece)
         return false;
-    uint64_t shown = piece->view[(gla >> PAGE_SHIFT) % PIECE_PAGES];
-    if ((shown & ~(uint64_t)VIEW_WRITABLE) != (wanted & ~(uint64_t)VIEW_WRITABLE) || (wanted & ~shown)) {
-        fill(vcpu, piece, gla, wanted, write);
+    if (!shown(piece, gla, wanted)) {
+        struct window_scan scan;
+        window_scan(vcpu, gla, &scan);
+        fill(vcpu, piece, gla, &scan, wanted, write);
         counter_add(windows->counters, COUNTER_window_fills, 1);
     }
     return usable_space(vcpu) && (!write || (wanted & VIEW_WRITABLE));

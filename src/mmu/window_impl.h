@@ -44,11 +44,13 @@ struct window_space {
     bool hot;
     /* Before the next use: all views are to be compared with the guest's tables; or those of the `pending` pieces. */
     bool stale;
+    bool doubtful;                      /* stale because nobody was told of flushes: the table may be another process's */
     uint8_t pending_count;
     uint64_t pending[PENDING_PIECES];
     bool refused;                       /* the host did not do as told: the table is poisoned, all is to be dropped */
     bool huge;                          /* some view was taken from a page of 1 GiB */
     bool global;                        /* some view was taken from a global page */
+    uint64_t last_cr2;                  /* for which `anticipate` looked */
     uint64_t *table;                    /* NULL: never was hot */
     struct window window[WINDOWS_PER_SPACE];
     unsigned window_count;

@@ -535,20 +535,46 @@ static void what_does_not_pay_turns_cold(void **state)
     fixture_destroy(f);
 }
 
+/* Pages that go with a flush are the process's own doing; but not if its table was out of sight in between. */
 static void a_table_used_anew_is_another_process(void **state)
 {
     enum { PAGES = 64 };
-    uint64_t pte[PAGES];
-    struct fixture *f = prepared(PAGES, pte, user);
-    heat(f);
-    load(f, gla);
-    for (unsigned i = 0; i < PAGES; i++)
-        fixture_put64(f, pte[i], 0);
-    set_cr3(f, root, false);
-    assert_false(window_table(&f->vcpu));
-    window_account(&f->vcpu, HOT - 1);
-    assert_false(window_table(&f->vcpu));
-    fixture_destroy(f);
+    for (unsigned away = 0; away < 2; away++) {
+        uint64_t pte[PAGES];
+        struct fixture *f = prepared(PAGES, pte, user);
+        heat(f);
+        load(f, gla);
+        assert_true(shows(f, gla));
+        for (unsigned i = 0; i < PAGES; i++)
+            fixture_put64(f, pte[i], 0);
+        if (away)
+            set_cr3(f, root2, false);
+        set_cr3(f, root, false);
+        assert_int_equal(window_table(&f->vcpu) != 0, !away);
+        assert_false(shows(f, gla));
+        window_account(&f->vcpu, HOT - 1);
+        assert_int_equal(window_table(&f->vcpu) != 0, !away);
+        fixture_destroy(f);
+    }
+}
+
+/* The handler of a page fault has mapped the page: what faulted finds it shown. A handler that leaves A clear is not believed. */
+static void the_page_of_a_page_fault_is_shown(void **state)
+{
+    for (unsigned accessed = 0; accessed < 2; accessed++) {
+        uint64_t pte[2];
+        struct fixture *f = prepared(2, pte, user);
+        heat(f);
+        load(f, gla + PAGE_SIZE);
+        fixture_put64(f, pte[0], 0);
+        mmu_flush_page(&f->vcpu, gla);
+        assert_false(shows(f, gla));
+        f->vcpu.cr2 = gla + 8;
+        fixture_put64(f, pte[0], page_b | (user & ~(accessed ? 0ull : PTE_A)));
+        assert_int_equal(lets_write(f, gla), accessed);
+        assert_int_equal(fixture_get64(f, pte[0]) & PTE_A, accessed ? PTE_A : 0);
+        fixture_destroy(f);
+    }
 }
 
 /* More spaces than are kept: each shows its own pages, and one that was recycled nobody else's. */
@@ -743,6 +769,7 @@ int main(void)
         cmocka_unit_test(breakpoints_alignment_and_keys_turn_windows_off),
         cmocka_unit_test(what_does_not_pay_turns_cold),
         cmocka_unit_test(a_table_used_anew_is_another_process),
+        cmocka_unit_test(the_page_of_a_page_fault_is_shown),
         cmocka_unit_test(spaces_are_recycled),
         cmocka_unit_test(no_address_reaches_beyond_the_windows),
         cmocka_unit_test(chunk_borders),
