@@ -37,8 +37,9 @@
  * The policy. Windows pay for code that runs long on the same pages, and cost dearly where pages come and go: a signal, a system call and
  * the refill of the host's TLB take some 10 microseconds. So all costs are counted in instructions that could have run
  * meanwhile. A space starts cold. When it has run `threshold` instructions it turns hot; each stretch of twice the threshold, instructions
- * and costs taken together, is then judged: if costs were more than a quarter of the instructions, it turns cold, and its threshold
- * doubles, so that what never pays is tried ever more rarely, and what has much to map is given longer; otherwise the threshold halves.
+ * and costs taken together, is then judged: if costs were more than half the instructions, it turns cold, and its threshold doubles, so
+ * that what never pays is tried ever more rarely, and what has much to map is given longer; otherwise the threshold halves. Half, because
+ * user code was measured to run 1.4 to 3 times as fast with windows as with inline checks.
  */
 #include "mmu/window.h"
 
@@ -181,7 +182,7 @@ static void judge(struct windows *windows, struct window_space *space)
     uint64_t stretch = 2 * space->threshold;
     if (space->run + space->cost < stretch && space->cost < stretch / 2)
         return;
-    if (space->cost > space->run / 4) {
+    if (space->cost > space->run / 2) {
         space->threshold = min_u64(2 * space->threshold, THRESHOLD_MAX);
         turn_cold(windows, space, "it costs too much");
         return;
