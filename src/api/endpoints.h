@@ -46,7 +46,7 @@ enum http_status call_snapshot(struct call *call, const char *directory, const s
 /* Makes the counters of a machine that runs true for this moment. */
 void call_settle_counters(struct machine *machine);
 
-/* A handler for each row of endpoints.def. */
+/* A handler for each row of endpoints.def; some rows share one. */
 #define ENDPOINT(method, path, id, body, text) enum http_status endpoint_##id(struct call *call);
 #include "api/endpoints.def"
 #undef ENDPOINT

@@ -7,15 +7,23 @@
 #include "api/vm_config.h"
 #include "machine/snapshot.h"
 
-enum http_status call_snapshot(struct call *call, const char *directory, const struct snapshot_options *options)
+/* in_empty: the directory may be there, if there is nothing in it. */
+static enum http_status keep(struct call *call, const char *directory, const struct snapshot_options *options, bool in_empty)
 {
     enum vmm_result result;
     struct machine *machine = vmm_borrow(call->subject->vmm, &result, &call->err);
     if (!machine)
         return call_status(result);
+    if (in_empty)
+        rmdir(directory);
     bool kept = machine_snapshot(machine, directory, options, &call->err);
     vmm_give_back(call->subject->vmm);
     return kept ? HTTP_NO_CONTENT : HTTP_INTERNAL_ERROR;
+}
+
+enum http_status call_snapshot(struct call *call, const char *directory, const struct snapshot_options *options)
+{
+    return keep(call, directory, options, false);
 }
 
 /* The directory of a URL; NULL: the error says what is wrong. */
@@ -33,10 +41,7 @@ static const char *directory_of(struct call *call, const char *key)
 enum http_status endpoint_vm_snapshot(struct call *call)
 {
     const char *directory = directory_of(call, "destination_url");
-    if (!directory)
-        return HTTP_BAD_REQUEST;
-    rmdir(directory);           /* only if it is empty */
-    return call_snapshot(call, directory, NULL);
+    return directory ? keep(call, directory, NULL, true) : HTTP_BAD_REQUEST;
 }
 
 /* What belonged to the process that it was taken of: the console is ours, and messages go where ours go. */

@@ -26,6 +26,12 @@ enum http_status call_status(enum vmm_result result)
     return HTTP_INTERNAL_ERROR;
 }
 
+enum http_status endpoint_vm_create(struct call *call)
+{
+    struct vm_config *config = vm_config_parse(call->body, call->subject->defaults, &call->err);
+    return config ? call_status(vmm_create_vm(call->subject->vmm, config, &call->err)) : HTTP_BAD_REQUEST;
+}
+
 enum http_status endpoint_vm_boot(struct call *call)
 {
     return call_status(vmm_boot(call->subject->vmm, false, &call->err));
@@ -71,6 +77,17 @@ enum http_status endpoint_vm_reboot(struct call *call)
 enum http_status endpoint_vm_power_button(struct call *call)
 {
     return with_machine(call, machine_power_button);
+}
+
+static void send_nmi(struct machine *machine)
+{
+    for (unsigned i = 0; i < machine->config.cpus; i++)
+        vcpu_kick(machine->vcpu[i], REQUEST_NMI);
+}
+
+enum http_status endpoint_vm_nmi(struct call *call)
+{
+    return with_machine(call, send_nmi);
 }
 
 /* --- what there is to see --- */

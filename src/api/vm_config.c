@@ -15,11 +15,6 @@ static struct vm_config *allocate(struct error *err)
     return config;
 }
 
-static void note_console(struct vm_config *config)
-{
-    config->shared_console = config->machine->console && !strcmp(config->machine->console, CONSOLE_SHARED);
-}
-
 struct vm_config *vm_config_create(const struct machine_config *machine, struct error *err)
 {
     struct vm_config *config = allocate(err);
@@ -27,7 +22,6 @@ struct vm_config *vm_config_create(const struct machine_config *machine, struct 
         return NULL;
     config->own = *machine;
     config->machine = &config->own;
-    note_console(config);
     return config;
 }
 
@@ -42,7 +36,6 @@ struct vm_config *vm_config_of_snapshot(struct snapshot *snapshot, const struct 
     config->snapshot = snapshot;
     config->restore = *restore;
     config->machine = snapshot_config(snapshot);
-    note_console(config);
     return config;
 }
 
@@ -96,6 +89,7 @@ static void set_text(json_t *object, const char *key, const char *text)
 static json_t *payload_to_json(const struct machine_config *machine)
 {
     json_t *payload = json_object();
+    set_text(payload, "firmware", machine->firmware);
     set_text(payload, "kernel", machine->kernel);
     set_text(payload, "cmdline", machine->append);
     if (machine->initrd_count)
@@ -105,8 +99,9 @@ static json_t *payload_to_json(const struct machine_config *machine)
 
 static json_t *disk_to_json(const struct disk_config *disk, unsigned index)
 {
-    json_t *json = json_pack("{s:o, s:b, s:b}", "id", json_sprintf("_disk%u", index), "readonly", disk->image.read_only, "direct",
-                             disk->image.direct);
+    static const char *const types[] = { [DISK_FORMAT_BY_NAME] = "Unknown", [DISK_FORMAT_RAW] = "Raw", [DISK_FORMAT_QCOW2] = "Qcow2" };
+    json_t *json = json_pack("{s:o, s:b, s:b, s:b, s:s}", "id", json_sprintf("_disk%u", index), "readonly", disk->image.read_only, "direct",
+                             disk->image.direct, "backing_files", disk->image.backing, "image_type", types[disk->image.format]);
     set_text(json, "path", disk->path);
     set_text(json, "serial", disk->serial);
     return json;
@@ -163,5 +158,9 @@ json_t *vm_config_to_json(const struct vm_config *config, const char *console_lo
                              console_to_json(machine->virtio_console), "debug_console", console_to_json(machine->debug_console));
     if (machine->rng)
         json_object_set_new(json, "rng", json_pack("{s:s}", "src", "/dev/urandom"));
+    json_t *own = json_pack("{s:b}", "no_reboot", machine->no_reboot);
+    set_text(own, "engine", machine->engine);
+    set_text(own, "cpu", machine->cpu_model);
+    json_object_set_new(json, "doppel", own);
     return json;
 }

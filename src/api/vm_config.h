@@ -32,6 +32,17 @@ void vm_config_destroy(struct vm_config *config);
 /* The machine; console: what stands for CONSOLE_SHARED. NULL: err says why. */
 struct machine *vm_config_build(struct vm_config *config, const char *console, struct error *err);
 
+/*
+ * What a VmConfig asks for, on top of the defaults, whose strings stay borrowed; the JSON itself is not needed afterwards. NULL: err names the
+ * member that is wrong or not offered.
+ */
+struct vm_config *vm_config_parse(json_t *json, const struct machine_config *defaults, struct error *err);
+/* One more disk (DiskConfig) or network card (NetConfig). False: err says why, and the configuration is as before. */
+bool vm_config_add_disk(struct vm_config *config, json_t *json, struct error *err);
+bool vm_config_add_net(struct vm_config *config, json_t *json, struct error *err);
+/* Other processors or memory (VmResize), in the same way. */
+bool vm_config_resize(struct vm_config *config, json_t *json, struct error *err);
+
 /* A new reference. console_log: where a shared console is written to. */
 json_t *vm_config_to_json(const struct vm_config *config, const char *console_log);
 

@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "api/console.h"
 #include "api/vm_config.h"
@@ -169,8 +170,15 @@ void vmm_quit(struct vmm *vmm, enum machine_end end, uint32_t code)
 
 /* --- requests --- */
 
+static enum vmm_result check_created(const struct vmm *vmm, struct error *err)
+{
+    return vmm->config ? VMM_DONE : refuse(VMM_NO_VM, err, "no virtual machine is created");
+}
+
 enum vmm_result vmm_create_vm(struct vmm *vmm, struct vm_config *config, struct error *err)
 {
+    const char *console = config->machine->console;
+    config->shared_console = console && !strcmp(console, CONSOLE_SHARED);
     if (config->shared_console && !vmm->console) {
         vm_config_destroy(config);
         return refuse(VMM_INVALID, err, "there is no shared console here");
@@ -184,6 +192,21 @@ enum vmm_result vmm_create_vm(struct vmm *vmm, struct vm_config *config, struct 
         return VMM_DONE;
     vm_config_destroy(config);
     return refuse(VMM_WRONG_STATE, err, "a virtual machine is created already; delete it first");
+}
+
+enum vmm_result vmm_change_vm(struct vmm *vmm, bool (*change)(struct vm_config *config, void *argument, struct error *err), void *argument,
+                              struct error *err)
+{
+    pthread_mutex_lock(&vmm->mutex);
+    while (vmm->config && !vmm->machine && vmm->borrowers)
+        pthread_cond_wait(&vmm->changed, &vmm->mutex);
+    enum vmm_result result = check_created(vmm, err);
+    if (result == VMM_DONE && (vmm->machine || vmm->boot_wanted || vmm->config->snapshot))
+        result = refuse(VMM_WRONG_STATE, err, "what a machine that is booted, or restored, is made of does not change");
+    else if (result == VMM_DONE && !change(vmm->config, argument, err))
+        result = VMM_INVALID;
+    pthread_mutex_unlock(&vmm->mutex);
+    return result;
 }
 
 enum vmm_result vmm_delete_vm(struct vmm *vmm, struct error *err)
@@ -201,11 +224,6 @@ enum vmm_result vmm_delete_vm(struct vmm *vmm, struct error *err)
     pthread_mutex_unlock(&vmm->mutex);
     vm_config_destroy(config);
     return idle ? VMM_DONE : refuse(VMM_WRONG_STATE, err, "the virtual machine has been booted again meanwhile");
-}
-
-static enum vmm_result check_created(const struct vmm *vmm, struct error *err)
-{
-    return vmm->config ? VMM_DONE : refuse(VMM_NO_VM, err, "no virtual machine is created");
 }
 
 static enum vmm_result check_booted(const struct vmm *vmm, struct error *err)

@@ -56,6 +56,9 @@ void vmm_quit(struct vmm *vmm, enum machine_end end, uint32_t code);
 
 /* Takes the configuration over, even if it is refused. */
 enum vmm_result vmm_create_vm(struct vmm *vmm, struct vm_config *config, struct error *err);
+/* Changes a configuration that is not booted; change must not wait. False from it is VMM_INVALID. */
+enum vmm_result vmm_change_vm(struct vmm *vmm, bool (*change)(struct vm_config *config, void *argument, struct error *err), void *argument,
+                              struct error *err);
 enum vmm_result vmm_delete_vm(struct vmm *vmm, struct error *err);
 /* paused: it stands still until vmm_resume. */
 enum vmm_result vmm_boot(struct vmm *vmm, bool paused, struct error *err);

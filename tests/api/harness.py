@@ -109,6 +109,13 @@ class Case(unittest.TestCase):
         """Options that start the test guest."""
         return ["--memory", "16M", "--no-rng", "--boot", "flat=0x7c00", "--kernel", self.image]
 
+    def firmware(self):
+        """The test guest as a firmware image: what a VmConfig can name."""
+        path = os.path.join(self.folder, "firmware.bin")
+        with open(self.image, "rb") as guest, open(path, "wb") as file:
+            file.write(guest.read().ljust(0xFFF0, b"\0") + b"\xE9\x0D\x00".ljust(16, b"\0"))    # at FFF0: JMP 0000
+        return path
+
     def start(self, *options, name=None, ready=b">", **how):
         """`doppel run` in the foreground with the test guest, up to its first byte on the console."""
         words = [DOPPEL, "run", *(["--name", name] if name else []), *self.guest(), *options]
