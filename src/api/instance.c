@@ -19,6 +19,7 @@
 struct instance {
     char name[INSTANCE_NAME_MAX + 1];
     int runtime, directory, lock;
+    bool keep;
     long long started;
 };
 
@@ -75,16 +76,25 @@ static void close_directory(struct instance *instance)
     instance->lock = instance->directory = -1;
 }
 
-/* fresh: only if there was no such directory. Errno: EEXIST, EAGAIN and EACCES (it runs), ESTALE (try again). */
-static bool try_name(struct instance *instance, const char *name, bool fresh)
+static bool is_to_be_kept(int directory)
 {
-    if (mkdirat(instance->runtime, name, 0700) != 0 && (errno != EEXIST || fresh))
+    json_t *record = instance_read_record(directory);
+    bool keep = json_is_true(json_object_get(record, "keep"));
+    json_decref(record);
+    return keep;
+}
+
+/* unnamed: not if something is kept there. Errno: EEXIST (so it is), EAGAIN and EACCES (it runs), ESTALE (try again). */
+static bool try_name(struct instance *instance, const char *name, bool unnamed)
+{
+    if (mkdirat(instance->runtime, name, 0700) != 0 && errno != EEXIST)
         return false;
     snprintf(instance->name, sizeof(instance->name), "%s", name);
     instance->directory = openat(instance->runtime, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (instance->directory >= 0 && take_lock(instance))
+    bool locked = instance->directory >= 0 && take_lock(instance);
+    if (locked && !(unnamed && is_to_be_kept(instance->directory)))
         return true;
-    int why = errno == ENOENT ? ESTALE : errno;         /* the directory was removed under our feet */
+    int why = locked ? EEXIST : errno == ENOENT ? ESTALE : errno;       /* ENOENT: removed under our feet */
     close_directory(instance);
     errno = why;
     return false;
@@ -138,15 +148,16 @@ static void write_record(struct instance *instance, json_t *record)
 static void record_start(struct instance *instance)
 {
     instance->started = time(NULL);
-    json_t *record = json_pack("{s:i, s:I}", "pid", (int)getpid(), "started", (json_int_t)instance->started);
+    json_t *record = json_pack("{s:i, s:b, s:I}", "pid", (int)getpid(), "keep", instance->keep, "started", (json_int_t)instance->started);
     write_record(instance, record);
     json_decref(record);
 }
 
 void instance_record_end(struct instance *instance, int exit_status, const char *reason)
 {
-    json_t *record = json_pack("{s:i, s:I, s:I, s:i, s:s}", "pid", (int)getpid(), "started", (json_int_t)instance->started, "ended",
-                               (json_int_t)time(NULL), "exit_status", exit_status, "reason", reason);
+    json_t *record = json_pack("{s:i, s:b, s:I, s:I, s:i, s:s}", "pid", (int)getpid(), "keep", instance->keep, "started",
+                               (json_int_t)instance->started, "ended", (json_int_t)time(NULL), "exit_status", exit_status, "reason",
+                               reason);
     write_record(instance, record);
     json_decref(record);
 }
@@ -162,7 +173,7 @@ void instance_record_crash(int signal_number)
 
 /* --- life --- */
 
-struct instance *instance_claim(const char *name, struct error *err)
+struct instance *instance_claim(const char *name, bool keep, struct error *err)
 {
     if (name && !instance_name_is_valid(name)) {
         error_set(err, "'%s' is not a name for a machine: up to %d letters, digits, '.', '_' and '-', the first a letter or digit", name,
@@ -175,6 +186,7 @@ struct instance *instance_claim(const char *name, struct error *err)
         return NULL;
     }
     instance->directory = instance->lock = -1;
+    instance->keep = keep;
     instance->runtime = instance_open_runtime(true, err);
     if (instance->runtime < 0 || !(name ? claim_name(instance, name, err) : claim_any(instance, err))) {
         if (instance->runtime >= 0)
@@ -221,7 +233,7 @@ int instance_listen(struct instance *instance, struct error *err)
     return -1;
 }
 
-void instance_release(struct instance *instance, bool keep)
+void instance_release(struct instance *instance, bool started)
 {
     if (!instance)
         return;
@@ -229,7 +241,7 @@ void instance_release(struct instance *instance, bool keep)
         close(crash_fd_plus_one - 1);
     crash_fd_plus_one = 0;
     unlinkat(instance->directory, INSTANCE_SOCKET, 0);
-    if (!keep) {
+    if (!started || !instance->keep) {
         instance_empty(instance->directory);
         unlinkat(instance->directory, INSTANCE_LOCK, 0);
         unlinkat(instance->runtime, instance->name, AT_REMOVEDIR);

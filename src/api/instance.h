@@ -25,10 +25,11 @@ enum { INSTANCE_NAME_MAX = 64 };
 /* Letters, digits and . _ - , the first a letter or digit; so a name is never a path. */
 bool instance_name_is_valid(const char *name);
 /*
- * Takes the name, or without one (NULL) the first free one of vm1, vm2 ... What an earlier machine of the name left is removed.
- * NULL: err says why, for instance that such a machine runs.
+ * Takes the name, or without one (NULL) the first free one of vm1, vm2 ... What an earlier machine of the name left is removed. keep: what is
+ * left of this one stays until `doppel rm` or the next that is given its name; otherwise the next one without a name may take its
+ * place. NULL: err says why, for instance that such a machine runs.
  */
-struct instance *instance_claim(const char *name, struct error *err);
+struct instance *instance_claim(const char *name, bool keep, struct error *err);
 const char *instance_name(const struct instance *instance);
 /* Its directory, open; the instance's own. */
 int instance_directory(const struct instance *instance);
@@ -38,8 +39,8 @@ void instance_path(const struct instance *instance, const char *file, char *path
 int instance_listen(struct instance *instance, struct error *err);
 /* Writes down how the process ends. */
 void instance_record_end(struct instance *instance, int exit_status, const char *reason);
-/* Gives the name back. keep: the directory stays, with its logs, until `doppel rm` or the next of its name. */
-void instance_release(struct instance *instance, bool keep);
+/* Gives the name back. started: there is something to tell of it, so that the directory stays if it was to be kept. */
+void instance_release(struct instance *instance, bool started);
 
 /* Our own crash: writes the signal's number down. Async-signal-safe; nothing happens while no name is claimed. */
 void instance_record_crash(int signal_number);

@@ -2,7 +2,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,10 +142,18 @@ pid_t instance_lock_holder(int directory)
     return held ? lock.l_pid : 0;
 }
 
-static void read_record(int directory, struct instance_status *status, bool *has_ended)
+json_t *instance_read_record(int directory)
 {
     int fd = openat(directory, INSTANCE_RECORD, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     json_t *record = fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+    if (fd >= 0)
+        close(fd);
+    return record;
+}
+
+static void read_record(int directory, struct instance_status *status, bool *has_ended)
+{
+    json_t *record = instance_read_record(directory);
     const char *reason = json_string_value(json_object_get(record, "reason"));
     status->started = json_integer_value(json_object_get(record, "started"));
     status->ended = json_integer_value(json_object_get(record, "ended"));
@@ -154,8 +161,6 @@ static void read_record(int directory, struct instance_status *status, bool *has
     snprintf(status->reason, sizeof(status->reason), "%s", reason ? reason : "");
     *has_ended = status->ended != 0;
     json_decref(record);
-    if (fd >= 0)
-        close(fd);
 }
 
 /* It left no record of its end: by a signal that it could still write down, or without a word. */

@@ -36,7 +36,7 @@ struct process {
     struct monitor *monitor;            /* of the machine that is booted */
     FILE *log;
     struct log_file messages;           /* in the background, what would go to the terminal */
-    bool keep;                          /* what there is to tell of it outlives it */
+    bool started;                       /* there is something to tell of it */
     struct signals *signals;
 };
 
@@ -126,7 +126,7 @@ static bool open_messages(struct process *process, struct error *err)
 static bool claim_name(struct process *process, struct error *err)
 {
     const struct options *options = process->options;
-    process->instance = instance_claim(options->name, err);
+    process->instance = instance_claim(options->name, options->name || options->detach, err);
     if (process->instance || options->name || options->detach || options->serving)
         return process->instance;
     fprintf(stderr, "doppel: warning: no control socket: %s\n", err->text);
@@ -221,7 +221,7 @@ static int run_machines(struct process *process, struct error *err)
     int status = exit_status_of(outcome.end, outcome.code);
     if (process->instance)
         instance_record_end(process->instance, status, exit_reason_of(outcome.end));
-    process->keep = process->options->name || process->options->detach;
+    process->started = true;
     return status;
 }
 
@@ -237,7 +237,7 @@ static void take_down(struct process *process)
         fclose(process->log);
     if (process->messages.name)
         log_file_close(&process->messages);
-    instance_release(process->instance, process->keep);
+    instance_release(process->instance, process->started);
 }
 
 static int run_here(struct process *process, int inherited)

@@ -114,6 +114,19 @@ class Names(Case):
             process.wait(SECONDS)
         self.assertEqual(os.listdir(os.path.join(self.runtime, "doppel")), [])
 
+    def test_a_killed_one_without_a_name_makes_room_for_the_next(self):
+        for _ in range(3):
+            process = self.start()
+            self.assertEqual([row["name"] for row in self.ps()], ["vm1"])
+            process.kill()
+            process.wait()
+            self.assertEqual(self.state("vm1"), "Crashed")
+        self.assertEqual(self.doppel("run", "-d", *self.guest()), "vm1\n")
+        os.kill(self.ps()[0]["pid"], signal.SIGKILL)
+        wait_until("it is dead", lambda: self.state("vm1") == "Crashed")
+        self.start()
+        self.assertEqual([(row["name"], row["state"]) for row in self.ps()], [("vm1", "Crashed"), ("vm2", "Running")])
+
     def test_a_machine_that_could_not_start_leaves_nothing(self):
         self.doppel("run", "--name", "web", "--kernel", "no-such-kernel", status="USAGE")
         self.assertEqual(self.ps(), [])

@@ -135,6 +135,29 @@ def monitor_socket(test):
         machine.end(exit_status("DONE"))
 
 
+@case("Debian in the background: its console is logged, and `doppel stop` lets systemd power off in order", long=True)
+def background_debian(test):
+    image, name = test.path("root.img"), "boot-test-%d" % os.getpid()
+    subprocess.run(["cp", "--sparse=always", asset("rootfs", optional=True), image], check=True)
+
+    def doppel(*words, **how):
+        return subprocess.run([DOPPEL, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True, **how).stdout
+
+    doppel("run", "-d", "--name", name, "--engine", "dbt", "--memory", "1G", "--kernel", asset("kernel", "cloud"), "--initrd",
+           asset("initramfs", "cloud"), "--disk", image, "--append", "console=ttyS0 panic=-1 root=/dev/vda", timeout=60)
+    try:
+        limit = time.monotonic() + BOOT_SECONDS
+        while "doppel-guest login:" not in doppel("logs", name):
+            if time.monotonic() > limit:
+                raise Failure("no login; the last of the log is %r" % doppel("logs", name)[-200:])
+            time.sleep(1)
+        doppel("stop", "--time-out", "120", name, timeout=BOOT_SECONDS)
+        if "Power down" not in doppel("logs", name) or "the guest powered off" not in doppel("ps"):
+            raise Failure("the guest did not power off by itself")
+    finally:
+        doppel("rm", "--force", name)
+
+
 def refused(test, words, *options):
     """The run is refused with status USAGE and one sentence that has the words in it; nothing was started."""
     done = subprocess.run([DOPPEL, "run", *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
