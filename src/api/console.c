@@ -148,6 +148,8 @@ static void handle(struct console *console, const struct poll_set *set)
             show(console, client);
         if (client->fd >= 0 && set->fd[2 + i].revents && console->input_size < INPUT_SIZE)
             read_client(console, client);
+        else if (client->fd >= 0 && set->fd[2 + i].revents & (POLLHUP | POLLERR))
+            drop_client(client);        /* it has gone, and what it typed last finds no room */
     }
     if (console->input_size && console->guest >= 0)
         type(console);
