@@ -18,7 +18,7 @@ struct options {
     bool serving;                               /* no machine yet: one is to be created through the control socket */
     const char *restore;                        /* directory of the snapshot */
     const char *restore_disks;
-    bool restore_verify, restore_clone;
+    bool restore_verify, restore_clone, restore_copy_memory;
     const char *log;                            /* path; NULL: standard error */
     const char *trace[OPTIONS_TRACES_MAX];
     unsigned trace_count;

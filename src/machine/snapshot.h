@@ -42,6 +42,7 @@ struct restore_options {
      */
     const char *disks;
     bool verify;                /* first compare all of the memory with its checksums */
+    bool copy_memory;           /* read all of it at the start, into memory that has a descriptor (ram.h: struct ram_slot) */
     bool exact;                 /* for tests: the guest is not told that time has passed and that it may be a copy */
 };
 

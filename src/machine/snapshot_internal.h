@@ -59,8 +59,11 @@ struct snapshot_layer {
 /* Opens the RAM files and reads their sections; to be undone after a failure, too. */
 bool snapshot_open_memory(struct snapshot_layer *layer, struct error *err);
 void snapshot_close_memory(struct snapshot_layer *layer);
-/* Gives the machine's slots the memory of the layers: layer[0] is the newest, layer[count - 1] the full one. */
-bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, unsigned count, struct error *err);
+/*
+ * Gives the machine's slots the memory of the layers: layer[0] is the newest, layer[count - 1] the full one. copy: reads it at once,
+ * and the slots keep their memfds; otherwise what is not compressed is mapped.
+ */
+bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, unsigned count, bool copy, struct error *err);
 /* Compares the layer's memory with its checksums. */
 bool snapshot_verify_memory(const struct snapshot_layer *layer, struct error *err);
 

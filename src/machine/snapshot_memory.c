@@ -325,23 +325,23 @@ static bool same_place(const struct ram_slot *slot, const struct snapshot_slot *
            error_set(err, "the snapshot's memory %s is not where this machine has it", saved->name);
 }
 
-static bool load_slot(struct ram_slot *slot, unsigned i, const struct snapshot_layer *layer, unsigned count, struct error *err)
+static bool load_slot(struct ram_slot *slot, unsigned i, const struct snapshot_layer *layer, unsigned count, bool copy, struct error *err)
 {
     const struct snapshot_layer *full = &layer[count - 1];
-    bool ok = full->slot[i].compressed || ram_make_private(slot, err);
+    bool ok = copy || full->slot[i].compressed || ram_make_private(slot, err);
     for (unsigned n = count; ok && n-- > 0;)
         ok = same_place(slot, &layer[n].slot[i], err) && lay_over(slot, layer[n].ram[i], &layer[n].slot[i], err);
     return ok;
 }
 
-bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, unsigned count, struct error *err)
+bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, unsigned count, bool copy, struct error *err)
 {
     for (unsigned n = 0; n < count; n++)
         if (layer[n].slot_count != ram->slot_count)
             return error_set(err, "the snapshot %s has %u pieces of memory, the machine %u", layer[n].path, layer[n].slot_count,
                              ram->slot_count);
     for (unsigned i = 0; i < ram->slot_count; i++)
-        if (!load_slot(&ram->slot[i], i, layer, count, err))
+        if (!load_slot(&ram->slot[i], i, layer, count, copy, err))
             return false;
     return true;
 }
@@ -353,7 +353,7 @@ struct ram *snapshot_memory(const struct snapshot *snapshot, struct error *err)
     bool ok = ram || error_set(err, "no memory for the snapshot");
     for (unsigned i = 0; ok && i < newest->slot_count; i++)
         ok = ram_add(ram, newest->slot[i].name, newest->slot[i].gpa, newest->slot[i].size, false, err);
-    if (ok && snapshot_load_memory(ram, snapshot->layer, snapshot->layers, err))
+    if (ok && snapshot_load_memory(ram, snapshot->layer, snapshot->layers, false, err))
         return ram;
     ram_destroy(ram);
     return NULL;

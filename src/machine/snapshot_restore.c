@@ -116,7 +116,8 @@ static bool load_machine(void *owner, struct machine *machine, struct error *err
 {
     const struct restoring *restoring = owner;
     struct snapshot *snapshot = restoring->snapshot;
-    if (!load_clock(restoring, machine, err) || !snapshot_load_memory(machine->ram, snapshot->layer, snapshot->layers, err))
+    bool copy = restoring->options->copy_memory;
+    if (!load_clock(restoring, machine, err) || !snapshot_load_memory(machine->ram, snapshot->layer, snapshot->layers, copy, err))
         return false;
     for (unsigned i = 0; i < machine->config.cpus; i++)
         if (!load_vcpu(restoring, machine->vcpu[i], err))
