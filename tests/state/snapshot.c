@@ -147,6 +147,28 @@ static void compressed_is_the_same(void **state)
     tiny_end(&tiny);
 }
 
+static void copied_memory_is_the_same_and_has_a_descriptor(void **state)
+{
+    struct tiny tiny;
+    struct error err;
+    const struct restore_options options = { .copy_memory = true, .exact = true };
+    tiny_new(&tiny, NULL, 1);
+    tiny_await_work(&tiny);
+    tiny_save(&tiny, "base", NULL);
+    tiny_await_work(&tiny);
+    tiny_save(&tiny, "child", "base");
+    tiny_stop(&tiny);
+    tiny.snapshot = snapshot_open(tiny_path(&tiny, "child"), &err);
+    tiny.machine = tiny.snapshot ? machine_restore(tiny.snapshot, &options, &err) : NULL;
+    if (!tiny.machine)
+        fail_msg("%s", err.text);
+    for (unsigned i = 0; i < tiny.machine->ram->slot_count; i++)
+        assert_true(tiny.machine->ram->slot[i].fd >= 0 && !tiny.machine->ram->slot[i].private_mapping);
+    tiny_save(&tiny, "again", NULL);
+    tiny_same(&tiny, "child", "again");
+    tiny_end(&tiny);
+}
+
 /* --- refusals while saving --- */
 
 static void expect_refusal(const struct tiny *tiny, const char *name, const char *parent, const char *words)
@@ -186,6 +208,7 @@ int main(void)
         cmocka_unit_test(a_copy_stays_in_step_with_its_original),
         cmocka_unit_test(chains_hold_what_full_ones_hold),
         cmocka_unit_test(compressed_is_the_same),
+        cmocka_unit_test(copied_memory_is_the_same_and_has_a_descriptor),
         cmocka_unit_test(what_cannot_be_saved_leaves_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
