@@ -2,6 +2,7 @@
 import hashlib
 import os
 import random
+import re
 import subprocess
 
 from cases import asset, case, web_server
@@ -228,3 +229,27 @@ def snapshot_clones(test):
     with open(disk, "rb") as file:
         if not file.read(16).startswith(b"of-the-base\n"):
             raise Failure("a copy wrote to the base's disk")
+
+
+@case("what changed is known exactly while two processors run programs on the translator: a differential snapshot and a full one of the "
+      "same moment hold the same memory", cpus=2)
+def snapshot_dirty(test):
+    socket = test.path("monitor")
+    with test.linux("cloud", "--engine", "dbt", "--monitor", "socket:" + socket, cpus=2, append="quiet") as machine:
+        machine.expect(r"^doppel:/# ")
+        say(machine, "work() { while :; do seq 1 3000 | sort -r | md5sum >/tmp/sum$1; done; }; work 1 & work 2 & echo begun-$((1 + 1))",
+            "begun-2")
+        parent = test.path("base")
+        take(machine, socket, parent)
+        for i in range(4):
+            machine.read(0.5)
+            changed, full = test.path("changed%d" % i), test.path("full%d" % i)
+            with Monitor(socket) as monitor:
+                monitor.ask("stop")
+                monitor.snapshot(changed, parent)
+                monitor.snapshot(full)
+                monitor.ask("continue")
+            found = subprocess.run([DOPPEL, "snapshot", "diff", changed, full], stdout=subprocess.PIPE, text=True, check=False).stdout
+            if re.search("^(memory|vcpu)", found, re.MULTILINE):
+                raise Failure("they differ:\n" + found)
+            parent = full
