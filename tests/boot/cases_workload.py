@@ -126,7 +126,7 @@ def workload_stress_4(test):
 
 @case("memory order between four processors is x86's, in many more races", long=True, cpus=4)
 def workload_order_4(test):
-    programs(test, [alone("litmus", "./litmus 200"), *[alone("crosscode-%d" % i, "./crosscode") for i in range(10)]], cpus=4,
+    programs(test, [alone("litmus", "./litmus 10"), *[alone("crosscode-%d" % i, "./crosscode") for i in range(10)]], cpus=4,
              limit=LONG_SECONDS)
 
 
