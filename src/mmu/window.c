@@ -376,7 +376,6 @@ static struct window_space *usable_space(struct vcpu *vcpu)
     return space->hot ? space : NULL;
 }
 
-
 bool window_linear(const struct vcpu *vcpu, uintptr_t host, uint64_t *gla)
 {
     const struct window_space *space = vcpu->mmu->context->space;
@@ -403,6 +402,9 @@ static uint64_t view_of_tlb(const struct vcpu *vcpu, uint64_t gla)
         return gpa | VIEW_MAPPED | VIEW_WRITABLE;
     return entry->tag[MMU_READ] == page ? gpa | VIEW_MAPPED : 0;
 }
+
+/* A translation that the TLB still has while the tables say otherwise is not shown: large, global or not, it would be lost count of. */
+static uint64_t agreed(uint64_t tlb, uint64_t tables) { return (tlb ^ tables) & ~PAGE_MASK ? 0 : tlb & tables; }
 
 /* Pages beside the one that is asked for: shown if they are not, and made writable where writes are what misses. */
 static uint64_t neighbour(struct vcpu *vcpu, uint64_t old, uint64_t now, bool write)
@@ -483,6 +485,7 @@ static void anticipate(struct vcpu *vcpu, struct window_space *space)
     struct window_scan scan;
     if (gla >> 47 || !make_room(windows, space))
         return;
+    space->cost += COST_COMPARED_PIECE;
     window_scan(vcpu, gla, &scan);
     uint64_t wanted = window_claim(vcpu, scan.view[(gla >> PAGE_SHIFT) % PIECE_PAGES]);
     struct piece *piece = wanted ? window_make_piece(windows, space, gla) : NULL;
@@ -525,15 +528,15 @@ bool window_fill(struct vcpu *vcpu, uint64_t gla, bool write)
 {
     struct windows *windows = vcpu->mmu->windows;
     struct window_space *space = count_miss(vcpu);
-    uint64_t wanted = window_showable(vcpu, view_of_tlb(vcpu, gla));
-    if (!space || gla >> 47 || !wanted || !make_room(windows, space))
+    struct window_scan scan;
+    if (!space || gla >> 47 || !make_room(windows, space))
         return false;
-    struct piece *piece = window_make_piece(windows, space, gla);
+    window_scan(vcpu, gla, &scan);
+    uint64_t wanted = agreed(view_of_tlb(vcpu, gla), scan.view[(gla >> PAGE_SHIFT) % PIECE_PAGES]);
+    struct piece *piece = wanted ? window_make_piece(windows, space, gla) : NULL;
     if (!piece)
         return false;
     if (!shown(piece, gla, wanted)) {
-        struct window_scan scan;
-        window_scan(vcpu, gla, &scan);
         fill(vcpu, piece, gla, &scan, wanted, write);
         counter_add(windows->counters, COUNTER_window_fills, 1);
     }

@@ -124,9 +124,6 @@ void window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan);
 /* Marks the chunks in which the guest's tables map anything for user code; used[] has WINDOW_USER_CHUNKS. */
 void window_find_chunks(struct vcpu *vcpu, bool *used);
 
-/* As much of the view as the host can show; 0: nothing, since no shareable page is behind it. */
-uint64_t window_showable(const struct vcpu *vcpu, uint64_t view);
-
 /* Makes the vCPU a writer of the view's page if it is writable; without VIEW_WRITABLE if that is not possible, or not for nothing (writer.h). */
 uint64_t window_claim(struct vcpu *vcpu, uint64_t view);
 

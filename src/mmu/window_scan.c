@@ -15,12 +15,6 @@ static uint64_t showable(const struct vcpu *vcpu, const struct ram_slot **slot, 
     return ram_is_rom(*slot, frame) ? view & ~(uint64_t)VIEW_WRITABLE : view;
 }
 
-uint64_t window_showable(const struct vcpu *vcpu, uint64_t view)
-{
-    const struct ram_slot *slot = NULL;
-    return showable(vcpu, &slot, view);
-}
-
 /* The view of a leaf with the rights of `above`; 0: the processor would hold no translation for user data. */
 static uint64_t view_of(const struct mmu *mmu, uint64_t gpa, uint64_t entry, uint64_t above)
 {
