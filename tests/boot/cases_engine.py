@@ -59,10 +59,10 @@ def engine_switch_often_smp(test):
     switched(test, 2, pause=0.002, least=300)
 
 
-def lockstep(test, kernel, *settings, engines="interp,dbt", optional=False):
+def lockstep(test, kernel, *settings, engines="interp,dbt", work="cpu", optional=False):
     options = ["--memory", "256M", "--no-reboot", "--console", "file:" + test.path("console"),
                "--kernel", asset("kernel", kernel, optional=optional), "--initrd", asset("initramfs", kernel, optional=optional),
-               "--append", "console=ttyS0 panic=-1 doppel.test=cpu"]
+               "--append", "console=ttyS0 panic=-1 doppel.test=" + work]
     run = subprocess.run([os.path.join(ROOT, "tools", "lockstep.py"), "--doppel", DOPPEL, "--engines", engines, *settings, "--",
                           *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                          check=False)
@@ -100,6 +100,11 @@ def lockstep_repeated(test):
 @case("the same with the states compared each 997 instructions", long=True, cpus=2)
 def lockstep_fine(test):
     lockstep(test, "cloud", "--every", "997", "--memory", "100000")
+
+
+@case("in step through hashes, compression, floating point and division of user programs", long=True, cpus=2)
+def lockstep_results(test):
+    lockstep(test, "cloud", "--every", "100003", "--memory", "2000", work="results")
 
 
 @case("in step through the boot of Debian's standard kernel", long=True, cpus=2)

@@ -18,7 +18,7 @@
 #include "x86/flags.h"
 
 enum { BLOCKS_MAX = 24, END_BLOCK = BLOCKS_MAX, AGAIN = 2 * BLOCKS_MAX, LOOP_RUNS = 24, NO_LOOP = -1 };
-enum { RSP_ = 4, RBP_ = 5, RSI_ = 6, RDI_ = 7, RCX_ = 1 };
+enum { RCX_ = 1, RSP_ = 4, RSI_ = 6, RDI_ = 7, NO_INDEX = 4 };
 
 struct generating {
     struct program *program;
@@ -107,7 +107,8 @@ static void random_start(struct generating *g)
     g->counter = unreserved(g);
     g->fixed |= 1u << g->counter;
     gpr[g->counter] = 1 + any(g, LOOP_RUNS);
-    gpr[RSP_] = DATA_BASE + (now_and_then(g, 10) ? 0x3000 + 8 * any(g, 16) : 0x1400 + 8 * any(g, 64)) + (now_and_then(g, 5) ? any(g, 8) : 0);
+    gpr[RSP_] = DATA_BASE + (now_and_then(g, 10) ? 0x3000 + 8 * any(g, 16) : 0x1400 + 8 * any(g, 64));
+    gpr[RSP_] += now_and_then(g, 5) ? any(g, 8) : 0;
     program->start.rflags = 2 | (program->start.rflags & (RFLAGS_STATUS | RFLAGS_IF)) | (now_and_then(g, 8) ? RFLAGS_DF : 0);
     if (now_and_then(g, 92)) {      /* nothing unmasked */
         program->start.fxsave[0] |= 0x3F;
@@ -174,20 +175,19 @@ static void encode_memory(struct generating *g, struct encoding *e, unsigned reg
         return;
     }
     if (kind < 27) {                                            /* [disp32], [index*scale + disp32] */
-        unsigned index = kind < 20 ? 4 : g->index;
-        if (index == 4 && kind >= 20)
-            index = 4;
+        unsigned index = kind < 20 ? NO_INDEX : g->index;
         e->modrm[0] = (uint8_t)((reg & 7) << 3 | 4);
         e->modrm[e->modrm_length++] = (uint8_t)(scale << 6 | (index & 7) << 3 | 5);
         e->rex |= index & 8 ? 2 : 0;
         encode_disp32(e, data_address(g));
         return;
     }
-    bool indexed = kind >= 75, sib = indexed || (base & 7) == 4, wide = now_and_then(g, 20), none = !wide && kind < 45 && (base & 7) != 5;
+    bool indexed = kind >= 75, sib = indexed || (base & 7) == 4;
+    bool wide = now_and_then(g, 20), none = !wide && kind < 45 && (base & 7) != 5;
     e->rex |= base & 8 ? 1 : 0;
     e->modrm[0] = (uint8_t)((none ? 0 : wide ? 0x80 : 0x40) | (reg & 7) << 3 | (sib ? 4 : base & 7));
     if (sib) {
-        unsigned index = indexed ? g->index : 4;
+        unsigned index = indexed ? g->index : NO_INDEX;
         e->modrm[e->modrm_length++] = (uint8_t)(scale << 6 | (index & 7) << 3 | (base & 7));
         e->rex |= index & 8 ? 2 : 0;
     }
@@ -538,7 +538,8 @@ static unsigned forward(struct generating *g, unsigned block, unsigned end)
             to = end;
         if (to == end)
             return END_BLOCK;
-        if (g->block_loop[to] == NO_LOOP || g->block_loop[to] == g->block_loop[block] || g->block_loop[to] == (int)to)
+        int loop = g->block_loop[to];
+        if (loop == NO_LOOP || loop == g->block_loop[block] || loop == (int)to)
             return to;
     }
     return block + 1 == end ? END_BLOCK : block + 1;

@@ -39,7 +39,7 @@ uint64_t resume_at(const struct run *run, const struct outcome *outcome, uint64_
 {
     uint8_t vector = outcome->fault[outcome->fault_count - 1].vector;
     uint64_t offset = rip - run->start.rip;
-    if (vector == VEC_UD || outcome->fault_count == FAULTS_MAX || !run->resume_count)
+    if (vector == VEC_UD || vector == VEC_BP || outcome->fault_count == FAULTS_MAX || !run->resume_count)
         return 0;
     if (vector == VEC_DB)
         return rip;
