@@ -44,7 +44,8 @@ enum {
     DBT_DATA_SIZE = 96 << 20,           /* translations, sites, links, traps */
     DBT_HASH_BITS = 16,
     DBT_PAGE_BITS = 12,
-    DBT_JUMP_BITS = 13,
+    DBT_JUMP_BITS = 16,
+    DBT_JUMPS_LISTED = 8192,
     DBT_HOT = 12,                       /* runs in the interpreter before a block is translated */
 };
 
@@ -109,7 +110,9 @@ struct jump_table {
     const void *context;
     uint32_t epoch, global_epoch;       /* mmu.h: of the translations that it relies on */
     uint8_t mode;
-    bool filled, local;                 /* local: some entry's page is not global */
+    bool local;                         /* some entry's page is not global */
+    uint32_t filled;                    /* entries made; the first DBT_JUMPS_LISTED of them are here */
+    uint16_t list[DBT_JUMPS_LISTED];
 };
 
 struct dbt {

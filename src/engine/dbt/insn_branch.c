@@ -38,48 +38,45 @@ void translate_jcc(struct work *w, const struct planned *p)
 /* --- indirect --- */
 
 enum { CODE_OF_ENTRY = offsetof(struct jump_table, code) - offsetof(struct jump_table, minus_rip) };
-enum { INDEX_BYTES = 8 << DBT_JUMP_BITS };
-static_assert(INDEX_BYTES == 1 << 16, "MOVZX makes the index");
+static_assert(DBT_JUMP_BITS == 16, "MOVZX makes the index");
 
 /*
- * S1 = a target: S2 becomes the address of its entry in the jump table, or `miss` is where a jump to elsewhere leads. An
- * entry is only made for a target that the interpreter has gone to, so a hit needs no check of the address. With flags in H
- * none may be touched: RCX carries the difference, and JRCXZ tests it.
+ * S1 = a target: S2 becomes the address of its entry in the jump table. An entry is only made for a target that the
+ * interpreter has gone to, so a hit needs no check of the address. No flags are touched.
  */
-static void emit_look_up(struct work *w)
+static void emit_entry_of(struct work *w)
 {
-    struct emitter *e = &w->e;
-    emit_insn(e, 0, 0x8D, S2, (struct rm){ .kind = RM_MEMORY, .base = HOST_NONE, .index = S1, .scale = 3 }, 0);
-    emit_insn(e, EMIT_0F, 0xB7, S2, rm_reg(S2), 0);             /* movzx */
-    emit_insn(e, EMIT_W, 0x03, S2, rm_data(&w->dbt->jumps), 0);
+    emit_insn(&w->e, EMIT_0F, 0xB7, S2, rm_reg(S1), 0);         /* movzx */
+    emit_load(&w->e, S3, rm_data(&w->dbt->jumps));
+    emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
 }
 
-static void emit_look_up_keeping_flags(struct work *w)
+/* RCX, kept in S3, carries the difference between the target and the entry's address. */
+static void emit_difference(struct work *w)
 {
-    struct emitter *e = &w->e;
-    emit_insn(e, 0, 0x8D, S2, (struct rm){ .kind = RM_MEMORY, .base = HOST_NONE, .index = S1, .scale = 3 }, 0);
-    emit_insn(e, EMIT_0F, 0xB7, S2, rm_reg(S2), 0);
-    emit_load(e, S3, rm_data(&w->dbt->jumps));
-    emit_lea(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S3 });
-    emit_move(e, S3, RCX);
-    emit_load(e, RCX, rm_mem(S2, 0));
-    emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
+    emit_move(&w->e, S3, RCX);
+    emit_load(&w->e, RCX, rm_mem(S2, 0));
+    emit_lea(&w->e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
 }
 
-/* With the code's address at [S2 + CODE_OF_ENTRY] after a hit; a miss is the site's. */
+/*
+ * With the code's address at [S2 + CODE_OF_ENTRY] after a hit; a miss is the site's. With flags in H none may be touched: JRCXZ tests
+ * the difference.
+ */
 static void emit_find_target(struct work *w)
 {
     struct emitter *e = &w->e;
     w->addend_of = NO_ADDEND;
     if (!w->in_host || w->in_memory) {
         w->in_host = false;
-        emit_look_up(w);
+        emit_entry_of(w);
         emit_move(e, S3, S1);
         emit_insn(e, EMIT_W, 0x03, S3, rm_mem(S2, 0), 0);
         emit_slow(w, CC_NZ);
         return;
     }
-    emit_look_up_keeping_flags(w);
+    emit_entry_of(w);
+    emit_difference(w);
     emit8(e, 0xE3);                                             /* jrcxz over the way out */
     uint8_t *hit = e->at++;
     emit_move(e, RCX, S3);
@@ -212,9 +209,7 @@ static void emit_far_edge(struct work *w, const struct edge *edge)
     emit_constant(e, S1, edge->target);
     emit_load(e, S2, rm_data(&w->dbt->jumps));
     emit_lea(e, S2, rm_mem(S2, (int32_t)(jump_index(edge->target) * 8)));
-    emit_move(e, S3, RCX);
-    emit_load(e, RCX, rm_mem(S2, 0));
-    emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
+    emit_difference(w);
     emit8(e, 0xE3);
     uint8_t *hit = e->at++;
     emit_move(e, RCX, S3);

@@ -15,10 +15,14 @@ static uint64_t nothing(unsigned i) { return i == jump_index(0); }
 
 static void empty(struct jump_table *table)
 {
-    if (table->filled)
+    if (table->filled > DBT_JUMPS_LISTED)
         memset(table->minus_rip, 0, sizeof(table->minus_rip));
+    else
+        for (unsigned i = 0; i < table->filled; i++)
+            table->minus_rip[table->list[i]] = 0;
     table->minus_rip[jump_index(0)] = nothing(jump_index(0));
-    table->filled = table->local = false;
+    table->filled = 0;
+    table->local = false;
 }
 
 static bool holds(const struct jump_table *table, const struct mmu *mmu, uint8_t mode, bool supervisor)
@@ -62,7 +66,10 @@ void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translat
     mmu_note_fetch(vcpu, t->rip, global);
     table->minus_rip[i] = -t->rip;
     table->code[i] = t->entry;
-    table->filled = true;
+    if (table->filled < DBT_JUMPS_LISTED)
+        table->list[table->filled] = (uint16_t)i;
+    if (table->filled <= DBT_JUMPS_LISTED)
+        table->filled++;
     table->local |= !global;
 }
 

@@ -79,10 +79,31 @@ static void set_mode(struct vcpu *vcpu, struct dbt *dbt)
     dbt_pick_jumps(vcpu, dbt);
 }
 
+/* The translation at rip if there is one and the TLB knows the page. */
+static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
+{
+    const struct tlb_table *table = vcpu->tlb_code;
+    unsigned i = tlb_index(vcpu->rip);
+    if (table->entry[i].tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK) || dbt->flushes != dbt->interp.cache->flushes)
+        return NULL;
+    struct translation *t = dbt_find(dbt, (table->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK), vcpu->rip, dbt->mode);
+    if (t)
+        dbt_remember_jump(vcpu, dbt, t);
+    return t;
+}
+
 /* The code to run at rip; NULL: a block was interpreted, or none can be (*stop). */
 static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link *link, bool *stop)
 {
     struct interp *interp = &dbt->interp;
+    struct translation *known = known_translation(vcpu, dbt);
+    *stop = false;
+    if (known && likely(interp->left >= known->count)) {
+        if (link)
+            dbt_link(dbt, link, known);
+        interp->link_from = NULL;
+        return known->entry;
+    }
     struct block *block = interp_next_block(vcpu, interp);
     *stop = true;
     if (unlikely(!block)) {
