@@ -11,6 +11,7 @@
 #include "mem/code_map.h"
 
 enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
+enum { DROPS_COUNTED = 16 };
 enum { ORDER_MOST = 1 << 20, TABLES = 1 + TLB_CONTEXTS };
 
 static size_t state_size(void) { return align_up(sizeof(struct dbt), PAGE_SIZE); }
@@ -243,7 +244,7 @@ void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
             struct translation *t = *at;
             if ((t->gpa & ~PAGE_MASK) == page && (t->granules & granules)) {
                 unhook(dbt, t);
-                if (dbt->drops[dbt_page(page)] < UINT8_MAX)
+                if (dbt->drops[dbt_page(page)] < DROPS_COUNTED)
                     dbt->drops[dbt_page(page)]++;
                 *at = t->page_next;
             } else {

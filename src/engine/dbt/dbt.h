@@ -151,7 +151,8 @@ struct dbt {
     struct jump_table *tables;          /* [0] of the supervisor, then one for each context of the TLB */
     struct translation *hash[1 << DBT_HASH_BITS];
     struct translation *page[1 << DBT_PAGE_BITS];
-    uint8_t drops[1 << DBT_PAGE_BITS];
+    uint8_t drops[1 << DBT_PAGE_BITS];          /* translations dropped because their page was written */
+    uint64_t since_forgotten;           /* instructions */
 };
 
 static inline unsigned dbt_page(uint64_t gpa) { return (gpa >> PAGE_SHIFT) & ((1u << DBT_PAGE_BITS) - 1); }

@@ -4,7 +4,7 @@
 #include "engine/dbt/hot.h"
 #include "mmu/window.h"
 
-enum { DROPS_MAX = 12 };
+enum { DROPS_MAX = 12, FORGET_AFTER = 16 << 20 };
 #define BUDGET_LARGE (INT64_MAX / 2)            /* more than any number that somebody asked for */
 
 typedef struct link *enter_fn(const uint8_t *code);
@@ -17,11 +17,24 @@ static struct link *enter(struct vcpu *vcpu, struct dbt *dbt, const uint8_t *cod
     return link;
 }
 
-/* Each drop of code in a page doubles the runs that its blocks must make before they are translated again. */
+/*
+ * Each drop of code in a page doubles the runs that its blocks must make before they are translated again; as time goes by
+ * the drops are forgotten, or what a kernel patches as it boots would never be translated.
+ */
 static bool is_hot(const struct dbt *dbt, const struct block *block)
 {
     unsigned drops = dbt->drops[dbt_page(block->gpa)];
     return block->heat >= dbt->hot << (drops < DROPS_MAX ? drops : DROPS_MAX);
+}
+
+static void forget_drops(struct dbt *dbt, uint64_t instructions)
+{
+    dbt->since_forgotten += instructions;
+    if (dbt->since_forgotten < FORGET_AFTER)
+        return;
+    dbt->since_forgotten = 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(dbt->drops); i++)
+        dbt->drops[i] /= 2;
 }
 
 /* The translation of a block, old or new, which jumps will find; NULL: not yet, or not possible. */
@@ -145,6 +158,7 @@ static void run_blocks(struct vcpu *vcpu, struct interp *interp)
             code = find_code(vcpu, dbt, link, &stop);
         link = code ? enter(vcpu, dbt, code) : NULL;
     }
+    forget_drops(dbt, (uint64_t)(left - interp->left));
     if (dbt->mode & MODE_USER)
         window_account(vcpu, (uint64_t)(left - interp->left));
 }
