@@ -182,7 +182,8 @@ void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translat
 const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip);
 void dbt_forget_jump(struct dbt *dbt, const struct translation *translation);
 void dbt_forget_jumps(struct dbt *dbt);
-static inline unsigned jump_index(uint64_t rip) { return rip & ((1u << DBT_JUMP_BITS) - 1); }
+/* insn_branch.c computes the same. */
+static inline unsigned jump_index(uint64_t rip) { return (rip + (rip >> 16)) & ((1u << DBT_JUMP_BITS) - 1); }
 
 /* --- thunks.c --- */
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt);

@@ -67,6 +67,16 @@ void emit_move(struct emitter *e, unsigned to, unsigned from)
         emit_insn(e, EMIT_W, 0x8B, to, rm_reg(from), 0);
 }
 
+void emit_rotate(struct emitter *e, unsigned to, unsigned from, unsigned count)
+{
+    emit8(e, 0xC4);
+    emit8(e, (to & 8 ? 0 : 0x80u) | 0x40u | (from & 8 ? 0 : 0x20u) | 3);
+    emit8(e, 0xFB);
+    emit8(e, 0xF0);
+    emit8(e, 0xC0u | (to & 7) << 3 | (from & 7));
+    emit8(e, count);
+}
+
 void emit_constant(struct emitter *e, unsigned reg, uint64_t value)
 {
     if (value == (uint32_t)value) {

@@ -60,6 +60,8 @@ void emit_load(struct emitter *e, unsigned reg, struct rm from);
 void emit_store(struct emitter *e, struct rm to, unsigned reg);
 void emit_move(struct emitter *e, unsigned to, unsigned from);
 void emit_lea(struct emitter *e, unsigned reg, struct rm rm);
+/* RORX: no flags. */
+void emit_rotate(struct emitter *e, unsigned to, unsigned from, unsigned count);
 /* The shortest MOV of a constant; no flags. */
 void emit_constant(struct emitter *e, unsigned reg, uint64_t value);
 /* Opcode with a 32-bit relative target; returns where the target is written. */

@@ -46,7 +46,9 @@ static_assert(DBT_JUMP_BITS == 16, "MOVZX makes the index");
  */
 static void emit_entry_of(struct work *w)
 {
-    emit_insn(&w->e, EMIT_0F, 0xB7, S2, rm_reg(S1), 0);         /* movzx */
+    emit_rotate(&w->e, S2, S1, 16);
+    emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S1 });
+    emit_insn(&w->e, EMIT_0F, 0xB7, S2, rm_reg(S2), 0);         /* movzx */
     emit_load(&w->e, S3, rm_data(&w->dbt->jumps));
     emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
 }

@@ -134,6 +134,10 @@ static enum kind kind_of(struct planned *p, const struct vcpu *vcpu)
         return wide ? copied(p) : KIND_SITE;
     case ZYDIS_MNEMONIC_POPCNT:
         return x86_has(vcpu, FEATURE_POPCNT) ? copied(p) : KIND_SITE;
+    case ZYDIS_MNEMONIC_TZCNT:
+        return x86_has(vcpu, FEATURE_BMI1) ? copied(p) : KIND_SITE;
+    case ZYDIS_MNEMONIC_LZCNT:
+        return x86_has(vcpu, FEATURE_LZCNT) ? copied(p) : KIND_SITE;
     case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
         return p->memory && p->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? KIND_SITE : copied(p);
     case ZYDIS_MNEMONIC_LEA:
