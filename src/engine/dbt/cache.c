@@ -134,11 +134,14 @@ struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, 
 
 void dbt_add(struct dbt *dbt, struct translation *t)
 {
-    struct translation **bucket = &dbt->hash[hash_of(t->gpa, t->rip)], **page = &dbt->page[dbt_page(t->gpa)];
+    struct translation **bucket = &dbt->hash[hash_of(t->gpa, t->rip)];
     t->hash_next = *bucket;
     *bucket = t;
-    t->page_next = *page;
-    *page = t;
+    for (unsigned which = 0; which < (t->gpa2 == BLOCK_DROPPED ? 1 : 2); which++) {
+        struct translation **page = &dbt->page[which][dbt_page(which ? t->gpa2 : t->gpa)];
+        t->page_next[which] = *page;
+        *page = t;
+    }
     dbt->order[dbt->order_count++] = t;
 }
 
@@ -175,7 +178,7 @@ static void unlist(struct link *link)
 
 void dbt_link(struct dbt *dbt, struct link *link, struct translation *to)
 {
-    if (link->patched || link->from->dropped)
+    if (link->patched || link->from->dropped || (to->gpa2 != BLOCK_DROPPED && !link->far))
         return;
     if (link->to)
         unlist(link);
@@ -232,24 +235,31 @@ static uint64_t granules_of(uint64_t page, uint64_t gpa, uint64_t end)
 }
 static_assert(PAGE_SIZE >> CODE_GRANULE_SHIFT == 64, "a bit for each granule");
 
-/* Whole granules, as the code map forgets them. */
-void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+/* Those with bytes in the granules of the page; they stay in their other page's list until somebody comes by there. */
+static void drop_in_page(struct dbt *dbt, uint64_t page, uint64_t granules)
 {
-    struct dbt *dbt = dbt_of(vcpu);
-    uint64_t end = gpa + size;
-    for (uint64_t page = gpa & ~PAGE_MASK; page < end; page += PAGE_SIZE) {
-        uint64_t granules = granules_of(page, gpa, end);
-        struct translation **at = &dbt->page[dbt_page(page)];
+    for (unsigned which = 0; which < 2; which++) {
+        struct translation **at = &dbt->page[which][dbt_page(page)];
         while (*at) {
             struct translation *t = *at;
-            if ((t->gpa & ~PAGE_MASK) == page && (t->granules & granules)) {
+            uint64_t its = which ? t->gpa2 : t->gpa & ~PAGE_MASK;
+            if (!t->dropped && its == page && (t->granules[which] & granules)) {
                 unhook(dbt, t);
                 if (dbt->drops[dbt_page(page)] < DROPS_COUNTED)
                     dbt->drops[dbt_page(page)]++;
-                *at = t->page_next;
-            } else {
-                at = &t->page_next;
             }
+            if (t->dropped)
+                *at = t->page_next[which];
+            else
+                at = &t->page_next[which];
         }
     }
+}
+
+/* Whole granules, as the code map forgets them. */
+void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+{
+    uint64_t end = gpa + size;
+    for (uint64_t page = gpa & ~PAGE_MASK; page < end; page += PAGE_SIZE)
+        drop_in_page(dbt_of(vcpu), page, granules_of(page, gpa, end));
 }

@@ -21,6 +21,8 @@
  * dbt->flags (M), or can be made again from registers; the translator knows at each instruction. At the entry of a
  * translation they are in H. DF, IF and the rest are in vcpu->rflags; the host's DF is clear.
  *
+ * An instruction that crosses into another page is a trace of its own, which jumps reach through the jump tables only.
+ *
  * Code is tied to the linear address that it was translated for, to the guest-physical address, and to a mode. Direct jumps
  * within a page are patched to lead to the next translation, and so are those between pages of supervisor code. All others
  * look their target up by linear address in the jump table of the present context (jumps.c).
@@ -69,7 +71,8 @@ enum { NO_ADDEND = 0xFF };
 
 struct translation {
     uint64_t gpa, rip;
-    uint64_t granules;                  /* of its page: a bit for each that holds bytes of it */
+    uint64_t gpa2;                      /* page of the rest, if its only instruction crosses into another; else BLOCK_DROPPED */
+    uint64_t granules[2];               /* of its pages: a bit for each that holds bytes of it */
     uint16_t count;                     /* instructions */
     uint8_t mode;
     bool dropped;
@@ -78,7 +81,7 @@ struct translation {
     const uint8_t *live_entry;          /* vector state is live as well */
     struct trap *trap;
     unsigned trap_count;
-    struct translation *hash_next, *page_next;
+    struct translation *hash_next, *page_next[2];
     struct link *incoming;              /* jumps that are patched to lead here */
 };
 
@@ -150,7 +153,7 @@ struct dbt {
     struct link *far;                   /* patched jumps between pages */
     struct jump_table *tables;          /* [0] of the supervisor, then one for each context of the TLB */
     struct translation *hash[1 << DBT_HASH_BITS];
-    struct translation *page[1 << DBT_PAGE_BITS];
+    struct translation *page[2][1 << DBT_PAGE_BITS];    /* by page of gpa, and by gpa2 */
     uint8_t drops[1 << DBT_PAGE_BITS];          /* translations dropped because their page was written */
     uint64_t since_forgotten;           /* instructions */
 };

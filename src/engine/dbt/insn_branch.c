@@ -223,11 +223,20 @@ static void emit_far_edge(struct work *w, const struct edge *edge)
     emit_insn(e, 0, 0xFF, 4, rm_mem(S2, CODE_OF_ENTRY), 0);
 }
 
+/* A jump within the page that may be patched: not to an instruction that reaches into another one, which may come to be elsewhere. */
+static bool is_near(const struct work *w, uint64_t target)
+{
+    if (!same_page(w, target) || w->t->gpa2 != BLOCK_DROPPED)
+        return false;
+    const struct block *block = block_lookup(w->dbt->interp.cache, w->t->gpa + (target - w->t->rip), w->dbt->interp.key);
+    return !block || block->gpa2 == BLOCK_DROPPED;
+}
+
 void close_edges(struct work *w)
 {
     for (unsigned i = 0; i < w->edge_count; i++) {
         const struct edge *edge = &w->edge[i];
-        bool near = same_page(w, edge->target);
+        bool near = is_near(w, edge->target);
         emit_target(&w->e, edge->field, emit_here(&w->e));
         emit_uncount(w, edge->done);
         if (near || !w->user)

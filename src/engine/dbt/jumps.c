@@ -64,6 +64,8 @@ void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translat
     unsigned i = jump_index(t->rip);
     bool global = is_global(vcpu, t->rip);
     mmu_note_fetch(vcpu, t->rip, global);
+    if (t->gpa2 != BLOCK_DROPPED)
+        mmu_note_fetch(vcpu, t->rip + PAGE_SIZE, global &= is_global(vcpu, t->rip + PAGE_SIZE));
     table->minus_rip[i] = -t->rip;
     table->code[i] = t->entry;
     if (table->filled < DBT_JUMPS_LISTED)

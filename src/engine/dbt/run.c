@@ -4,7 +4,7 @@
 #include "engine/dbt/hot.h"
 #include "mmu/window.h"
 
-enum { DROPS_MAX = 12, FORGET_AFTER = 16 << 20 };
+enum { DROPS_MAX = 8, FORGET_AFTER = 4 << 20 };
 #define BUDGET_LARGE (INT64_MAX / 2)            /* more than any number that somebody asked for */
 
 typedef struct link *enter_fn(const uint8_t *code);
@@ -43,6 +43,10 @@ static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, st
     if (!is_hot(dbt, block))
         return NULL;
     struct translation *t = dbt_find(dbt, block->gpa, vcpu->rip, dbt->mode);
+    if (t && t->gpa2 != block->gpa2) {
+        dbt_drop(vcpu, t->gpa, 1);
+        t = NULL;
+    }
     if (!t)
         t = dbt_translate(vcpu, dbt, block);
     if (t)
@@ -100,8 +104,9 @@ static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
     if (table->entry[i].tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK) || dbt->flushes != dbt->interp.cache->flushes)
         return NULL;
     struct translation *t = dbt_find(dbt, (table->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK), vcpu->rip, dbt->mode);
-    if (t)
-        dbt_remember_jump(vcpu, dbt, t);
+    if (!t || t->gpa2 != BLOCK_DROPPED)
+        return NULL;
+    dbt_remember_jump(vcpu, dbt, t);
     return t;
 }
 

@@ -9,10 +9,10 @@
 
 static void note_bytes(struct translation *t, const struct block *block)
 {
-    unsigned first = (block->gpa & PAGE_MASK) >> CODE_GRANULE_SHIFT;
-    unsigned last = ((block->gpa & PAGE_MASK) + block->bytes - 1) >> CODE_GRANULE_SHIFT;
-    for (unsigned i = first; i <= last; i++)
-        t->granules |= 1ull << i;
+    uint64_t first = (block->gpa & PAGE_MASK) >> CODE_GRANULE_SHIFT;
+    uint64_t last = ((block->gpa & PAGE_MASK) + block->bytes - 1) >> CODE_GRANULE_SHIFT;
+    for (uint64_t i = first; i <= last; i++)
+        t->granules[i / 64] |= 1ull << i % 64;
 }
 
 static void add_block(struct work *w, struct block *block)

@@ -122,7 +122,7 @@ static bool ends_by_itself(const struct planned *p)
 
 static void translate_trace(struct work *w)
 {
-    bool flags_dead = !plan_flags(w);
+    bool flags_dead = !plan_flags(w) && !w->dbt->exact;
     struct entry entry = { .fields = 0 };
     w->t->entry = emit_here(&w->e);
     if (w->simd)
@@ -155,7 +155,7 @@ static void keep_traps(struct work *w)
 struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
 {
     struct work *w = dbt->work;
-    if (block->gpa2 != BLOCK_DROPPED || block == dbt->interp.scratch || block->stale)
+    if (block == dbt->interp.scratch || block->stale)
         return NULL;
     dbt_make_room(dbt);
     w->e = (struct emitter){ .at = dbt->code, .shift = dbt->shift };
@@ -166,6 +166,7 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
     w->slow_count = w->slow_first = w->edge_count = w->trap_count = w->trap_first = 0;
     w->t = dbt_alloc(dbt, sizeof(*w->t));
     w->t->gpa = block->gpa;
+    w->t->gpa2 = block->gpa2;
     w->t->rip = vcpu->rip;
     w->t->mode = dbt->mode;
     w->t->code = emit_here(&w->e);

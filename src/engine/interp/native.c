@@ -175,10 +175,23 @@ static bool permitted(const struct vcpu *vcpu, const struct stub *stub)
              (stub->not_real && vcpu->mode <= MODE_V86));
 }
 
+/* Here they are done by handlers in C, but only because here MXCSR and the vectors are not in the processor. */
+static bool moves_live_state(const struct stub *stub)
+{
+    switch (stub->detail.mnemonic) {
+    case ZYDIS_MNEMONIC_VZEROUPPER: case ZYDIS_MNEMONIC_VZEROALL: case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_STMXCSR:
+    case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR:
+        return true;
+    default:
+        return false;
+    }
+}
+
 enum native_copy native_copies(const struct vcpu *vcpu, const struct native_stub *public)
 {
     const struct stub *stub = stub_of(public);
-    bool plain = stub->handler == native_run_register || stub->handler == native_run_memory || stub->handler == native_run_masked;
+    bool plain = stub->handler == native_run_register || stub->handler == native_run_memory || stub->handler == native_run_masked ||
+                 moves_live_state(stub);
     if (!plain || stub->x87 || stub->other_encoding || !permitted(vcpu, stub))
         return NATIVE_COPY_NOT;
     return stub->cr0_nm ? NATIVE_COPY_VECTOR : NATIVE_COPY_GENERAL;
