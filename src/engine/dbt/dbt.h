@@ -121,7 +121,7 @@ struct jump_table {
 struct dbt {
     struct interp interp;               /* first: interp_of finds it */
     /* What translated code reads and writes: relative to RIP. */
-    uint64_t saved_rax;
+    uint64_t saved_rax, saved_flags;    /* while vector state is loaded */
     uint64_t flags;                     /* packed status flags, in the low 16 bits */
     uint64_t sign;                      /* constant for PEXT */
     uint64_t context;                   /* r15 of translations with windows */

@@ -48,6 +48,7 @@ static inline struct rm rm_data(const void *data) { return (struct rm){ .kind = 
 
 static inline uint8_t *emit_here(const struct emitter *e) { return e->at + e->shift; }
 static inline void emit8(struct emitter *e, unsigned v) { *e->at++ = (uint8_t)v; }
+static inline void emit_bytes(struct emitter *e, const uint8_t *bytes, size_t count) { memcpy(e->at, bytes, count); e->at += count; }
 static inline void emit32(struct emitter *e, uint32_t v) { memcpy(e->at, &v, 4); e->at += 4; }
 static inline void emit64(struct emitter *e, uint64_t v) { memcpy(e->at, &v, 8); e->at += 8; }
 

@@ -86,6 +86,30 @@ static void emit_vector(struct emitter *e, bool store, unsigned n)
     emit_modrm(e, n, &home, 0, true);
 }
 
+/* MOVUPS from the low 128 bits. */
+static void emit_low_vector(struct emitter *e, unsigned n)
+{
+    struct rm home = rm_vcpu(offsetof(struct vcpu, fpu.zmm) + n * 64);
+    emit8(e, 0x65);
+    if (n & 8)
+        emit8(e, 0x44);
+    emit8(e, 0x0F);
+    emit8(e, 0x10);
+    emit_modrm(e, n, &home, 0, true);
+}
+
+/* VPXORD of a register above 15 with itself. */
+static void emit_zero_vector(struct emitter *e, unsigned n)
+{
+    unsigned high = n & 8 ? 0 : 1;
+    emit8(e, 0x62);
+    emit8(e, high << 7 | high << 5 | 1);                /* ~R ~X ~B ~R' map; X is bit 4 of the second register */
+    emit8(e, 0x05 | (~n & 15) << 3);
+    emit8(e, 0x40);
+    emit8(e, 0xEF);
+    emit8(e, 0xC0 | (n & 7) << 3 | (n & 7));
+}
+
 /* KMOVQ. */
 static void emit_mask(struct emitter *e, bool store, unsigned n)
 {
@@ -116,11 +140,71 @@ static void emit_all_vectors(struct emitter *e, bool store, enum simd_level leve
         emit_mask(e, store, n);
 }
 
-/* Called; touches no general register and no flags. */
+/* VORPS of vector 0 or 1 with 128 or 256 bits of a register's home. */
+static void emit_gather(struct emitter *e, unsigned to, bool wide, unsigned n, unsigned offset)
+{
+    struct rm home = rm_vcpu(offsetof(struct vcpu, fpu.zmm) + n * 64 + offset);
+    emit8(e, 0x65);
+    emit8(e, 0xC5);
+    emit8(e, 0x80u | (~to & 15u) << 3 | (wide ? 4 : 0));
+    emit8(e, 0x56);
+    emit_modrm(e, to, &home, 0, true);
+}
+
+/* ZF = all that lies above the XMM registers, in the vCPU, is 0. */
+static void test_upper(struct emitter *e, enum simd_level level)
+{
+    static const uint8_t vzeroall[] = { 0xC5, 0xFC, 0x77 }, join[] = { 0xC5, 0xFC, 0x56, 0xC1 }, vptest[] = { 0xC4, 0xE2, 0x7D, 0x17, 0xC0 };
+    emit_bytes(e, vzeroall, sizeof(vzeroall));
+    for (unsigned n = 0; n < 16; n++) {
+        emit_gather(e, 0, false, n, 16);
+        if (native_host_vector_bytes() == 64)
+            emit_gather(e, 1, true, n, 32);
+    }
+    for (unsigned n = 16; level == SIMD_AVX512 && n < 32; n++) {
+        emit_gather(e, 0, true, n, 0);
+        emit_gather(e, 1, true, n, 32);
+    }
+    emit_bytes(e, join, sizeof(join));                  /* vorps ymm0, ymm0, ymm1 */
+    emit_bytes(e, vptest, sizeof(vptest));              /* vptest ymm0, ymm0 */
+}
+
+/* Where all that is above the XMM registers is 0 already. */
+static void load_low(struct emitter *e, enum simd_level level)
+{
+    for (unsigned n = 0; n < 16; n++)
+        emit_low_vector(e, n);
+    for (unsigned n = 16; level == SIMD_AVX512 && n < 32; n++)
+        emit_zero_vector(e, n);
+    for (unsigned n = 0; level == SIMD_AVX512 && n < 8; n++)
+        emit_mask(e, false, n);
+}
+
+/*
+ * Called; changes no general register and no flags. A processor that knows the upper halves to be 0 runs SSE instructions several times
+ * faster than one that has to keep them, and it takes what is loaded with them for something to keep, whatever it is. So
+ * where they are 0 they are not loaded but cleared.
+ */
 static void make_simd_load(struct emitter *e, struct dbt *dbt, enum simd_level level)
 {
     dbt->simd_load[level] = emit_here(e);
-    emit_all_vectors(e, false, level);
+    if (native_host_vector_bytes() > 16) {
+        emit_store(e, rm_data(&dbt->saved_rax), RAX);
+        emit_pack_flags(e);
+        emit_store(e, rm_data(&dbt->saved_flags), RAX);
+        test_upper(e, level);
+        uint8_t *low = emit_jcc(e, CC_Z, emit_here(e));
+        emit_all_vectors(e, false, level);
+        uint8_t *done = emit_jump(e, JUMP, emit_here(e));
+        emit_target(e, low, emit_here(e));
+        load_low(e, level);
+        emit_target(e, done, emit_here(e));
+        emit_load(e, RAX, rm_data(&dbt->saved_flags));
+        emit_unpack_flags(e);
+        emit_load(e, RAX, rm_data(&dbt->saved_rax));
+    } else {
+        emit_all_vectors(e, false, level);
+    }
     emit_mxcsr(e, false, guest_mxcsr());
     emit_insn(e, 0, 0xC7, 0, rm_data(&dbt->simd_live), 4);
     emit32(e, level);
@@ -150,11 +234,9 @@ static void save_vectors(struct emitter *e, struct dbt *dbt)
     emit_all_vectors(e, true, SIMD_AVX);
     emit_mxcsr(e, true, guest_mxcsr());
     emit_mxcsr(e, false, rm_data(&dbt->host_mxcsr));
-    if (native_host_vector_bytes() > 16) {
-        emit8(e, 0xC5);                                 /* vzeroupper: the compiler's code is SSE */
-        emit8(e, 0xF8);
-        emit8(e, 0x77);
-    }
+    static const uint8_t vzeroupper[] = { 0xC5, 0xF8, 0x77 };           /* the compiler's code is SSE */
+    if (native_host_vector_bytes() > 16)
+        emit_bytes(e, vzeroupper, sizeof(vzeroupper));
     emit_insn(e, 0, 0xC7, 0, rm_data(&dbt->simd_live), 4);
     emit32(e, SIMD_NONE);
     emit_target(e, none, emit_here(e));
