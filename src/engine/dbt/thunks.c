@@ -86,7 +86,7 @@ static void emit_vector(struct emitter *e, bool store, unsigned n)
     emit_modrm(e, n, &home, 0, true);
 }
 
-/* MOVUPS from the low 128 bits. */
+/* MOVUPS from the low 128 bits of its home. */
 static void emit_low_vector(struct emitter *e, unsigned n)
 {
     struct rm home = rm_vcpu(offsetof(struct vcpu, fpu.zmm) + n * 64);
@@ -96,18 +96,6 @@ static void emit_low_vector(struct emitter *e, unsigned n)
     emit8(e, 0x0F);
     emit8(e, 0x10);
     emit_modrm(e, n, &home, 0, true);
-}
-
-/* VPXORD of a register above 15 with itself. */
-static void emit_zero_vector(struct emitter *e, unsigned n)
-{
-    unsigned high = n & 8 ? 0 : 1;
-    emit8(e, 0x62);
-    emit8(e, high << 7 | high << 5 | 1);                /* ~R ~X ~B ~R' map; X is bit 4 of the second register */
-    emit8(e, 0x05 | (~n & 15) << 3);
-    emit8(e, 0x40);
-    emit8(e, 0xEF);
-    emit8(e, 0xC0 | (n & 7) << 3 | (n & 7));
 }
 
 /* KMOVQ. */
@@ -132,14 +120,6 @@ static struct rm guest_mxcsr(void)
     return rm_vcpu(offsetof(struct vcpu, fpu.fxsave) + 24);
 }
 
-static void emit_all_vectors(struct emitter *e, bool store, enum simd_level level)
-{
-    for (unsigned n = 0; n < (level == SIMD_AVX512 ? 32 : 16); n++)
-        emit_vector(e, store, n);
-    for (unsigned n = 0; level == SIMD_AVX512 && n < 8; n++)
-        emit_mask(e, store, n);
-}
-
 /* VORPS of vector 0 or 1 with 128 or 256 bits of a register's home. */
 static void emit_gather(struct emitter *e, unsigned to, bool wide, unsigned n, unsigned offset)
 {
@@ -151,33 +131,44 @@ static void emit_gather(struct emitter *e, unsigned to, bool wide, unsigned n, u
     emit_modrm(e, to, &home, 0, true);
 }
 
-/* ZF = all that lies above the XMM registers, in the vCPU, is 0. */
-static void test_upper(struct emitter *e, enum simd_level level)
+static const uint8_t vzeroall[] = { 0xC5, 0xFC, 0x77 };
+
+/* ZF = all that lies above XMM0 to XMM15, in the vCPU, is 0. */
+static void test_upper(struct emitter *e)
 {
-    static const uint8_t vzeroall[] = { 0xC5, 0xFC, 0x77 }, join[] = { 0xC5, 0xFC, 0x56, 0xC1 }, vptest[] = { 0xC4, 0xE2, 0x7D, 0x17, 0xC0 };
+    static const uint8_t join[] = { 0xC5, 0xFC, 0x56, 0xC1 }, vptest[] = { 0xC4, 0xE2, 0x7D, 0x17, 0xC0 };
     emit_bytes(e, vzeroall, sizeof(vzeroall));
     for (unsigned n = 0; n < 16; n++) {
         emit_gather(e, 0, false, n, 16);
         if (native_host_vector_bytes() == 64)
             emit_gather(e, 1, true, n, 32);
     }
-    for (unsigned n = 16; level == SIMD_AVX512 && n < 32; n++) {
-        emit_gather(e, 0, true, n, 0);
-        emit_gather(e, 1, true, n, 32);
-    }
     emit_bytes(e, join, sizeof(join));                  /* vorps ymm0, ymm0, ymm1 */
     emit_bytes(e, vptest, sizeof(vptest));              /* vptest ymm0, ymm0 */
 }
 
-/* Where all that is above the XMM registers is 0 already. */
-static void load_low(struct emitter *e, enum simd_level level)
+/* Vectors 0 to 15; no flags are kept. */
+static void load_vectors(struct emitter *e)
 {
+    test_upper(e);
+    uint8_t *low = emit_jcc(e, CC_Z, emit_here(e));
+    for (unsigned n = 0; n < 16; n++)
+        emit_vector(e, false, n);
+    uint8_t *done = emit_jump(e, JUMP, emit_here(e));
+    emit_target(e, low, emit_here(e));
+    emit_bytes(e, vzeroall, sizeof(vzeroall));
     for (unsigned n = 0; n < 16; n++)
         emit_low_vector(e, n);
-    for (unsigned n = 16; level == SIMD_AVX512 && n < 32; n++)
-        emit_zero_vector(e, n);
-    for (unsigned n = 0; level == SIMD_AVX512 && n < 8; n++)
-        emit_mask(e, false, n);
+    emit_target(e, done, emit_here(e));
+}
+
+/* What AVX-512 adds. */
+static void emit_more_vectors(struct emitter *e, bool store)
+{
+    for (unsigned n = 16; n < 32; n++)
+        emit_vector(e, store, n);
+    for (unsigned n = 0; n < 8; n++)
+        emit_mask(e, store, n);
 }
 
 /*
@@ -192,19 +183,16 @@ static void make_simd_load(struct emitter *e, struct dbt *dbt, enum simd_level l
         emit_store(e, rm_data(&dbt->saved_rax), RAX);
         emit_pack_flags(e);
         emit_store(e, rm_data(&dbt->saved_flags), RAX);
-        test_upper(e, level);
-        uint8_t *low = emit_jcc(e, CC_Z, emit_here(e));
-        emit_all_vectors(e, false, level);
-        uint8_t *done = emit_jump(e, JUMP, emit_here(e));
-        emit_target(e, low, emit_here(e));
-        load_low(e, level);
-        emit_target(e, done, emit_here(e));
+        load_vectors(e);
         emit_load(e, RAX, rm_data(&dbt->saved_flags));
         emit_unpack_flags(e);
         emit_load(e, RAX, rm_data(&dbt->saved_rax));
     } else {
-        emit_all_vectors(e, false, level);
+        for (unsigned n = 0; n < 16; n++)
+            emit_vector(e, false, n);
     }
+    if (level == SIMD_AVX512)
+        emit_more_vectors(e, false);
     emit_mxcsr(e, false, guest_mxcsr());
     emit_insn(e, 0, 0xC7, 0, rm_data(&dbt->simd_live), 4);
     emit32(e, level);
@@ -225,13 +213,11 @@ static void save_vectors(struct emitter *e, struct dbt *dbt)
         emit_insn(e, 0, 0x83, ALU_CMP, rm_reg(RBX), 1);
         emit8(e, SIMD_AVX512);
         low = emit_jcc(e, CC_NZ, emit_here(e));
-        for (unsigned n = 16; n < 32; n++)
-            emit_vector(e, true, n);
-        for (unsigned n = 0; n < 8; n++)
-            emit_mask(e, true, n);
+        emit_more_vectors(e, true);
         emit_target(e, low, emit_here(e));
     }
-    emit_all_vectors(e, true, SIMD_AVX);
+    for (unsigned n = 0; n < 16; n++)
+        emit_vector(e, true, n);
     emit_mxcsr(e, true, guest_mxcsr());
     emit_mxcsr(e, false, rm_data(&dbt->host_mxcsr));
     static const uint8_t vzeroupper[] = { 0xC5, 0xF8, 0x77 };           /* the compiler's code is SSE */
