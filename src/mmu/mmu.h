@@ -71,6 +71,7 @@ struct tlb_context {
     uint64_t eptp;                      /* 0: without EPT */
     uint64_t rule_bits;                 /* under which its entries were made */
     bool used;
+    bool stale;                         /* flushed: it is emptied when it comes back */
     uint64_t last_use;
     struct window_space *space;         /* window.h; NULL: none yet */
     uint32_t fetch_epoch;               /* changes when a fetch of a page that is not global may find something else */

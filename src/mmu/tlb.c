@@ -63,6 +63,7 @@ static void context_clear(struct tlb_context *context)
             tlb_table_clear(&context->table[class]);
     large_filter_clear(&context->large);
     window_flush_context(context);
+    context->stale = false;
 }
 
 static void context_clear_local(struct vcpu *vcpu, struct tlb_context *context)
@@ -156,7 +157,7 @@ static void choose_context(struct vcpu *vcpu, bool flushed)
     struct tlb_context *context = context_find(mmu, pcid);
     if (!context)
         context = context_take(mmu, pcid);
-    if (context->rule_bits != mmu->rule_bits) {
+    if (context->rule_bits != mmu->rule_bits || context->stale) {
         context_clear(context);
         context->rule_bits = mmu->rule_bits;
     }
@@ -439,8 +440,10 @@ void mmu_flush_vpid(struct vcpu *vcpu, uint16_t vpid, bool keep_global)
     FOR_CONTEXTS_OF_VPID(context, vcpu->mmu, vpid)
         if (keep_global)
             context_clear_local(vcpu, context);
-        else
+        else if (context == vcpu->mmu->context)
             context_clear(context);
+        else
+            context->stale = true;
 }
 
 void mmu_flush_all_vpids(struct vcpu *vcpu)

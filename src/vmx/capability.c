@@ -46,7 +46,8 @@ static uint64_t misc(void)
 /* SDM3 §A.10: execute-only, 4 levels, UC and WB, 2 MiB and 1 GiB, INVEPT, A/D, advanced information, all INVVPID types. */
 static uint64_t ept_vpid(void)
 {
-    return BIT(0) | BIT(6) | BIT(8) | BIT(14) | BIT(16) | BIT(17) | BIT(20) | BIT(21) | BIT(22) | BIT(25) | BIT(26) | 0xF01ull << 32;
+    return BIT(0) | BIT(6) | BIT(8) | BIT(14) | BIT(16) | BIT(17) | BIT(20) | BIT(21) | BIT(22) | BIT(25) | BIT(26) |
+           0xF01ull << 32;
 }
 
 static const uint64_t cr0_fixed0 = CR0_PG | CR0_NE | CR0_PE, cr0_fixed1 = 0xFFFFFFFF;

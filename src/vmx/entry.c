@@ -185,6 +185,7 @@ static void start_guest(struct vcpu *vcpu)
     vmx->mtf_pending = false;
     vmx->trap = 0;
     vmx->pause_first = vmx->pause_last = 0;
+    vcpu->insn_length = 0;
 }
 
 /* What waits at the border to the guest's first instruction (SDM3 §27.7). */
@@ -219,7 +220,8 @@ static bool enter_guest(struct vcpu *vcpu, bool launch)
         vcpu->vmx.launched = true;
     vcpu->vmx.entries++;
     counter_add(&vcpu->counters, COUNTER_vm_entries, 1);
-    trace(vcpu->log, vmx, "vcpu%u VM entry at %#lx, injects %#lx", vcpu->index, vcpu->rip, FIELD(ENTRY_INTERRUPTION_INFORMATION));
+    trace(vcpu->log, vmx, "vcpu%u VM entry at %#lx, injects %#lx", vcpu->index, vcpu->rip,
+          FIELD(ENTRY_INTERRUPTION_INFORMATION));
     inject(vcpu);
     after_entry(vcpu);
     return true;

@@ -101,7 +101,8 @@ static void record(struct vcpu *vcpu)
     const struct vmx_exit *exit = &vcpu->vmx.exit;
     const struct event *event = &vcpu->pending;
     FIELD(EXIT_REASON) = exit->reason;
-    FIELD(EXIT_QUALIFICATION) = exit->qualification | (reports_unblocking(exit) && event->unblocked_nmi ? INTERRUPTION_NMI_UNBLOCKING : 0);
+    FIELD(EXIT_QUALIFICATION) = exit->qualification |
+                                (reports_unblocking(exit) && event->unblocked_nmi ? INTERRUPTION_NMI_UNBLOCKING : 0);
     FIELD(EXIT_INTERRUPTION_INFORMATION) = exit->interruption;
     FIELD(EXIT_INTERRUPTION_ERROR_CODE) = exit->interruption_error;
     FIELD(IDT_VECTORING_INFORMATION) = event->vectoring;
@@ -158,7 +159,8 @@ static void save_rest(struct vcpu *vcpu)
     enum { ENABLED_BREAKPOINT = 1 << 12 };
     FIELD(GUEST_ACTIVITY_STATE) = vcpu->activity;
     FIELD(GUEST_INTERRUPTIBILITY) = vmx_interruptibility(vcpu);
-    FIELD(GUEST_PENDING_DEBUG_EXCEPTIONS) = (vcpu->pending_debug & (0xF | DR6_BS)) | (vcpu->pending_debug & 0xF ? ENABLED_BREAKPOINT : 0);
+    FIELD(GUEST_PENDING_DEBUG_EXCEPTIONS) = (vcpu->pending_debug & (0xF | DR6_BS)) |
+                                            (vcpu->pending_debug & 0xF ? ENABLED_BREAKPOINT : 0);
     if (vcpu->vmx.control[VMX_EXIT] & EXIT_SAVE_PREEMPTION_TIMER)
         FIELD(PREEMPTION_TIMER_VALUE) = vmx_timer_value(vcpu);
     if (vmx_proc2(vcpu, PROC2_ENABLE_EPT) && vmx_pae_paging(vcpu->cr0, vcpu->cr4, vcpu->efer))

@@ -371,6 +371,8 @@ static void apply_payload(struct vcpu *vcpu, const struct event *event)
     counter_add(&vcpu->counters, COUNTER_exceptions, 1);
     trace(vcpu->log, cpu_exception, "vcpu%u vector %u error %#x at %#lx payload %#lx", vcpu->index, event->vector,
           event->error, vcpu->rip, event->payload);
+    if (event->injected)                /* SDM3 §27.6.1.1: CR2, DR6, DR7 and IA32_DEBUGCTL are the monitor's to set */
+        return;
     if (event->vector == VEC_PF) {
         counter_add(&vcpu->counters, COUNTER_page_faults, 1);
         vcpu->cr2 = event->payload;

@@ -22,6 +22,7 @@ import cases_cli     # noqa: F401 (adds its tests to cases.ALL)
 import cases_engine  # noqa: F401 (the same)
 import cases_workload  # noqa: F401 (the same)
 import cases_snapshot  # noqa: F401 (the same)
+import cases_vmx  # noqa: F401 (the same)
 import cases_firmware # noqa: F401 (the same)
 from machine import DOPPEL, ROOT, Failure, Skip
 

@@ -411,6 +411,15 @@ static void injection(void)
     inject(0x80000202);
     vmx_run();
     check_equal(hits, 4, "an NMI is injected");
+    set_handler(14, on_event);
+    vmx_restart(guest_vmcall);
+    inject(0x80000B0E);
+    vmwrite(VMCS_ENTRY_EXCEPTION_ERROR_CODE, 0);
+    __asm__ volatile("mov %0, %%cr2" :: "r"(0x1234ull));
+    vmx_run();
+    check_equal(hits, 5, "a page fault is injected");
+    check_equal(read_cr2(), 0x1234, "CR2 stays as the monitor left it");
+    set_handler(14, NULL);
     vmx_restart(guest_vmcall);
     vmwrite(VMCS_GUEST_IDTR_LIMIT, 0);
     inject(0x80000060);

@@ -20,7 +20,8 @@ static bool read_pointer(struct vcpu *vcpu, const struct op *op, uint64_t *point
 SYSTEM_OP(op_vmxon, trap_vmx)
 {
     uint64_t pointer;
-    return vmx_vmxon_allowed(vcpu, displacement(vcpu, op), memory_info(op)) && read_pointer(vcpu, op, &pointer) && vmx_vmxon(vcpu, pointer);
+    return vmx_vmxon_allowed(vcpu, displacement(vcpu, op), memory_info(op)) && read_pointer(vcpu, op, &pointer) &&
+           vmx_vmxon(vcpu, pointer);
 }
 
 SYSTEM_OP(op_vmclear, trap_vmx)

@@ -1,0 +1,420 @@
+/* VT-x: EPT, VPID, PML, #VE, EPTP switching, real-mode guests, VMCS shadowing, the virtual APIC. */
+#include "lib/vmx.h"
+
+enum { READ = 1, WRITE = 2, EXECUTE = 4, WB = 6 << 3, LARGE = 1 << 7, ACCESSED = 1 << 8, DIRTY = 1 << 9 };
+enum { EPTP_WB_4 = 6 | 3 << 3, EPTP_AD = 1 << 6 };
+
+/* The guest's page under test: a linear and guest-physical address that nothing else uses. */
+static const uint64_t page = 5ull << 30;
+static uint64_t *root, *leaf, *frame;
+static uint64_t result;
+
+static uint64_t *table_at(uint64_t *entry)
+{
+    if (!*entry)
+        *entry = (uint64_t)alloc_page() | READ | WRITE | EXECUTE;
+    return (uint64_t *)(*entry & ~0xFFFull);
+}
+
+/* The first 4 GiB as they are, and `page` by one entry of its own. */
+static void build(void)
+{
+    root = alloc_page();
+    uint64_t *pdpt = table_at(&root[0]);
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t *directory = table_at(&pdpt[i]);
+        for (unsigned j = 0; j < 512; j++)
+            directory[j] = (uint64_t)(i * 512 + j) << 21 | LARGE | WB | READ | WRITE | EXECUTE;
+    }
+    leaf = table_at(&table_at(&pdpt[5])[0]);
+    frame = alloc_page();
+    map_page(page, page, 3);
+}
+
+static void use_ept(void (*code)(void), uint64_t flags)
+{
+    vmcs_prepare(code);
+    secondary_set(PROC2_ENABLE_EPT);
+    vmwrite(VMCS_EPTP, (uint64_t)root | EPTP_WB_4 | flags);
+}
+
+static void set_leaf(uint64_t entry)
+{
+    *leaf = entry;
+    invept(2, 0);
+}
+
+static void guest_read(void) { result = *(volatile uint64_t *)page; vmcall(); }
+static void guest_write(void) { *(volatile uint64_t *)page = 0x55; vmcall(); }
+static void guest_execute(void) { ((void (*)(void))page)(); vmcall(); }
+static void guest_nothing(void) { vmcall(); }
+
+/* --- rights --- */
+
+static const struct { const char *name; void (*code)(void); uint64_t right; } accesses[] = {
+    { "a read", guest_read, READ }, { "a write", guest_write, WRITE }, { "a fetch", guest_execute, EXECUTE },
+};
+
+static void rights(void)
+{
+    frame[0] = 0xC3;                    /* RET */
+    use_ept(guest_read, 0);
+    for (uint64_t rights = 0; rights < 8; rights++)
+        for (unsigned i = 0; i < 3; i++) {
+            bool misconfigured = (rights & WRITE) && !(rights & READ);
+            uint32_t want = misconfigured ? REASON_EPT_MISCONFIGURATION : rights & accesses[i].right ? REASON_VMCALL : REASON_EPT_VIOLATION;
+            frame[0] = 0xC3;
+            set_leaf((uint64_t)frame | WB | rights);
+            vmx_restart(accesses[i].code);
+            print("rights %lx, %s:\n", rights, accesses[i].name);
+            check_equal(vmx_run_reason(), want, "outcome");
+            if (want == REASON_VMCALL)
+                continue;
+            check_equal(vmread(VMCS_GUEST_PHYSICAL_ADDRESS), page, "guest-physical address");
+            if (want == REASON_EPT_VIOLATION) {
+                check_equal(vmread(VMCS_EXIT_QUALIFICATION) & 0x1FF, accesses[i].right | rights << 3 | 0x180, "qualification");
+                check_equal(vmread(VMCS_GUEST_LINEAR_ADDRESS), page, "guest-linear address");
+            }
+        }
+}
+
+static const struct { const char *name; uint64_t entry; } misconfigurations[] = {
+    { "memory type 2", READ | 2 << 3 }, { "memory type 3", READ | 3 << 3 }, { "memory type 7", READ | 7 << 3 },
+    { "an address beyond the physical ones", READ | WB | 1ull << 51 },
+};
+
+static void misconfigured(void)
+{
+    use_ept(guest_read, 0);
+    for (unsigned i = 0; i < sizeof(misconfigurations) / sizeof(misconfigurations[0]); i++) {
+        set_leaf(misconfigurations[i].entry);
+        vmx_restart(guest_read);
+        check_equal(vmx_run_reason(), REASON_EPT_MISCONFIGURATION, misconfigurations[i].name);
+    }
+    uint64_t saved = root[0];
+    root[0] |= LARGE;
+    invept(2, 0);
+    vmx_restart(guest_read);
+    check_equal(vmx_run_reason(), REASON_EPT_MISCONFIGURATION, "the page-size bit at level 4");
+    root[0] = saved;
+    invept(2, 0);
+}
+
+/* --- invalidation --- */
+
+static void invalidation(void)
+{
+    uint64_t *other = alloc_page();
+    use_ept(guest_read, 0);
+    frame[0] = 1;
+    other[0] = 2;
+    set_leaf((uint64_t)frame | WB | READ);
+    vmx_restart(guest_read);
+    vmx_run();
+    check_equal(result, 1, "a page through EPT");
+    *leaf = (uint64_t)other | WB | READ;
+    check_equal(invept(1, vmread(VMCS_EPTP)), VMX_OK, "INVEPT of the pointer");
+    vmx_restart(guest_read);
+    vmx_run();
+    check_equal(result, 2, "shows the new page");
+    /* Two VPIDs: the guest's own tables differ, nothing is flushed in between. */
+    secondary_set(PROC2_ENABLE_VPID);
+    vmwrite(VMCS_VPID, 1);
+    vmx_restart(guest_read);
+    vmx_run();
+    uint64_t *pte = find_pte(page), saved = *pte;
+    leaf[1] = (uint64_t)frame | WB | READ;
+    *pte += 4096;
+    vmwrite(VMCS_VPID, 2);
+    vmx_restart(guest_read);
+    vmx_run();
+    check_equal(result, 1, "another VPID sees the new translation");
+    vmwrite(VMCS_VPID, 1);
+    check_equal(invvpid(0, 1, page), VMX_OK, "INVVPID of the address");
+    vmx_restart(guest_read);
+    vmx_run();
+    check_equal(result, 1, "and then the first VPID does");
+    *pte = saved;
+    invvpid(2, 0, 0);
+}
+
+/* --- accessed and dirty flags, page-modification log --- */
+
+static void accessed_and_dirty(void)
+{
+    uint64_t *log = alloc_page();
+    use_ept(guest_read, 0);
+    set_leaf((uint64_t)frame | WB | READ | WRITE);
+    vmx_run();
+    check_equal(*leaf & (ACCESSED | DIRTY), 0, "no flags unless they are switched on");
+    use_ept(guest_read, EPTP_AD);
+    vmx_run();
+    check_equal(*leaf & (ACCESSED | DIRTY), ACCESSED, "a read sets A");
+    vmx_restart(guest_write);
+    vmx_run();
+    check_equal(*leaf & (ACCESSED | DIRTY), ACCESSED | DIRTY, "a write sets D");
+    secondary_set(PROC2_ENABLE_PML);
+    vmwrite(VMCS_PML_ADDRESS, (uint64_t)log);
+    vmwrite(VMCS_PML_INDEX, 511);
+    set_leaf((uint64_t)frame | WB | READ | WRITE);
+    vmx_restart(guest_write);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a write with a log");
+    unsigned index = vmread(VMCS_PML_INDEX);
+    bool logged = false;
+    for (unsigned i = index + 1; i < 512; i++)
+        logged = logged || log[i] == page;
+    check(logged, "the page is in the log");
+    vmwrite(VMCS_PML_INDEX, 0xFFFF);
+    set_leaf((uint64_t)frame | WB | READ | WRITE);
+    vmx_restart(guest_write);
+    check_equal(vmx_run_reason(), REASON_PML_FULL, "the log is full");
+    check_equal(*leaf & DIRTY, 0, "and D is not set");
+}
+
+/* --- VMFUNC and #VE --- */
+
+static void guest_switch(void)
+{
+    __asm__ volatile("vmfunc" :: "a"(0), "c"(1));
+    result = *(volatile uint64_t *)page;
+    vmcall();
+}
+
+static void guest_bad_switch(void) { __asm__ volatile("vmfunc" :: "a"(0), "c"(2)); }
+
+static void eptp_switching(void)
+{
+    uint64_t *list = alloc_page(), *root2 = alloc_page(), *pdpt2 = alloc_page(), *other = alloc_page();
+    uint64_t *pdpt = (uint64_t *)(root[0] & ~0xFFFull), *directory2 = alloc_page(), *table2 = alloc_page();
+    for (unsigned i = 0; i < 512; i++)
+        pdpt2[i] = pdpt[i];
+    pdpt2[5] = (uint64_t)directory2 | 7;
+    directory2[0] = (uint64_t)table2 | 7;
+    table2[0] = (uint64_t)other | WB | READ;
+    root2[0] = (uint64_t)pdpt2 | 7;
+    other[0] = 77;
+    use_ept(guest_switch, 0);
+    list[0] = vmread(VMCS_EPTP);
+    list[1] = (uint64_t)root2 | EPTP_WB_4;
+    secondary_set(PROC2_ENABLE_VM_FUNCTIONS);
+    vmwrite(VMCS_VM_FUNCTION_CONTROLS, 1);
+    vmwrite(VMCS_EPTP_LIST, (uint64_t)list);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "VMFUNC switches the EPT pointer");
+    check_equal(result, 77, "the guest sees the other page");
+    check_equal(vmread(VMCS_EPTP), list[1], "the VMCS has the new pointer");
+    vmx_restart(guest_bad_switch);
+    check_equal(vmx_run_reason(), REASON_VMFUNC, "an entry of the list that is not valid exits");
+}
+
+static volatile uint64_t exceptions;
+static void on_ve(struct trap_frame *frame) { exceptions++; frame->rip = (uint64_t)guest_nothing; }
+
+static void virtualization_exception(void)
+{
+    uint32_t *information = alloc_page();
+    use_ept(guest_read, 0);
+    secondary_set(PROC2_EPT_VIOLATION_VE);
+    vmwrite(VMCS_VE_INFORMATION_ADDRESS, (uint64_t)information);
+    set_handler(20, on_ve);
+    set_leaf(0);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "an EPT violation becomes #VE");
+    check_equal(exceptions, 1, "which the guest takes");
+    check_equal(information[0], REASON_EPT_VIOLATION, "the page says why");
+    check_equal(information[1], 0xFFFFFFFF, "and is busy now");
+    check_equal(*(uint64_t *)&information[6], page, "the guest-physical address");
+    vmx_restart(guest_read);
+    check_equal(vmx_run_reason(), REASON_EPT_VIOLATION, "while it is busy violations exit");
+    information[1] = 0;
+    set_leaf(1ull << 63);
+    vmx_restart(guest_read);
+    check_equal(vmx_run_reason(), REASON_EPT_VIOLATION, "and so do those that are suppressed");
+    set_handler(20, NULL);
+}
+
+/* --- a guest in real mode --- */
+
+static void unrestricted(void)
+{
+    static const uint8_t code[] = { 0xB8, 0x34, 0x12, 0x8E, 0xD8, 0x0F, 0x01, 0xC1 };   /* mov ax, 1234; mov ds, ax; vmcall */
+    enum { CODE = 0x8000, ES, CS, SS, DS, FS, GS, LDTR, TR };
+    for (unsigned i = 0; i < sizeof(code); i++)
+        ((volatile uint8_t *)CODE)[i] = code[i];
+    use_ept(guest_nothing, 0);
+    secondary_set(PROC2_UNRESTRICTED_GUEST);
+    control_clear(VMCS_ENTRY_CONTROLS, ENTRY_IA32E_MODE_GUEST);
+    vmwrite(VMCS_GUEST_EFER, 0);
+    vmwrite(VMCS_GUEST_CR0, 0x30);
+    vmwrite(VMCS_GUEST_CR4, CR4_VMXE);
+    for (unsigned i = 0; i < 6; i++) {
+        vmwrite(VMCS_GUEST_ES_SELECTOR + 2 * i, 0);
+        vmwrite(VMCS_GUEST_ES_LIMIT + 2 * i, 0xFFFF);
+        vmwrite(VMCS_GUEST_ES_ACCESS_RIGHTS + 2 * i, i == 1 ? 0x9B : 0x93);
+    }
+    vmwrite(VMCS_GUEST_RIP, CODE);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a guest in real mode");
+    check_equal(guest_registers.rax & 0xFFFF, 0x1234, "has run");
+    check_equal(vmread(VMCS_GUEST_DS_BASE), 0x12340, "segments are of real mode");
+}
+
+/* --- VMCS shadowing --- */
+
+static void guest_shadow(void)
+{
+    vmwrite(VMCS_GUEST_RIP, 0x1111);
+    result = vmread(VMCS_GUEST_RSP);
+    vmcall();
+}
+static void guest_shadow_exit(void) { vmread(VMCS_GUEST_CR0); vmcall(); }
+
+static void shadowing(void)
+{
+    uint8_t *bitmap = alloc_page();
+    uint64_t *shadow = alloc_page(), main = (uint64_t)vmcs_region;
+    for (unsigned i = 0; i < 4096; i++)
+        bitmap[i] = 0;
+    bitmap[VMCS_GUEST_CR0 / 8] = 1 << (VMCS_GUEST_CR0 & 7);
+    vmcs_prepare(guest_shadow);
+    *(uint32_t *)shadow = vmcs_revision() | 1u << 31;
+    check_equal(vmclear((uint64_t)shadow), VMX_OK, "VMCLEAR of a shadow VMCS");
+    check_equal(vmptrld((uint64_t)shadow), VMX_OK, "VMPTRLD of a shadow VMCS");
+    vmwrite(VMCS_GUEST_RSP, 0x2222);
+    check_equal(vmx_run(), VMX_FAIL_INVALID, "it cannot be entered");
+    vmclear((uint64_t)shadow);
+    vmptrld(main);
+    secondary_set(PROC2_VMCS_SHADOWING);
+    vmwrite(VMCS_VMREAD_BITMAP, (uint64_t)bitmap);
+    vmwrite(VMCS_VMWRITE_BITMAP, (uint64_t)bitmap);
+    vmwrite(VMCS_VMCS_LINK_POINTER, (uint64_t)shadow);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "VMREAD and VMWRITE of the guest reach the shadow VMCS");
+    check_equal(result, 0x2222, "VMREAD");
+    vmx_restart(guest_shadow_exit);
+    check_equal(vmx_run_reason(), REASON_VMREAD, "a field in the bitmap exits");
+    vmptrld((uint64_t)shadow);
+    check_equal(vmread(VMCS_GUEST_RIP), 0x1111, "VMWRITE");
+    vmclear((uint64_t)shadow);
+    vmptrld(main);
+}
+
+/* --- the virtual APIC --- */
+
+static uint32_t *virtual_apic;
+static volatile uint64_t interrupts;
+static void on_interrupt(struct trap_frame *frame) { interrupts++; }
+
+static void guest_tpr(void) { __asm__ volatile("mov %0, %%cr8" :: "r"(1ull)); vmcall(); }
+static void guest_apic_read(void) { result = *(volatile uint32_t *)(page + 0x80); vmcall(); }
+static void guest_apic_write(void) { *(volatile uint32_t *)(page + 0x80) = 0x50; __asm__ volatile("nop; nop"); vmcall(); }
+static void guest_apic_id(void) { result = *(volatile uint32_t *)(page + 0x20); vmcall(); }
+static void guest_sti(void) { sti(); __asm__ volatile("nop; nop"); vmcall(); }
+static void guest_eoi(void) { *(volatile uint32_t *)(page + 0xB0) = 0; __asm__ volatile("nop; nop"); vmcall(); }
+static void guest_self_ipi(void) { sti(); *(volatile uint32_t *)(page + 0x300) = 0x40070; __asm__ volatile("nop; nop"); vmcall(); }
+
+static void tpr_shadow(void)
+{
+    virtual_apic = alloc_page();
+    vmcs_prepare(guest_tpr);
+    control_set(VMCS_PROCESSOR_BASED_CONTROLS, PROC_USE_TPR_SHADOW);
+    vmwrite(VMCS_VIRTUAL_APIC_ADDRESS, (uint64_t)virtual_apic);
+    virtual_apic[0x80 / 4] = 0x30;
+    check_equal(vmx_run_reason(), REASON_VMCALL, "MOV to CR8 with a TPR shadow");
+    check_equal(virtual_apic[0x80 / 4], 0x10, "writes the virtual TPR");
+    virtual_apic[0x80 / 4] = 0x30;
+    vmwrite(VMCS_TPR_THRESHOLD, 2);
+    vmx_restart(guest_tpr);
+    check_equal(vmx_run_reason(), REASON_TPR_BELOW_THRESHOLD, "TPR below threshold");
+}
+
+static void use_apic(void (*code)(void), uint32_t secondary)
+{
+    static void *access_page;
+    if (!access_page)
+        access_page = alloc_page();
+    use_ept(code, 0);
+    set_leaf((uint64_t)access_page | WB | READ | WRITE);
+    control_set(VMCS_PROCESSOR_BASED_CONTROLS, PROC_USE_TPR_SHADOW);
+    secondary_set(PROC2_VIRTUALIZE_APIC_ACCESSES | secondary);
+    vmwrite(VMCS_VIRTUAL_APIC_ADDRESS, (uint64_t)virtual_apic);
+    vmwrite(VMCS_APIC_ACCESS_ADDRESS, (uint64_t)access_page);
+    if (secondary & PROC2_VIRTUAL_INTERRUPT_DELIVERY)
+        control_set(VMCS_PIN_BASED_CONTROLS, PIN_EXTERNAL_INTERRUPT_EXITING);
+    for (unsigned i = 0; i < 1024; i++)
+        virtual_apic[i] = 0;
+}
+
+static void apic_page(void)
+{
+    enum { VID = PROC2_VIRTUAL_INTERRUPT_DELIVERY | PROC2_APIC_REGISTER_VIRTUALIZATION };
+    use_apic(guest_apic_read, 0);
+    virtual_apic[0x80 / 4] = 0x77;
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a read of TPR in the APIC-access page");
+    check_equal(result, 0x77, "is virtual");
+    vmx_restart(guest_apic_id);
+    check_equal(vmx_run_reason(), REASON_APIC_ACCESS, "a read of the ID exits");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), 0x20, "its qualification");
+    vmx_restart(guest_apic_write);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a write of TPR");
+    check_equal(virtual_apic[0x80 / 4], 0x50, "is virtual");
+    use_apic(guest_apic_id, PROC2_APIC_REGISTER_VIRTUALIZATION);
+    virtual_apic[0x20 / 4] = 0x12000000;
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a read of the ID with APIC-register virtualization");
+    check_equal(result, 0x12000000, "is virtual");
+    set_handler(0x70, on_interrupt);
+    use_apic(guest_sti, VID);
+    virtual_apic[0x200 / 4 + 3 * 4] = 1 << 16;          /* VIRR: vector 0x70 */
+    vmwrite(VMCS_GUEST_INTERRUPT_STATUS, 0x70);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a virtual interrupt waits for IF");
+    check_equal(interrupts, 1, "and is delivered");
+    check_equal(virtual_apic[0x100 / 4 + 3 * 4], 1 << 16, "VISR has it");
+    check_equal(virtual_apic[0x200 / 4 + 3 * 4], 0, "VIRR no more");
+    check_equal(vmread(VMCS_GUEST_INTERRUPT_STATUS), 0x7000, "SVI is its vector");
+    vmx_restart(guest_eoi);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "EOI");
+    check_equal(vmread(VMCS_GUEST_INTERRUPT_STATUS), 0, "ends it without an exit");
+    vmwrite(VMCS_GUEST_INTERRUPT_STATUS, 0x7000);
+    vmwrite(VMCS_EOI_EXIT_BITMAP1, 1ull << (0x70 - 64));
+    vmx_restart(guest_eoi);
+    check_equal(vmx_run_reason(), REASON_VIRTUALIZED_EOI, "or with one");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), 0x70, "that tells the vector");
+    vmx_restart(guest_self_ipi);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a self-IPI");
+    check_equal(interrupts, 2, "is delivered");
+    set_handler(0x70, NULL);
+}
+
+static void guest_wait(void) { sti(); while (interrupts < 3) pause(); vmcall(); }
+
+static void posted(void)
+{
+    static uint64_t descriptor[8] __attribute__((aligned(64)));
+    use_apic(guest_wait, PROC2_VIRTUAL_INTERRUPT_DELIVERY | PROC2_APIC_REGISTER_VIRTUALIZATION);
+    control_set(VMCS_PIN_BASED_CONTROLS, PIN_PROCESS_POSTED_INTERRUPTS);
+    control_set(VMCS_EXIT_CONTROLS, EXIT_ACKNOWLEDGE_INTERRUPT_ON_EXIT);
+    vmwrite(VMCS_POSTED_INTERRUPT_VECTOR, 0xF2);
+    vmwrite(VMCS_POSTED_INTERRUPT_DESCRIPTOR, (uint64_t)descriptor);
+    set_handler(0x71, on_interrupt);
+    descriptor[1] = 1ull << (0x71 - 64);
+    descriptor[4] = 1;                  /* ON */
+    *apic(0xF0) = 0x1FF;
+    *apic(0x300) = 0x400F2;             /* the notification, to ourselves */
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a posted interrupt does not exit");
+    check_equal(interrupts, 3, "it is delivered");
+    check_equal(descriptor[1] | (descriptor[4] & 1), 0, "and taken out of the descriptor");
+    set_handler(0x71, NULL);
+}
+
+void test_main(void)
+{
+    vmx_switch_on();
+    build();
+    rights();
+    misconfigured();
+    invalidation();
+    accessed_and_dirty();
+    eptp_switching();
+    virtualization_exception();
+    unrestricted();
+    shadowing();
+    tpr_shadow();
+    apic_page();
+    posted();
+}
