@@ -7,6 +7,7 @@
 #include "api/monitor_internal.h"
 #include "base/error.h"
 #include "engine/engine.h"
+#include "machine/screen.h"
 #include "machine/snapshot.h"
 #include "vcpu/work.h"
 
@@ -174,6 +175,36 @@ static void monitor_engine(struct monitor_command *command)
     if (command->count > 1 && !machine_set_engine(command->machine, command->word[1], &err))
         fprintf(command->out, "%s\n", err.text);
     fprintf(command->out, "engine %s\n", monitor_vcpu(command)->engine->name);
+}
+
+static void monitor_screenshot(struct monitor_command *command)
+{
+    struct error err;
+    if (command->count < 2)
+        fprintf(command->out, "screenshot needs the name of a file\n");
+    else if (!screen_save(command->machine, command->word[1], &err))
+        fprintf(command->out, "%s\n", err.text);
+}
+
+static void monitor_sendkey(struct monitor_command *command)
+{
+    struct error err;
+    for (int i = 1; i < command->count; i++)
+        if (!screen_send_keys(command->machine, command->word[i], &err)) {
+            fprintf(command->out, "%s\n", err.text);
+            return;
+        }
+}
+
+static void monitor_type(struct monitor_command *command)
+{
+    struct error err;
+    for (int i = 1; i < command->count; i++)
+        if (!screen_type(command->machine, command->word[i], &err) ||
+            !screen_type(command->machine, i + 1 < command->count ? " " : "\n", &err)) {
+            fprintf(command->out, "%s\n", err.text);
+            return;
+        }
 }
 
 static void monitor_power(struct monitor_command *command)

@@ -326,7 +326,7 @@ static enum access_result access_piece(struct bus *bus, const struct access *acc
     unsigned max = region->access_max ? region->access_max : 8;
     struct access piece = *access;
     piece.address = access->address - hit.region_base;
-    piece.size = piece_size(piece.address, min_u64(room, max));
+    piece.size = piece_size(region->unaligned ? 0 : piece.address, min_u64(room, max));
     piece.value = access->write ? *value & size_mask(piece.size) : 0;
     enum access_result result = enter_region(bus, region, &piece);
     if (region->lock)

@@ -27,6 +27,7 @@ struct region {
     uint64_t base, size;
     uint8_t access_min, access_max;     /* bytes; 0 means 1 and 8 (memory) or 4 (ports) */
     bool accept_narrow;                 /* hand accesses below access_min to the device as they are */
+    bool unaligned;                     /* hand accesses over whole at any offset, not in naturally aligned pieces */
     int priority;                       /* the higher one wins where regions overlap; 0 for most */
     /* `owner` is the device; the access carries the offset within the region. */
     enum access_result (*access)(void *owner, struct access *access);

@@ -325,6 +325,13 @@ static bool option_net(struct options *options, const char *value, struct error 
     return true;
 }
 
+static bool option_display(struct options *options, const char *value, struct error *err)
+{
+    options->config.no_display = !strcmp(value, "none");
+    return options->config.no_display || !strcmp(value, "vga") ||
+           error_set(err, "'%s' is not a display; there are vga and none", value);
+}
+
 static bool option_console(struct options *options, const char *value, struct error *err)
 {
     options->config.console = value;

@@ -1,7 +1,7 @@
 /*
  * 8042 keyboard controller of the PC/AT (IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device
- * Controller", October 1990) with neither keyboard nor mouse plugged in: bytes for the keyboard end in a timeout, and
- * there is no auxiliary port at all. What remains is what kernels use it for: reset, and the A20 gate (which gates nothing).
+ * Controller", October 1990), with a keyboard (dev/ps2_keyboard.c) or with none: then bytes for it end in a timeout. There is no
+ * auxiliary port. The A20 gate gates nothing.
  */
 #include "dev/i8042.h"
 
@@ -12,7 +12,8 @@
 /* Status register */
 enum { STATUS_OBF = 1 << 0, STATUS_SYSTEM = 1 << 2, STATUS_A2 = 1 << 3, STATUS_NOT_INHIBITED = 1 << 4, STATUS_TIMEOUT = 1 << 6 };
 /* Controller command byte */
-enum { BYTE_IRQ_KEYBOARD = 1 << 0, BYTE_SYSTEM = 1 << 2, BYTE_DISABLE_KEYBOARD = 1 << 4, BYTE_DISABLE_AUX = 1 << 5 };
+enum { BYTE_IRQ_KEYBOARD = 1 << 0, BYTE_SYSTEM = 1 << 2, BYTE_DISABLE_KEYBOARD = 1 << 4, BYTE_DISABLE_AUX = 1 << 5,
+       BYTE_TRANSLATE = 1 << 6 };
 /* Output port */
 enum { OUTPUT_NOT_RESET = 1 << 0, OUTPUT_A20 = 1 << 1 };
 
@@ -51,6 +52,49 @@ static void respond(struct i8042 *i8042, uint8_t value, bool timeout)
     i8042->output = value;
     i8042->output_full = true;
     i8042->output_timeout = timeout;
+}
+
+/* With translation on, codes of set 2 become those of set 1: a break prefix becomes bit 7 of the code that follows. */
+static bool translated(struct i8042 *i8042, uint8_t *value)
+{
+    enum { BREAK_PREFIX = 0xF0, EXTENDED = 0xE0, CODES_END = 0x84, BREAK = 0x80 };
+    if (!(i8042->ram[0] & BYTE_TRANSLATE))
+        return true;
+    if (*value == BREAK_PREFIX) {
+        i8042->translate_break = true;
+        return false;
+    }
+    if (*value < CODES_END)
+        *value = key_translate(*value) | (i8042->translate_break ? BREAK : 0);
+    i8042->translate_break = i8042->translate_break && *value == EXTENDED;
+    return true;
+}
+
+/* The next byte of the keyboard, if there is room for it and its clock line is not held. */
+static void take_from_keyboard(struct i8042 *i8042)
+{
+    uint8_t value;
+    while (i8042->has_keyboard && !i8042->output_full && !(i8042->ram[0] & BYTE_DISABLE_KEYBOARD) &&
+           ps2_keyboard_read(&i8042->keyboard, &value))
+        if (translated(i8042, &value))
+            respond(i8042, value, false);
+}
+
+static void to_keyboard(struct i8042 *i8042, uint8_t value)
+{
+    i8042->ram[0] &= ~BYTE_DISABLE_KEYBOARD;
+    if (i8042->has_keyboard)
+        ps2_keyboard_write(&i8042->keyboard, value);
+    else
+        respond(i8042, KEYBOARD_RESEND, true);
+}
+
+bool i8042_key(struct i8042 *i8042, enum key key, bool down)
+{
+    bool taken = !i8042->has_keyboard || ps2_keyboard_key(&i8042->keyboard, key, down);
+    take_from_keyboard(i8042);
+    update_irq(i8042);
+    return taken;
 }
 
 static void write_output_port(struct i8042 *i8042, uint8_t value)
@@ -101,8 +145,10 @@ static void data(struct i8042 *i8042, uint8_t value)
         write_output_port(i8042, value);
     else if (of == COMMAND_WRITE_KEYBOARD_BUFFER || of == COMMAND_WRITE_AUX_BUFFER)
         respond(i8042, value, false);   /* never marked as auxiliary data: by that, drivers see that there is no such port */
+    else if (of == COMMAND_WRITE_AUX)
+        respond(i8042, KEYBOARD_RESEND, true);  /* nobody answers */
     else
-        respond(i8042, KEYBOARD_RESEND, true);  /* for a keyboard or mouse: nobody answers */
+        to_keyboard(i8042, value);
 }
 
 /* --- access --- */
@@ -116,7 +162,9 @@ static enum access_result data_access(void *owner, struct access *access)
     } else {
         access->value = i8042->output;
         i8042->output_full = i8042->output_timeout = false;
+        update_irq(i8042);      /* an edge for each byte */
     }
+    take_from_keyboard(i8042);
     update_irq(i8042);
     return ACCESS_OK;
 }
@@ -127,6 +175,7 @@ static enum access_result control_access(void *owner, struct access *access)
     if (access->write) {
         i8042->last_was_command = true;
         command(i8042, (uint8_t)access->value);
+        take_from_keyboard(i8042);
         update_irq(i8042);
         return ACCESS_OK;
     }
@@ -144,7 +193,8 @@ static void i8042_reset(struct device *device)
     i8042->ram[0] = BYTE_SYSTEM | BYTE_DISABLE_AUX;
     i8042->output_port = OUTPUT_NOT_RESET | OUTPUT_A20;
     i8042->output = i8042->argument_of = 0;
-    i8042->output_full = i8042->output_timeout = i8042->last_was_command = false;
+    i8042->output_full = i8042->output_timeout = i8042->last_was_command = i8042->translate_break = false;
+    ps2_keyboard_reset(&i8042->keyboard);
     irq_set(&i8042->irq, false);
 }
 
@@ -160,7 +210,13 @@ static bool i8042_init(struct device *device, struct error *err)
     return true;
 }
 
-static void i8042_resume(struct device *device) { update_irq((struct i8042 *)device); }
+static void i8042_resume(struct device *device)
+{
+    struct i8042 *i8042 = (struct i8042 *)device;
+    ps2_keyboard_resume(&i8042->keyboard);
+    take_from_keyboard(i8042);
+    update_irq(i8042);
+}
 
 static void i8042_fini(struct device *device)
 {
@@ -175,13 +231,14 @@ static const struct state_field i8042_fields[] = {
     STATE_ARRAY(struct i8042, ram),           STATE_SCALAR(struct i8042, output_port),
     STATE_SCALAR(struct i8042, output),       STATE_SCALAR(struct i8042, output_full),
     STATE_SCALAR(struct i8042, output_timeout), STATE_SCALAR(struct i8042, argument_of),
-    STATE_SCALAR(struct i8042, last_was_command),
+    STATE_SCALAR(struct i8042, last_was_command), STATE_SCALAR_SINCE(struct i8042, translate_break, 2),
+    { "keyboard", STATE_STRUCT, offsetof(struct i8042, keyboard), sizeof(struct ps2_keyboard), 1, 2, &ps2_keyboard_state },
 };
-static const struct state_list i8042_state = STATE_LIST("i8042", 1, i8042_fields);
+static const struct state_list i8042_state = STATE_LIST("i8042", 2, i8042_fields);
 
 const struct device_type device_i8042 = {
     .name = "i8042",
-    .text = "keyboard controller without keyboard or mouse",
+    .text = "keyboard controller",
     .size = sizeof(struct i8042),
     .state = &i8042_state,
     .init = i8042_init,

@@ -17,10 +17,11 @@
 #include "machine/smbios.h"
 #include "mem/ram.h"
 
-enum { FIRMWARE_SIZE_MAX = 16 * MiB, FIRMWARE_ALIGN = 64 * KiB };
+enum { FIRMWARE_SIZE_MAX = 16 * MiB, VGA_BIOS_SIZE_MAX = 256 * KiB, FIRMWARE_ALIGN = 64 * KiB };
 
 struct firmware {
     struct blob image;
+    struct blob vga_bios;       /* padded to a power of two; none with UEFI, which brings its own driver */
 };
 
 /* --- finding the image --- */
@@ -31,6 +32,7 @@ static const struct known {
     const char *path[4];
 } known[] = {
     { "bios", "seabios", { "/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin" } },
+    { "vga-bios", "seabios", { "/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin" } },
 };
 
 static const char *find_image(const char *name, struct error *err)
@@ -48,27 +50,53 @@ static const char *find_image(const char *name, struct error *err)
     return name;
 }
 
+static bool read_vga_bios(struct firmware *firmware, struct error *err)
+{
+    const char *path = find_image("vga-bios", err);
+    struct blob *rom = &firmware->vga_bios;
+    size_t size = 2048;
+    if (!path || !image_read("VGA BIOS", path, rom, err))
+        return false;
+    while (size < rom->size)
+        size *= 2;
+    uint8_t *padded = size <= VGA_BIOS_SIZE_MAX ? realloc((void *)rom->data, size) : NULL;
+    if (!padded)
+        return error_set(err, "the VGA BIOS '%s' is too large", path);
+    memset(padded + rom->size, 0xFF, size - rom->size);
+    *rom = (struct blob){ padded, size, rom->name };
+    return true;
+}
+
+static bool read_image(struct firmware *firmware, const char *path, struct error *err)
+{
+    if (!image_read("firmware", path, &firmware->image, err))
+        return false;
+    return (firmware->image.size <= FIRMWARE_SIZE_MAX && firmware->image.size % FIRMWARE_ALIGN == 0) ||
+           error_set(err, "'%s' is no firmware image: its size is not a multiple of 64K up to 16M", path);
+}
+
 struct firmware *firmware_open(const struct machine_config *config, struct error *err)
 {
     const char *path = find_image(config->firmware, err);
     struct firmware *firmware = path ? calloc(1, sizeof(*firmware)) : NULL;
     if (!firmware)
         return NULL;
-    if (image_read("firmware", path, &firmware->image, err)) {
-        if (firmware->image.size <= FIRMWARE_SIZE_MAX && firmware->image.size % FIRMWARE_ALIGN == 0)
-            return firmware;
-        error_set(err, "'%s' is no firmware image: its size is not a multiple of 64K up to 16M", path);
-    }
+    if (read_image(firmware, path, err) && (config->no_display || read_vga_bios(firmware, err)))
+        return firmware;
     firmware_close(firmware);
     return NULL;
 }
 
 void firmware_close(struct firmware *firmware)
 {
-    if (firmware)
+    if (firmware) {
         free((void *)firmware->image.data);
+        free((void *)firmware->vga_bios.data);
+    }
     free(firmware);
 }
+
+const struct blob *firmware_vga_bios(const struct firmware *firmware) { return &firmware->vga_bios; }
 
 bool firmware_map(struct machine *machine, struct error *err)
 {
@@ -170,6 +198,6 @@ bool firmware_describe(struct machine *machine, struct error *err)
               fw_cfg_add_number(fw_cfg, FW_CFG_MAX_CPUS, config->cpus, 2) &&
               fw_cfg_add_number(fw_cfg, FW_CFG_BOOT_MENU, 0, 2) && add_memory_map(machine) && add_smbios(machine) &&
               add_boot_order(machine) &&
-              (!machine->console || fw_cfg_add_file(fw_cfg, "etc/sercon-port", &serial_console, sizeof(serial_console), NULL));
+              (!machine->console || machine->vga || fw_cfg_add_file(fw_cfg, "etc/sercon-port", &serial_console, sizeof(serial_console), NULL));
     return (ok || error_set(err, "no memory for what the firmware is told")) && firmware_add_acpi(machine, err);
 }

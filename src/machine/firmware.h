@@ -5,13 +5,15 @@
 #ifndef DOPPEL_MACHINE_FIRMWARE_H
 #define DOPPEL_MACHINE_FIRMWARE_H
 
-#include "machine/machine.h"
+#include "machine/boot.h"
 
 struct firmware;
 
 /* Reads the image that config->firmware names. NULL: err says what is missing and what to do. */
 struct firmware *firmware_open(const struct machine_config *config, struct error *err);
 void firmware_close(struct firmware *firmware);
+/* The VGA BIOS, a power of two in size; size 0: none. */
+const struct blob *firmware_vga_bios(const struct firmware *firmware);
 /* Places the image in guest memory; with the machine's other memory. */
 bool firmware_map(struct machine *machine, struct error *err);
 /* Fills in fw_cfg and CMOS. All devices have been made. */

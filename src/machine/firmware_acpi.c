@@ -104,7 +104,7 @@ static void write_script(struct loader *loader)
 static struct loader *make(struct machine *machine)
 {
     struct loader *loader = calloc(1, sizeof(*loader));
-    struct acpi_config config = { .cpus = machine->config.cpus, .hpet = true,
+    struct acpi_config config = { .cpus = machine->config.cpus, .hpet = true, .vga = machine->vga,
                                   .ecam_base = host_bridge_ecam((struct host_bridge *)machine->host_bridge) };
     for (unsigned i = 0; i < config.cpus; i++)
         config.apic_id[i] = machine->vcpu[i]->apic_id;

@@ -67,6 +67,7 @@ struct machine_config {
     bool debug_exit;            /* port 0xF4 */
     bool no_reboot;
     bool rng;                   /* a virtio entropy device */
+    bool no_display;            /* with firmware: there is no VGA, and the BIOS talks on the serial line */
     struct state_log_config state_log;
     FILE *log;
 };
@@ -102,6 +103,8 @@ struct machine {
     struct dma dma;                     /* the machine's own: for MSIs and devices without a requester id */
     struct device *ioapic, *pic, *uart, *acpi_pm, *host_bridge, *lpc, *rtc, *vmgenid;
     struct device *fw_cfg;              /* NULL: no firmware */
+    struct device *i8042;
+    struct device *vga;                 /* NULL: no display */
     struct device *ahci;                /* NULL: no disk is on it */
     struct device *disk_device[MACHINE_DISKS_MAX];      /* the PCI function that each is on */
     struct device *lapic[MACHINE_CPUS_MAX];

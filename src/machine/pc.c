@@ -20,6 +20,7 @@
 #include "dev/apic_bus.h"
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
+#include "dev/display/vga.h"
 #include "dev/fw_cfg.h"
 #include "dev/gsi.h"
 #include "dev/hpet.h"
@@ -37,6 +38,7 @@
 #include "dev/virtio/devices.h"
 #include "dev/vmgenid.h"
 #include "machine/dma.h"
+#include "machine/firmware.h"
 #include "machine/layout.h"
 #include "machine/shadow.h"
 #include "vcpu/thread.h"
@@ -173,6 +175,7 @@ static void wire_i8042(struct device *device, void *opaque)
     struct i8042 *i8042 = (struct i8042 *)device;
     i8042->irq = gsi_line(gsi_of(wiring), IRQ_KEYBOARD);
     i8042->signal = wiring->machine->pc->signal;
+    i8042->has_keyboard = wiring->machine->firmware && !wiring->machine->config.no_display;
 }
 
 static void wire_uart(struct device *device, void *opaque)
@@ -234,6 +237,16 @@ static void wire_pci(struct wiring *wiring, struct device *device)
 }
 
 static void wire_plain_pci(struct device *device, void *opaque) { wire_pci(opaque, device); }
+
+static void wire_vga(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct vga *vga = (struct vga *)device;
+    const struct blob *rom = firmware_vga_bios(wiring->machine->firmware);
+    wire_pci(wiring, device);
+    vga->rom = rom->data;
+    vga->rom_size = (uint32_t)rom->size;
+}
 
 /* Ports in the order of the command line. */
 static void wire_ahci(struct device *device, void *opaque)
@@ -356,7 +369,7 @@ static bool add_chips(struct machine *machine, struct error *err)
         return false;
     return machine->rtc && add(machine, &device_pit, "pit", wire_pit, NULL, err) &&
            add(machine, &device_hpet, "hpet", wire_hpet, NULL, err) &&
-           add(machine, &device_i8042, "i8042", wire_i8042, NULL, err) &&
+           (machine->i8042 = add(machine, &device_i8042, "i8042", wire_i8042, NULL, err)) &&
            (machine->vmgenid = add(machine, &device_vmgenid, "vmgenid", wire_vmgenid, NULL, err)) &&
            (!config->debug_console || add(machine, &device_debugcon, "debugcon", wire_debugcon, NULL, err)) &&
            (!config->debug_exit || add(machine, &device_debug_exit, "debug-exit", wire_debug_exit, NULL, err));
@@ -412,6 +425,8 @@ static bool add_pci(struct machine *machine, struct error *err)
     for (unsigned i = 0; i < PCI_INTX_LINES; i++)
         ((struct host_bridge *)machine->host_bridge)->bus.intx[i] = (struct irq_line){ lpc_set_pirq, machine->lpc, i };
     machine->pc->next_devfn = 8;
+    if (machine->firmware && !config->no_display && !(machine->vga = add(machine, &device_vga, "vga", wire_vga, NULL, err)))
+        return false;
     return add_disks(machine, err) &&
            add_numbered(machine, &device_virtio_net, "virtio-net", config->net_count, wire_virtio_net, err) &&
            add_numbered(machine, &device_virtio_console, "virtio-console", machine->virtio_console != NULL,

@@ -1,10 +1,13 @@
 """What a person has on a disk, through firmware."""
 import os
 import shutil
+import struct
 import subprocess
+import time
+import zlib
 
 from cases import asset, case
-from machine import BOOT_SECONDS, DOPPEL, Failure, exit_status
+from machine import BOOT_SECONDS, DOPPEL, Failure, Monitor, exit_status
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -22,11 +25,67 @@ def boot_sector(test, name="mbr.img"):
 def bios_boot_sector(test):
     path = boot_sector(test)
     for engine in ("interp", "dbt"):
-        with test.machine(path, "--engine", engine) as machine:
+        with test.machine(path, "--engine", engine, "--display", "none") as machine:
             machine.expect(r"SeaBIOS \(version")
             machine.expect(r"^drive 80$")
             machine.expect(r"^the second sector was read$")
+            machine.send("k")
+            machine.expect(r"^key k$")
             machine.end(exit_status("DONE"))
+
+
+def rows_of_screen(path):
+    """The screen's characters, by rows, as what their cells of 9 by 16 pixels look like."""
+    with open(path, "rb") as file:
+        data = file.read()
+    width, height = struct.unpack(">II", data[16:24])
+    packed, at = b"", 8
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at:at + 8])
+        packed += data[at + 8:at + 8 + length] if kind == b"IDAT" else b""
+        at += length + 12
+    raw, lines, before = zlib.decompress(packed), [], bytes(3 * width)
+    for y in range(height):         # PNG §9.2: filters
+        kind, line = raw[y * (3 * width + 1)], bytearray(raw[y * (3 * width + 1) + 1:(y + 1) * (3 * width + 1)])
+        for i, value in enumerate(line):
+            left, up, corner = line[i - 3] if i >= 3 else 0, before[i], before[i - 3] if i >= 3 else 0
+            guess = left + up - corner
+            paeth = min((left, up, corner), key=lambda near, guess=guess: abs(guess - near))
+            line[i] = (value + (0, left, up, (left + up) // 2, paeth)[kind]) & 255
+        before = bytes(line)
+        lines.append(before)
+    return [["".join(lines[16 * row + y][27 * column:27 * (column + 1)].hex() for y in range(16)) for column in range(width // 9)]
+            for row in range(height // 16)]
+
+
+def reads(row, text):
+    """Whether the cells of the row repeat as the text's characters do, and are blank after it."""
+    glyph = {}
+    same = all(glyph.setdefault(character, row[i]) == row[i] for i, character in enumerate(text))
+    return same and len(set(glyph.values())) == len(glyph) and set(row[len(text):]) == {glyph[" "]}
+
+
+def sees(machine, monitor, picture, text, seconds=60):
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        said = monitor.ask("screenshot " + picture)
+        if os.path.exists(picture) and any(reads(row, text) for row in rows_of_screen(picture)):
+            return
+        machine.read(0.2)
+    raise Failure("the screen never shows %r; the monitor says %r" % (text, said))
+
+
+@case("a boot sector's output by BIOS calls is seen on the screen, and a key that is sent arrives")
+def bios_screen(test):
+    socket, picture = test.path("monitor"), test.path("screen.png")
+    with test.machine(boot_sector(test), "--monitor", "socket:" + socket) as machine:
+        while not os.path.exists(socket):
+            machine.read(0.1)
+        with Monitor(socket) as monitor:
+            sees(machine, monitor, picture, "the second sector was read")
+            monitor.ask("sendkey shift-g")
+            sees(machine, monitor, picture, "key G")
+        machine.end(exit_status("DONE"))
 
 
 @case("firmware that is not there, or is none, is told in one sentence")

@@ -1,6 +1,6 @@
 /*
  * A boot sector: says on the BIOS's screen which drive it came from, reads the sector after it with the BIOS's help and prints
- * what that says, waits for a second by the BIOS's clock, and powers off.
+ * what that says, waits for a key and shows it, then for half a second by the BIOS's clock, and powers off.
  */
     .code16
     .globl _start
@@ -27,9 +27,14 @@ _start:
     mov $0x8000, %si
     call print
 end:
+    xor %ah, %ah            /* read a key */
+    int $0x16
+    mov %al, key
+    mov $pressed, %si
+    call print
     mov $0x86, %ah          /* wait CX:DX microseconds */
-    mov $0x0f, %cx
-    mov $0x4240, %dx
+    mov $0x07, %cx
+    mov $0xa120, %dx
     int $0x15
     mov $0x604, %dx         /* S5 */
     mov $0x3400, %ax
@@ -47,6 +52,8 @@ print:
 drive: .byte 0
 hello: .ascii "drive "
 number: .ascii "?0\r\n\0"
+pressed: .ascii "key "
+key: .ascii "?\r\n\0"
     .align 4
 packet: .byte 16, 0         /* one sector, the second, to 0000:8000 */
     .word 1, 0x8000, 0

@@ -246,9 +246,56 @@ static void memory_remembers_all_sizes(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* --- the keyboard --- */
+
+static void configure_with_keyboard(struct device *device, void *opaque)
+{
+    configure_i8042(device, opaque);
+    ((struct i8042 *)device)->has_keyboard = true;
+}
+
+static uint8_t from_keyboard(struct fixture *f)
+{
+    assert_true(in8(f->board, 0x64) & 1);
+    return in8(f->board, 0x60);
+}
+
+static void keyboard_answers_and_reports_keys(void **state)
+{
+    struct fixture *f = *state;
+    device_destroy(f->i8042);
+    struct i8042 *i8042 = board_device(f->board, &device_i8042, configure_with_keyboard, f->board);
+    f->i8042 = &i8042->device;
+    out8(f->board, 0x60, 0xFF);
+    assert_int_equal(from_keyboard(f), 0xFA);
+    assert_int_equal(from_keyboard(f), 0xAA);
+    assert_true(i8042_key(i8042, KEY_A, true));                 /* set 2, untranslated */
+    assert_true(i8042_key(i8042, KEY_A, false));
+    assert_int_equal(from_keyboard(f), 0x1C);
+    assert_int_equal(from_keyboard(f), 0xF0);
+    assert_int_equal(from_keyboard(f), 0x1C);
+    out8(f->board, 0x64, 0x60);
+    out8(f->board, 0x60, 0x41);                                 /* translation and interrupts on */
+    unsigned rises = f->board->rises[KEYBOARD];
+    assert_true(i8042_key(i8042, KEY_LEFT, true));
+    assert_true(i8042_key(i8042, KEY_LEFT, false));
+    assert_int_equal(from_keyboard(f), 0xE0);
+    assert_int_equal(from_keyboard(f), 0x4B);
+    assert_int_equal(from_keyboard(f), 0xE0);
+    assert_int_equal(from_keyboard(f), 0xCB);
+    assert_int_equal(f->board->rises[KEYBOARD] - rises, 4);     /* an edge for each byte */
+    out8(f->board, 0x60, 0xF5);
+    assert_int_equal(from_keyboard(f), 0xFA);
+    assert_true(i8042_key(i8042, KEY_A, true));                 /* nobody looks */
+    assert_false(in8(f->board, 0x64) & 1);
+    assert_int_equal(key_find("delete"), KEY_DELETE);
+    assert_int_equal(key_find("no such key"), KEY_COUNT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(keyboard_answers_and_reports_keys, setup, teardown),
         CASE(pm_timer_counts_at_3_579545_mhz),
         CASE(timer_carry_sets_its_status_and_interrupts),
         CASE(power_button_raises_the_sci_until_it_is_acknowledged),

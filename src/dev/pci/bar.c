@@ -4,13 +4,15 @@
  */
 #include "dev/pci/internal.h"
 
+#include <string.h>
+
 enum {
     PHYSICAL_BITS = 52,         /* SDM3 §4.1.4: no processor addresses more */
     /* Board chips stand above BARs: a guest cannot cover the I/O APIC with a device. */
     BAR_PRIORITY = -1,
 };
 
-static unsigned bar_offset(unsigned bar) { return PCI_BASE_ADDRESS_0 + 4 * bar; }
+static unsigned bar_offset(unsigned bar) { return bar == PCI_ROM_BAR ? PCI_ROM_ADDRESS : PCI_BASE_ADDRESS_0 + 4 * bar; }
 
 static enum access_result bar_access(void *owner, struct access *access)
 {
@@ -37,6 +39,27 @@ void pci_bar_init(struct pci_function *function, unsigned number, const char *na
         pci_set(function->write_mask, at + 4, 4, (uint32_t)(mask >> 32));
 }
 
+static enum access_result rom_access(void *owner, struct access *access)
+{
+    struct pci_function *function = owner;
+    if (access->write)
+        return ACCESS_OK;
+    access->value = 0;
+    memcpy(&access->value, function->rom + access->address, access->size);
+    return ACCESS_OK;
+}
+
+void pci_rom_init(struct pci_function *function, const uint8_t *data, uint32_t size)
+{
+    function->rom = data;
+    struct pci_bar *bar = &function->bar[PCI_ROM_BAR];
+    assert(size >= 2048 && !(size & (size - 1)));
+    *bar = (struct pci_bar){ .size = size, .function = function, .access = rom_access, .owner = function };
+    bar->region = (struct region){ .name = "rom", .size = size, .priority = BAR_PRIORITY, .access = bar_access, .owner = bar,
+                                   .lock = function->device.world.lock };
+    pci_set(function->write_mask, PCI_ROM_ADDRESS, 4, ~(size - 1) | PCI_ROM_ADDRESS_ENABLE);
+}
+
 static uint64_t bar_address(const struct pci_function *function, unsigned number)
 {
     const struct pci_bar *bar = &function->bar[number];
@@ -51,7 +74,8 @@ static bool bar_decodes(const struct pci_function *function, const struct pci_ba
 {
     uint16_t command = function->config[PCI_COMMAND];
     uint64_t limit = bar->io ? 0x10000 : BIT(PHYSICAL_BITS);
-    return (command & (bar->io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY)) && address && address < limit &&
+    bool enabled = bar != &function->bar[PCI_ROM_BAR] || function->config[PCI_ROM_ADDRESS] & PCI_ROM_ADDRESS_ENABLE;
+    return enabled && (command & (bar->io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY)) && address && address < limit &&
            bar->size <= limit - address;
 }
 
@@ -79,14 +103,14 @@ static void bar_update(struct pci_function *function, unsigned number)
 
 void pci_bars_update(struct pci_function *function)
 {
-    for (unsigned i = 0; i < PCI_BARS; i++)
+    for (unsigned i = 0; i <= PCI_ROM_BAR; i++)
         if (function->bar[i].size)
             bar_update(function, i);
 }
 
 void pci_bars_unmap(struct pci_function *function)
 {
-    for (unsigned i = 0; i < PCI_BARS; i++)
+    for (unsigned i = 0; i <= PCI_ROM_BAR; i++)
         if (function->bar[i].size)
             bar_unmap(function, &function->bar[i]);
 }

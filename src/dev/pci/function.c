@@ -118,7 +118,7 @@ static bool touches(unsigned offset, unsigned size, unsigned first, unsigned byt
 static void config_effects(struct pci_function *function, unsigned offset, unsigned size)
 {
     bool command = touches(offset, size, PCI_COMMAND, 2);
-    if (command || touches(offset, size, PCI_BASE_ADDRESS_0, 4 * PCI_BARS))
+    if (command || touches(offset, size, PCI_BASE_ADDRESS_0, 4 * PCI_BARS) || touches(offset, size, PCI_ROM_ADDRESS, 4))
         pci_bars_update(function);
     if (offset >= PCI_STD_HEADER_SIZEOF)
         pci_msi_update(function);

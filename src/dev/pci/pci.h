@@ -13,7 +13,7 @@
 #include "base/base.h"
 #include "dev/device.h"
 
-enum { PCI_CONFIG_SIZE = 4096, PCI_BARS = 6, PCI_MSIX_MAX = 64, PCI_INTX_LINES = 8 };
+enum { PCI_CONFIG_SIZE = 4096, PCI_BARS = 6, PCI_ROM_BAR = PCI_BARS, PCI_MSIX_MAX = 64, PCI_INTX_LINES = 8 };
 
 struct pci_bus;
 struct pci_function;
@@ -49,7 +49,8 @@ struct pci_function {
     uint8_t config[PCI_CONFIG_SIZE];
     uint8_t write_mask[PCI_CONFIG_SIZE];        /* bits the guest may write */
     uint8_t w1c_mask[PCI_CONFIG_SIZE];          /* bits cleared by writing 1 */
-    struct pci_bar bar[PCI_BARS];
+    struct pci_bar bar[PCI_BARS + 1];           /* the last one is the expansion ROM's */
+    const uint8_t *rom;                         /* what it shows */
     uint16_t capability_end;                    /* where the next capability goes */
     uint16_t msi_capability;                    /* 0: no MSI */
     struct pci_msix msix;
@@ -88,6 +89,8 @@ void pci_function_fini(struct pci_function *function);
 /* Declares a BAR. For a larger granularity of accesses change bar[].region.access_min/max afterwards. */
 void pci_bar_init(struct pci_function *function, unsigned bar, const char *name, uint64_t size, bool is64, bool io,
                   enum access_result (*access)(void *owner, struct access *access), void *owner);
+/* Expansion ROM (PCI Local Bus 3.0 §6.2.5.2): a power of two of bytes, borrowed. */
+void pci_rom_init(struct pci_function *function, const uint8_t *data, uint32_t size);
 /* Appends a capability; returns its offset. */
 uint16_t pci_add_capability(struct pci_function *function, uint8_t id, uint8_t size);
 void pci_add_msi(struct pci_function *function);
