@@ -6,7 +6,7 @@ import re
 import jsonschema
 import yaml
 
-from harness import ROOT, Case, main
+from harness import ROOT, Case, main, wait_until
 
 with open(os.path.join(ROOT, "docs", "api", "openapi.yaml"), encoding="utf-8") as description:
     API = yaml.safe_load(description)
@@ -203,7 +203,6 @@ class Served(Case):
         self.call("PUT", "/doppel/v1/monitor", {"command": 7}, 400)
         self.call("PUT", "/doppel/v1/console", {}, 400)
         self.call("PUT", "/api/v1/vm.reboot", status=204)
-        self.call("PUT", "/api/v1/vm.power-button", status=204)
         self.call("PUT", "/api/v1/vm.shutdown", status=204)
         self.assertEqual(self.state("vm"), "Created")
         self.call("PUT", "/api/v1/vm.shutdown", status=405)
@@ -211,7 +210,11 @@ class Served(Case):
         self.assertEqual(self.state("vm"), "Running")
         self.call("PUT", "/api/v1/vm.delete", status=204)
         self.assertEqual(self.state("vm"), "Empty")
-        self.call("PUT", "/api/v1/vmm.shutdown", status=204)
+        self.call("PUT", "/api/v1/vm.create", config, 204)
+        self.call("PUT", "/api/v1/vm.boot", status=204)
+        self.call("PUT", "/api/v1/vm.power-button", status=204)
+        wait_until("the guest has powered off, and the process ended", lambda: self.state("vm") == "Ended")
+        self.assertEqual(self.ps()[0]["reason"], "the guest powered off")
 
 
 main(__name__)
