@@ -400,6 +400,12 @@ static bool option_no_reboot(struct options *options, const char *value, struct 
     return true;
 }
 
+static bool option_perf_map(struct options *options, const char *value, struct error *err)
+{
+    options->config.perf_map = true;
+    return true;
+}
+
 static bool option_counters(struct options *options, const char *value, struct error *err)
 {
     options->counters = true;

@@ -4,7 +4,10 @@
  */
 #include "machine/machine.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -37,7 +40,7 @@ void machine_config_defaults(struct machine_config *config)
 
 static const char *engine_name(const struct machine_config *config)
 {
-    return config->engine ? config->engine : "interp";
+    return config->engine ? config->engine : "dbt";
 }
 
 static bool check_config(const struct machine_config *config, struct error *err)
@@ -139,6 +142,7 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
     vcpu->ports = machine->ports;
     vcpu->clock = machine->clock;
     vcpu->log = &machine->log;
+    vcpu->perf_map = machine->perf_map;
     vcpu->all = machine->vcpu;
     vcpu->all_count = machine->config.cpus;
     vcpu->system_event = system_event;
@@ -201,6 +205,15 @@ static bool first_state(struct machine *machine, const struct machine_origin *or
     return origin->load(origin->owner, machine, err);
 }
 
+/* Where perf looks for it. */
+static bool open_perf_map(struct machine *machine, struct error *err)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/tmp/perf-%ld.map", (long)getpid());
+    machine->perf_map = fopen(path, "we");
+    return machine->perf_map || error_errno(err, errno, "cannot write %s", path);
+}
+
 static bool build(struct machine *machine, const struct machine_origin *origin, struct error *err)
 {
     const struct machine_config *config = &machine->config;
@@ -224,6 +237,8 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
         return error_set(err, "no memory for a machine");
     machine->model = x86_model_create(config->cpu_model, config->cpus, clock_tsc_hz(machine->clock), err);
     if (!machine->model)
+        return false;
+    if (config->perf_map && !open_perf_map(machine, err))
         return false;
     return add_memory(machine, err) && create_vcpus(machine, err) && pc_build(machine, err) &&
            (!machine->firmware || firmware_describe(machine, err)) && first_state(machine, origin, err);
@@ -265,6 +280,8 @@ void machine_destroy(struct machine *machine)
     for (unsigned i = 0; machine->vcpu && i < machine->config.cpus; i++)
         destroy_vcpu(machine->vcpu[i]);
     free(machine->vcpu);
+    if (machine->perf_map)
+        fclose(machine->perf_map);
     if (machine->model)
         x86_model_destroy(machine->model);
     if (machine->ports)

@@ -66,6 +66,7 @@ struct machine_config {
     unsigned extra_count;
     bool debug_exit;            /* port 0xF4 */
     bool no_reboot;
+    bool perf_map;              /* write a map of translated code for perf */
     bool rng;                   /* a virtio entropy device */
     bool no_display;            /* with firmware: there is no VGA, and the BIOS talks on the serial line */
     struct state_log_config state_log;
@@ -123,6 +124,7 @@ struct machine {
     unsigned pause_depth;
     pthread_mutex_t snapshot_lock;      /* one snapshot at a time; taken before pause_lock */
     char snapshot_id[33];               /* since which DIRTY_SNAPSHOT marks pages (machine/snapshot.h); empty: none */
+    FILE *perf_map;                     /* NULL: none */
     struct images *images;              /* machine/image.h */
     struct firmware *firmware;          /* machine/firmware.h; NULL: none */
     struct state_log *state_log;        /* NULL: none */

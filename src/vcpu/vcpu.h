@@ -189,6 +189,7 @@ struct vcpu {
     const struct intc_ops *intc_ops;
     void *intc;
     struct log *log;
+    struct _IO_FILE *perf_map;          /* where an engine names the host code that it makes, for perf; NULL: nowhere */
     struct counters counters;
     struct vcpu **all;                  /* every vCPU of the machine, all_count of them */
     unsigned all_count;

@@ -1,4 +1,4 @@
-"""Boots on the binary translator, and with the engine changed under way."""
+"""Boots on the interpreter (all others run on the translator), and with the engine changed under way."""
 import os
 import subprocess
 
@@ -6,14 +6,19 @@ from cases import asset, case, to_a_shell
 from machine import DOPPEL, ROOT, Failure, Monitor, exit_status
 
 
-@case("Debian's cloud kernel boots to a shell on the translator")
-def dbt(test):
-    to_a_shell(test, "cloud", "x86_64", options=("--engine", "dbt"))
+@case("Debian's cloud kernel boots to a shell on the interpreter")
+def interpreter(test):
+    to_a_shell(test, "cloud", "x86_64", options=("--engine", "interp"))
 
 
-@case("Debian's cloud kernel boots to a shell on the translator with two processors", cpus=2)
-def dbt_smp(test):
-    to_a_shell(test, "cloud", "x86_64", cpus=2, options=("--engine", "dbt"))
+@case("Debian's cloud kernel boots to a shell on the interpreter with two processors", cpus=2)
+def interpreter_smp(test):
+    to_a_shell(test, "cloud", "x86_64", cpus=2, options=("--engine", "interp"))
+
+
+@case("a 32-bit kernel boots to a shell on the interpreter")
+def interpreter_i386(test):
+    to_a_shell(test, "686", "i686", optional=True, options=("--engine", "interp"))
 
 
 def switched(test, cpus, options=(), pause=0.03, least=20):

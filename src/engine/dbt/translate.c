@@ -1,4 +1,6 @@
 /* A trace becomes host code. */
+#include <stdio.h>
+
 #include "engine/dbt/plan.h"
 
 /* Where the trace is left before its first instruction. */
@@ -152,6 +154,13 @@ static void keep_traps(struct work *w)
     memcpy(w->t->trap, w->trap, w->trap_count * sizeof(struct trap));
 }
 
+/* A line of /tmp/perf-PID.map, as Linux's tools/perf/Documentation/jit-interface.txt has it. */
+static void name_for_perf(const struct work *w, const uint8_t *end)
+{
+    fprintf(w->vcpu->perf_map, "%llx %llx %s_%llx%s\n", (unsigned long long)(uintptr_t)w->t->code,
+            (unsigned long long)(end - w->t->code), w->user ? "user" : "kernel", (unsigned long long)w->t->rip, w->window ? "_window" : "");
+}
+
 struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
 {
     struct work *w = dbt->work;
@@ -176,6 +185,8 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
         w->simd |= w->plan[i].simd;
     translate_trace(w);
     keep_traps(w);
+    if (unlikely(vcpu->perf_map))
+        name_for_perf(w, emit_here(&w->e));
     dbt->code = (uint8_t *)align_up((uintptr_t)w->e.at, 16);
     dbt_add(dbt, w->t);
     counter_add(&vcpu->counters, COUNTER_translations, 1);
