@@ -54,7 +54,7 @@
 
 /* In instructions of translated code; about 2,000 are a microsecond. */
 enum {
-    THRESHOLD_MIN = 10000000, THRESHOLD_MAX = 32 * THRESHOLD_MIN,
+    THRESHOLD_MIN = WINDOW_HOT, THRESHOLD_MAX = 32 * THRESHOLD_MIN,
     COST_FAULT = 16000,                 /* the signal, the slow path, and coming back */
     COST_COMPARED_PIECE = 600,          /* the walk and 512 comparisons */
 };

@@ -22,6 +22,7 @@ enum {
     WINDOW_CHUNK_SHIFT = 36,            /* a window is 64 GiB of guest-linear addresses */
     WINDOW_BIAS = WINDOW_CHUNK_SHIFT,   /* r15 - table; tables are aligned to 64 bytes and more */
     WINDOW_OPERAND = 4096,              /* longest operand */
+    WINDOW_HOT = 10000000,              /* user instructions that an address space runs before it gets windows, at first */
 };
 
 /* Can this host have windows at all? Asked once; without, the functions below do nothing and find nothing. */

@@ -11,7 +11,7 @@
 
 #include "mmu/window.h"
 
-enum { RAM_BYTES = 64 << 20, HOT = 20000000 };
+enum { RAM_BYTES = 64 << 20, HOT = WINDOW_HOT };
 static const uint64_t root = 0x1000, root2 = 0x2000, tables = 0x10000, gla = 0x7F0012345000;
 static const uint64_t page_a = 0x400000, page_b = 0x801000;
 static const uint64_t user = PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
