@@ -197,6 +197,26 @@ static void advance_many(struct vcpu *vcpu, const struct op *op, enum gpr reg, u
     set_index(vcpu, op, reg, vcpu->gpr[reg] + count * op->size);
 }
 
+/* direct_run, after the TLB's entry has been made if that is possible. */
+static uint64_t filled_run(struct vcpu *vcpu, const struct op *op, uint64_t gla, enum mmu_use use, uint8_t **host)
+{
+    if (!mmu_probe(vcpu, gla, 1, use == MMU_WRITE, vcpu->mmu->data_class)) {
+        vcpu->pending.kind = EVENT_NONE;        /* the fault is for the element */
+        return 0;
+    }
+    return direct_run(vcpu, op, gla, use, host);
+}
+
+/*
+ * Source and destination whose pages share an entry of the TLB drive each other out of it: each is taken when it is in. What was found
+ * first still holds when the other is: nothing but the walk comes between.
+ */
+static uint64_t contended_run(struct vcpu *vcpu, const struct op *op, uint64_t from_gla, uint64_t to_gla, uint8_t **from, uint8_t **to)
+{
+    uint64_t readable = filled_run(vcpu, op, from_gla, MMU_READ, from);
+    return readable ? min_u64(readable, filled_run(vcpu, op, to_gla, MMU_WRITE, to)) : 0;
+}
+
 /* Moves up to `limit` elements; returns how many. */
 static uint64_t movs_run(struct vcpu *vcpu, const struct op *op, uint64_t limit)
 {
@@ -204,6 +224,13 @@ static uint64_t movs_run(struct vcpu *vcpu, const struct op *op, uint64_t limit)
     uint8_t *from, *to;
     if (!run_linear(vcpu, op, op->seg, RSI, &from_gla) || !run_linear(vcpu, op, ES, RDI, &to_gla))
         return 0;
+    if (tlb_index(from_gla) == tlb_index(to_gla) && (from_gla ^ to_gla) >= PAGE_SIZE &&
+        (count = min_u64(limit, contended_run(vcpu, op, from_gla, to_gla, &from, &to)))) {
+        copy_elements(to, from, count, op->size);
+        advance_many(vcpu, op, RSI, count);
+        advance_many(vcpu, op, RDI, count);
+        return count;
+    }
     limit = min_u64(limit, direct_run(vcpu, op, from_gla, MMU_READ, &from));
     if (limit && (count = min_u64(limit, direct_run(vcpu, op, to_gla, MMU_WRITE, &to)))) {
         copy_elements(to, from, count, op->size);
