@@ -64,9 +64,9 @@ def engine_switch_often_smp(test):
     switched(test, 2, pause=0.002, least=300)
 
 
-def lockstep(test, kernel, *settings, engines="interp,dbt", work="cpu", optional=False):
+def lockstep(test, kernel, *settings, engines="interp,dbt", work="cpu"):
     options = ["--memory", "256M", "--no-reboot", "--console", "file:" + test.path("console"),
-               "--kernel", asset("kernel", kernel, optional=optional), "--initrd", asset("initramfs", kernel, optional=optional),
+               "--kernel", asset("kernel", kernel), "--initrd", asset("initramfs", kernel),
                "--append", "console=ttyS0 panic=-1 doppel.test=" + work]
     run = subprocess.run([os.path.join(ROOT, "tools", "lockstep.py"), "--doppel", DOPPEL, "--engines", engines, *settings, "--",
                           *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -110,13 +110,3 @@ def lockstep_fine(test):
 @case("in step through hashes, compression, floating point and division of user programs", long=True, cpus=2)
 def lockstep_results(test):
     lockstep(test, "cloud", "--every", "100003", "--memory", "2000", work="results")
-
-
-@case("in step through the boot of Debian's standard kernel", long=True, cpus=2)
-def lockstep_amd64(test):
-    lockstep(test, "amd64", "--every", "20011", "--memory", "5000", optional=True)
-
-
-@case("in step through the boot of the 32-bit kernel with PAE", long=True, cpus=2)
-def lockstep_686_pae(test):
-    lockstep(test, "686-pae", "--every", "20011", "--memory", "5000", optional=True)
