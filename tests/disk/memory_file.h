@@ -53,7 +53,8 @@ static inline void memory_put(struct memory_store *store, const void *bytes, uin
         memset(store->bytes + store->size, 0, offset + size - store->size);
         store->size = offset + size;
     }
-    memcpy(store->bytes + offset, bytes, size);
+    if (size)
+        memcpy(store->bytes + offset, bytes, size);
 }
 
 static inline int memory_read(struct disk_file *file, const struct iovec *iov, int count, uint64_t offset)
