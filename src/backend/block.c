@@ -19,7 +19,7 @@ enum { FAILURES_SHOWN = 20 };   /* a full host disk would fill the log too */
 
 bool block_is_raw(const struct block *block)
 {
-    return block->image->ops->format == DISK_FORMAT_RAW;
+    return block->image->ops->format == DISK_FORMAT_RAW && disk_file_fd(block->image->file) >= 0;
 }
 
 static bool open_image(struct block *block, const struct block_options *options, struct error *err)

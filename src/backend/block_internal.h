@@ -60,7 +60,7 @@ void block_part_free(struct block_request *request);
  */
 bool block_part_next(struct block_request *request, int64_t result, int *status);
 
-/* Whether requests are made of parts for the host; else block_call_image carries out a whole one. */
+/* A raw image in a file of the host: requests are made of parts for io_uring or preadv(); else block_call_image carries out a whole one. */
 bool block_is_raw(const struct block *block);
 int block_call_image(struct block *block, const struct block_request *request);
 

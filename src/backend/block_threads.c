@@ -12,7 +12,7 @@
 
 #include "base/error.h"
 
-enum { POOL_THREADS = 4 };
+enum { POOL_THREADS = 8 };
 
 struct request_list {
     struct block_request *first, *last;

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backend/disk_nbd.h"
 #include "backend/iov.h"
 #include "base/base.h"
 #include "base/error.h"
@@ -153,6 +154,8 @@ static bool open_host(struct host_file *host, const char *path, const struct dis
 
 struct disk_file *disk_file_open(const char *path, const struct disk_file_options *options, struct error *err)
 {
+    if (options->use == DISK_FILE_OPEN && disk_nbd_is_uri(path))
+        return disk_nbd_open(path, options->read_only, err);
     struct host_file *host = calloc(1, sizeof(*host));
     char *name = strdup(path);
     if (!host || !name) {
@@ -171,15 +174,17 @@ struct disk_file *disk_file_open(const char *path, const struct disk_file_option
 
 int disk_file_fd(const struct disk_file *file)
 {
-    return host_of(file)->fd;
+    return file->ops == &host_ops ? host_of(file)->fd : -1;
 }
 
 bool disk_file_freeze(struct disk_file *file, struct error *err)
 {
     int fd = disk_file_fd(file), flags = fcntl(fd, F_GETFL);
+    file->read_only = true;
+    if (fd < 0)
+        return true;
     if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_DIRECT) != 0)
         return error_errno(err, errno, "cannot change how %s is used", file->name);
-    file->read_only = true;
     return lock_file(file, err);
 }
 

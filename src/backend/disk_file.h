@@ -48,13 +48,13 @@ struct disk_file_options {
 };
 
 /*
- * A file or block device of the host, locked (F_OFD_SETLK: shared when read-only, else exclusive). NULL: err names file
+ * An NBD server's export, if the name is its URI (disk_nbd.h); else a file or block device of the host, locked (F_OFD_SETLK: shared when read-only, else exclusive). NULL: err names file
  * and reason.
  */
 struct disk_file *disk_file_open(const char *path, const struct disk_file_options *options, struct error *err);
-/* The descriptor of a host's file. */
+/* The descriptor of a host's file; -1 if it is none. */
 int disk_file_fd(const struct disk_file *file);
-/* A host's file, nothing under way: it is only read from now on, and others may do the same. */
+/* Nothing under way: it is only read from now on, and others may do the same. */
 bool disk_file_freeze(struct disk_file *file, struct error *err);
 
 void disk_file_close(struct disk_file *file);       /* may be NULL */

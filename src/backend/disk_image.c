@@ -64,8 +64,8 @@ static struct disk_image *open_format(struct disk_file *file, const struct disk_
 {
     enum disk_format format = options->format;
     bool fits = settle_format(file, &format, options->direct, err);
-    if (fits && format == DISK_FORMAT_QCOW2 && options->direct)
-        fits = error_set(err, "%s: direct is for raw images", file->name);
+    if (fits && options->direct && (format == DISK_FORMAT_QCOW2 || disk_file_fd(file) < 0))
+        fits = error_set(err, "%s: direct is for raw images in files and block devices", file->name);
     if (!fits) {
         disk_file_close(file);
         return NULL;
@@ -204,6 +204,10 @@ static struct disk_file *make_overlay(struct disk_image *image, const char *path
 {
     char name[PATH_MAX];
     const struct disk_file_options how = { .use = path ? DISK_FILE_CREATE : DISK_FILE_TEMPORARY };
+    if (path && disk_file_fd(image->file) < 0) {
+        error_set(err, "%s is no file of this host, and an overlay that names it could not be opened again", image->file->name);
+        return NULL;
+    }
     /* A temporary file has no use for a name: nobody opens it again. */
     if (path && !realpath(image->file->name, name)) {
         error_errno(err, errno, "cannot find %s", image->file->name);

@@ -39,6 +39,15 @@ static inline void iov_clear(const struct iovec *iov, int count)
         memset(iov[i].iov_base, 0, iov[i].iov_len);
 }
 
+/* To a buffer that is as long as they are together. */
+static inline void iov_gather(const struct iovec *iov, int count, uint8_t *to)
+{
+    for (int i = 0; i < count; i++) {
+        memcpy(to, iov[i].iov_base, iov[i].iov_len);
+        to += iov[i].iov_len;
+    }
+}
+
 /* From a buffer that is as long as they are together. */
 static inline void iov_fill(const struct iovec *iov, int count, const uint8_t *from)
 {
