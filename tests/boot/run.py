@@ -19,6 +19,7 @@ import traceback
 
 import cases
 import cases_cli     # noqa: F401 (adds its tests to cases.ALL)
+import cases_disk    # noqa: F401 (the same)
 import cases_engine  # noqa: F401 (the same)
 import cases_workload  # noqa: F401 (the same)
 import cases_snapshot  # noqa: F401 (the same)
