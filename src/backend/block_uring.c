@@ -14,7 +14,11 @@
 
 #include "base/error.h"
 
-enum { RING_ENTRIES = 128 };
+/*
+ * What the host has in its cache is copied by whoever submits, a processor of the guest that holds the board lock. Large transfers are
+ * left to the kernel's own threads, where several run at once.
+ */
+enum { RING_ENTRIES = 128, LARGE = 128 * 1024 };
 
 struct uring {
     struct block *block;
@@ -36,6 +40,8 @@ static void prepare(struct io_uring_sqe *sqe, int fd, struct block_request *requ
         io_uring_prep_fallocate(sqe, fd, part->mode, (off_t)part->offset, (off_t)part->size);
         break;
     }
+    if (part->size >= LARGE)
+        io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
     io_uring_sqe_set_data(sqe, request);
 }
 
