@@ -161,7 +161,6 @@ int qcow2_table_get(struct qcow2 *q, struct qcow2_cache *cache, uint64_t offset,
 /* A table of zeroes in a cluster that was just allocated. */
 int qcow2_table_make(struct qcow2 *q, struct qcow2_cache *cache, uint64_t offset, struct qcow2_table **table);
 void qcow2_cache_free(struct qcow2_cache *cache);
-bool qcow2_cache_crowded(const struct qcow2_cache *cache);      /* so much is dirty that a flush is due */
 
 /* --- qcow2_refcount.c; lock held --- */
 uint64_t qcow2_count_in(const struct qcow2 *q, const uint8_t *block, uint64_t index);
@@ -215,6 +214,8 @@ int qcow2_unpack(struct qcow2 *q, uint64_t entry, uint8_t *cluster);
 /* --- qcow2_flush.c --- */
 /* Lock not held. counts: refcounts too, lazy or not. */
 int qcow2_flush(struct qcow2 *q, bool counts);
+/* After a request: changes wait in memory for the guest's next flush, but not without limit. */
+int qcow2_relieve(struct qcow2 *q);
 
 /* --- qcow2_resize.c --- */
 int qcow2_resize(struct disk_image *image, uint64_t size);

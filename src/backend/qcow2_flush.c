@@ -234,3 +234,16 @@ int qcow2_flush(struct qcow2 *q, bool counts)
     pthread_mutex_unlock(&q->flush_lock);
     return status;
 }
+
+static bool crowded(const struct qcow2_cache *cache)
+{
+    return cache->dirty > cache->limit / 2;
+}
+
+int qcow2_relieve(struct qcow2 *q)
+{
+    pthread_mutex_lock(&q->lock);
+    bool counts = crowded(&q->blocks), due = counts || crowded(&q->l2);
+    pthread_mutex_unlock(&q->lock);
+    return due ? qcow2_flush(q, counts) : 0;
+}

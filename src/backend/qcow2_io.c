@@ -236,15 +236,6 @@ static int write_rest(struct qcow2 *q, const struct transfer *t, uint64_t *done)
     return 0;
 }
 
-/* Changes wait in memory for the guest's next flush, but not without limit. */
-static int relieve(struct qcow2 *q)
-{
-    pthread_mutex_lock(&q->lock);
-    bool counts = qcow2_cache_crowded(&q->blocks), crowded = counts || qcow2_cache_crowded(&q->l2);
-    pthread_mutex_unlock(&q->lock);
-    return crowded ? qcow2_flush(q, counts) : 0;
-}
-
 int qcow2_write(struct disk_image *image, const struct iovec *iov, int count, uint64_t offset)
 {
     struct qcow2 *q = qcow2_of(image);
@@ -261,5 +252,5 @@ int qcow2_write(struct disk_image *image, const struct iovec *iov, int count, ui
     qcow2_range_lock(q, &range, offset + done, t.size - done, true);
     status = write_rest(q, &t, &done);
     qcow2_range_unlock(q, &range);
-    return status ? status : relieve(q);
+    return status ? status : qcow2_relieve(q);
 }

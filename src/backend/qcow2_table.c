@@ -117,8 +117,3 @@ void qcow2_cache_free(struct qcow2_cache *cache)
         drop_first(cache);
     cache->dirty = 0;
 }
-
-bool qcow2_cache_crowded(const struct qcow2_cache *cache)
-{
-    return cache->dirty > cache->limit / 2;
-}

@@ -79,21 +79,13 @@ static void whole_clusters(const struct qcow2 *q, uint64_t offset, uint64_t size
         *end = *first;
 }
 
-static int relieve(struct qcow2 *q)
-{
-    pthread_mutex_lock(&q->lock);
-    bool crowded = qcow2_cache_crowded(&q->l2);
-    pthread_mutex_unlock(&q->lock);
-    return crowded ? qcow2_flush(q, false) : 0;
-}
-
 int qcow2_discard(struct disk_image *image, uint64_t offset, uint64_t size)
 {
     struct qcow2 *q = qcow2_of(image);
     uint64_t first, end;
     whole_clusters(q, offset, size, &first, &end);
     int status = empty(q, first, end - first, DISCARD);
-    return status ? status : relieve(q);
+    return status ? status : qcow2_relieve(q);
 }
 
 static int write_zero_bytes(struct disk_image *image, uint64_t offset, uint64_t size)
@@ -120,5 +112,5 @@ int qcow2_write_zeroes(struct disk_image *image, uint64_t offset, uint64_t size,
         status = empty(q, first, end - first, unmap ? ZERO : ZERO_KEEPING_SPACE);
     if (!status && end < offset + size)
         status = write_zero_bytes(image, end, offset + size - end);
-    return status ? status : relieve(q);
+    return status ? status : qcow2_relieve(q);
 }
