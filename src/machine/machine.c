@@ -205,12 +205,13 @@ static bool first_state(struct machine *machine, const struct machine_origin *or
     return origin->load(origin->owner, machine, err);
 }
 
-/* Where perf looks for it. */
+/* Where perf looks for it. Anybody may have put something of that name there, so it is made anew. */
 static bool open_perf_map(struct machine *machine, struct error *err)
 {
     char path[64];
     snprintf(path, sizeof(path), "/tmp/perf-%ld.map", (long)getpid());
-    machine->perf_map = fopen(path, "we");
+    unlink(path);
+    machine->perf_map = fopen(path, "wxe");
     return machine->perf_map || error_errno(err, errno, "cannot write %s", path);
 }
 
