@@ -15,7 +15,7 @@ class Commands(Case):
         self.assertEqual(row["pid"], self.processes[0].pid)
         self.assertRegex(self.doppel("ps"), r"(?m)^web +Running +%d +1 +16 MiB " % row["pid"])
         text = self.doppel("info", "web")
-        for line in (r"state +Running", r"engine +interp", r"memory +16 MiB", r"kernel +%s" % self.image, r"device +uart0"):
+        for line in (r"state +Running", r"engine +dbt", r"memory +16 MiB", r"kernel +%s" % self.image, r"device +uart0"):
             self.assertRegex(text, "(?m)^%s$" % line)
         self.assertEqual(self.doppel("ps", "--names"), "web\n")
 
