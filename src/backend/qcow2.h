@@ -170,6 +170,8 @@ int qcow2_count_set(struct qcow2 *q, uint64_t cluster, uint64_t count);
 int qcow2_count_put(struct qcow2 *q, uint64_t cluster, uint64_t count, uint64_t *next);
 /* Finds up to `want` clusters in a row and counts them as used. */
 int qcow2_allocate(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got);
+/* As many clusters in a row, for a table. */
+int qcow2_allocate_row(struct qcow2 *q, uint64_t clusters, uint64_t *offset);
 /* The clusters were never referred to: free at once. */
 void qcow2_release(struct qcow2 *q, uint64_t offset, uint64_t clusters);
 /* The clusters are not referred to any more: free after the next flush. */

@@ -163,7 +163,6 @@ static int enter_counts(struct survey *s)
             status = s->count[i] >> min_u64(31, BIT(q->refcount_order)) ? EILSEQ : qcow2_count_put(q, i, s->count[i], &next);
     for (uint64_t i = s->clusters; i < next && !status; i++)
         status = qcow2_count_put(q, i, 1, &next);
-    q->hint = next;             /* the old table and blocks are free now, but the header still names them */
     return status;
 }
 
@@ -184,8 +183,5 @@ int qcow2_recount(struct qcow2 *q)
         pthread_mutex_unlock(&q->lock);
     }
     free(s.count);
-    if (!status)
-        status = qcow2_flush(q, true);
-    q->hint = 1;
-    return status;
+    return status ? status : qcow2_flush(q, true);
 }

@@ -50,10 +50,10 @@ static int take(struct write_out **list, struct qcow2_cache *cache, struct qcow2
 static int move_table(struct qcow2 *q, struct plan *plan)
 {
     while (q->reftable.size > q->reftable_room && !plan->move_table) {
-        uint64_t size = q->reftable.size, offset, got;
-        int status = qcow2_allocate(q, size >> q->cluster_bits, &offset, &got);
-        if (!status && (got << q->cluster_bits) < q->reftable.size)
-            status = qcow2_free_later(q, offset, got);
+        uint64_t size = q->reftable.size, offset;
+        int status = qcow2_allocate_row(q, size >> q->cluster_bits, &offset);
+        if (!status && size < q->reftable.size)
+            status = qcow2_free_later(q, offset, size >> q->cluster_bits);
         else if (!status)
             plan->move_table = true;
         if (status)

@@ -195,6 +195,22 @@ int qcow2_allocate(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *g
     return status ? status : EIO;
 }
 
+/*
+ * Where a block is made in the row itself it would break the row, and a row longer than a block covers could never be had: so
+ * it lies behind all that is in use, and the blocks that it needs lie behind the row.
+ */
+int qcow2_allocate_row(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
+{
+    uint64_t first = q->end >> q->cluster_bits, next = first + clusters;
+    int status = q->failed ? q->failed : qcow2_mark(q, true);
+    if (!status && next >> (56 - q->cluster_bits))
+        status = EFBIG;
+    for (uint64_t i = first; i < next && !status; i++)
+        status = qcow2_count_put(q, i, 1, &next);
+    *offset = first << q->cluster_bits;
+    return status;
+}
+
 void qcow2_release(struct qcow2 *q, uint64_t offset, uint64_t clusters)
 {
     for (uint64_t i = 0; i < clusters; i++)

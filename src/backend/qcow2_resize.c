@@ -17,21 +17,6 @@ static int write_size(struct qcow2 *q, uint64_t size)
 }
 _Static_assert(offsetof(struct qcow2_header, l1_table_offset) == offsetof(struct qcow2_header, size) + 16, "QCOW2 \"Header\"");
 
-/* Clusters in a row for a table. */
-static int allocate_row(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
-{
-    for (;;) {
-        uint64_t got;
-        pthread_mutex_lock(&q->lock);
-        int status = qcow2_allocate(q, clusters, offset, &got);
-        if (!status && got < clusters)
-            status = qcow2_free_later(q, *offset, got);
-        pthread_mutex_unlock(&q->lock);
-        if (status || got == clusters)
-            return status;
-    }
-}
-
 /* A larger L1 table in another place; the header does not know it yet. */
 static int move_l1(struct qcow2 *q, uint64_t entries)
 {
@@ -40,7 +25,9 @@ static int move_l1(struct qcow2 *q, uint64_t entries)
     if (!bytes)
         return ENOMEM;
     memcpy(bytes, q->l1.bytes, q->l1.size);
-    int status = allocate_row(q, clusters, &offset);
+    pthread_mutex_lock(&q->lock);
+    int status = qcow2_allocate_row(q, clusters, &offset);
+    pthread_mutex_unlock(&q->lock);
     if (!status)
         status = disk_file_write(q->image.file, bytes, clusters << q->cluster_bits, offset);
     if (!status)

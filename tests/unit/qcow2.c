@@ -255,6 +255,37 @@ static void resizing_keeps_what_fits(void **state)
     memory_store_free(&store);
 }
 
+/* A row of clusters for a table may be longer than what one block of counts covers. */
+static void long_tables_find_their_place(void **state)
+{
+    struct memory_store store;
+    struct error err;
+    memory_store_init(&store);
+    const struct disk_image_plan plan = { .format = DISK_FORMAT_QCOW2, .size = MiB, .cluster_size = 512 };
+    struct disk_file *file = memory_file_open(&store, false);
+    assert_int_equal(qcow2_create(file, &plan), 0);
+    struct disk_image *image = qcow2_open(file, false, &err);
+    assert_int_equal(image->ops->resize(image, 4 * GiB), 0);        /* an L1 table of 2048 clusters, where 256 have one block */
+    uint8_t data[4096], back[4096];
+    memset(data, 0x77, sizeof(data));
+    struct qcow2 *q = qcow2_of(image);
+    uint64_t offset;
+    pthread_mutex_lock(&q->lock);
+    assert_int_equal(qcow2_allocate_row(q, 700, &offset), 0);
+    qcow2_release(q, offset, 700);
+    pthread_mutex_unlock(&q->lock);
+    assert_int_equal(disk_image_write(image, data, sizeof(data), 3 * GiB), 0);
+    assert_int_equal(disk_image_close(image), 0);
+    image = qcow2_open(memory_file_open(&store, false), false, &err);
+    assert_int_equal(disk_image_read(image, back, sizeof(back), 3 * GiB), 0);
+    assert_memory_equal(back, data, sizeof(data));
+    struct qcow2_findings found;
+    assert_int_equal(qcow2_check(qcow2_of(image), &found), 0);
+    assert_true(!found.broken && !found.missing && !found.leaks);
+    assert_int_equal(disk_image_close(image), 0);
+    memory_store_free(&store);
+}
+
 /* --- errors of the host --- */
 
 static void a_full_host_is_an_error_and_harms_nothing(void **state)
@@ -628,6 +659,7 @@ int main(void)
         cmocka_unit_test(usual_clusters_equal_the_model),
         cmocka_unit_test(large_clusters_equal_the_model),
         cmocka_unit_test(resizing_keeps_what_fits),
+        cmocka_unit_test(long_tables_find_their_place),
         cmocka_unit_test(a_full_host_is_an_error_and_harms_nothing),
         cmocka_unit_test(nothing_is_built_on_a_barrier_that_failed),
         cmocka_unit_test(our_empty_images_are_good),
