@@ -173,9 +173,13 @@ static inline enum mmu_class mmu_implicit(const struct vcpu *vcpu)
     return (vcpu->cr4 & CR4_SMAP) ? MMU_SUPERVISOR_SMAP : MMU_SUPERVISOR;
 }
 
+/*
+ * Upper bits are mixed in, so that arrays a power of two apart do not drive each other out. The translator computes the same
+ * (engine/dbt/memory.c).
+ */
 static inline unsigned tlb_index(uint64_t gla)
 {
-    return (gla >> PAGE_SHIFT) & (TLB_SIZE - 1);
+    return ((gla ^ gla >> TLB_BITS) >> PAGE_SHIFT) & (TLB_SIZE - 1);
 }
 
 /* Slow paths: any size up to 64, any alignment. False: fault pending. A store that faults has written nothing. */

@@ -18,8 +18,11 @@ static_assert(sizeof(struct tlb_entry) == 32 && offsetof(struct tlb_table, entry
 void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_field)
 {
     enum { ENTRY_SHIFT = 5 };
-    emit_insn(e, 0, 0x8B, to, rm_reg(gla), 0);
-    emit_insn(e, 0, 0xC1, 5, rm_reg(to), 1);            /* shr */
+    emit_move(e, to, gla);
+    emit_insn(e, EMIT_W, 0xC1, 5, rm_reg(to), 1);       /* shr */
+    emit8(e, TLB_BITS);
+    emit_insn(e, EMIT_W, 0x33, to, rm_reg(gla), 0);     /* xor */
+    emit_insn(e, 0, 0xC1, 5, rm_reg(to), 1);
     emit8(e, PAGE_SHIFT - ENTRY_SHIFT);
     emit_insn(e, 0, 0x81, ALU_AND, rm_reg(to), 4);
     emit32(e, (TLB_SIZE - 1) << ENTRY_SHIFT);
