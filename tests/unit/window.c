@@ -313,14 +313,14 @@ static void every_flush_is_noticed(void **state)
         set_cr3(f, root2 | 2, true);
         assert_false(window_table(v));
         switch (how) {
-        case 0: set_cr3(f, root | 1, true); assert_true(shows(f, gla)); continue;      /* no flush at all */
+        case 0: set_cr3(f, root | 1, true); break;      /* no flush at all */
         case 1: set_cr3(f, root | 1, false); break;
         case 2: mmu_flush_pcid(v, 1); set_cr3(f, root | 1, true); break;
         case 3: mmu_flush_pcid_page(v, 1, gla); set_cr3(f, root | 1, true); break;
         case 4: mmu_flush_all(v); set_cr3(f, root | 1, true); break;
         case 5: set_cr3(f, root | 3, true); break;      /* another PCID: it has no translations */
         }
-        assert_false(shows(f, gla));
+        assert_int_equal(shows(f, gla), how == 0);
         fixture_destroy(f);
     }
 }
