@@ -437,6 +437,7 @@ void mmu_flush_vpid_page(struct vcpu *vcpu, uint16_t vpid, uint64_t gla)
 void mmu_flush_vpid(struct vcpu *vcpu, uint16_t vpid, bool keep_global)
 {
     counter_add(&vcpu->counters, COUNTER_tlb_flushes, 1);
+    vcpu->mmu->fetch_epoch += !keep_global;
     FOR_CONTEXTS_OF_VPID(context, vcpu->mmu, vpid)
         if (keep_global)
             context_clear_local(vcpu, context);
@@ -449,6 +450,7 @@ void mmu_flush_vpid(struct vcpu *vcpu, uint16_t vpid, bool keep_global)
 void mmu_flush_all_vpids(struct vcpu *vcpu)
 {
     struct mmu *mmu = vcpu->mmu;
+    mmu->fetch_epoch++;
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].used && mmu->contexts[i].vpid)
             context_clear(&mmu->contexts[i]);
@@ -458,6 +460,7 @@ void mmu_flush_all_vpids(struct vcpu *vcpu)
 void mmu_flush_ept(struct vcpu *vcpu, uint64_t eptp)
 {
     struct mmu *mmu = vcpu->mmu;
+    mmu->fetch_epoch++;
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].used && mmu->contexts[i].eptp && (mmu->contexts[i].eptp ^ eptp) >> PAGE_SHIFT == 0)
             context_clear(&mmu->contexts[i]);
@@ -466,6 +469,7 @@ void mmu_flush_ept(struct vcpu *vcpu, uint64_t eptp)
 void mmu_flush_all_epts(struct vcpu *vcpu)
 {
     struct mmu *mmu = vcpu->mmu;
+    mmu->fetch_epoch++;
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].used && mmu->contexts[i].eptp)
             context_clear(&mmu->contexts[i]);

@@ -111,6 +111,8 @@ struct jump_table {
     uint64_t minus_rip[1 << DBT_JUMP_BITS];
     const uint8_t *code[1 << DBT_JUMP_BITS];
     const void *context;
+    uint64_t eptp, rule_bits;           /* of the context: what even global translations depend on */
+    uint16_t vpid;
     uint32_t epoch, global_epoch;       /* mmu.h: of the translations that it relies on */
     uint8_t mode;
     bool local;                         /* some entry's page is not global */

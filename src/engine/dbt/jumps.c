@@ -4,7 +4,8 @@
  * may now find something else (the epochs in mmu.h); then the whole table goes. So nothing is checked at the jump but the address.
  *
  * The supervisor has one table for all contexts, since a kernel's pages are global; if some are not, it goes with every change of
- * context. User code has a table for each context.
+ * context, and always with a change of the space that contexts belong to: global translations are of one VPID and EPT only
+ * (SDM3 §29.4.1). User code has a table for each context.
  */
 #include "engine/dbt/plan.h"
 
@@ -27,7 +28,9 @@ static void empty(struct jump_table *table)
 
 static bool holds(const struct jump_table *table, const struct mmu *mmu, uint8_t mode, bool supervisor)
 {
-    if (table->mode != mode || table->global_epoch != mmu->fetch_epoch)
+    const struct tlb_context *context = mmu->context;
+    if (table->mode != mode || table->global_epoch != mmu->fetch_epoch || table->vpid != context->vpid ||
+        table->eptp != context->eptp || table->rule_bits != context->rule_bits)
         return false;
     if (supervisor && !table->local)
         return true;
@@ -46,6 +49,9 @@ void dbt_pick_jumps(struct vcpu *vcpu, struct dbt *dbt)
     }
     table->mode = dbt->mode;
     table->context = mmu->context;
+    table->vpid = mmu->context->vpid;
+    table->eptp = mmu->context->eptp;
+    table->rule_bits = mmu->context->rule_bits;
     table->epoch = mmu->context->fetch_epoch;
     table->global_epoch = mmu->fetch_epoch;
     dbt->jumps = table;
