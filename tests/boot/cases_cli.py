@@ -41,7 +41,9 @@ def terminal_escape(test):
         if not machine.raw_mode():
             raise Failure("the terminal is not in raw mode")
         machine.command_line("echo $((6 * 7))-fine", "^42-fine$")
+        machine.expect(r"^doppel:/# ")          # BusyBox 1.35's shell may die of a SIGINT before it reads, on any machine
         machine.send("\x03")                    # Ctrl-C is the guest's
+        machine.expect(r"^doppel:/# ")
         machine.command_line("echo $((7 * 7))-fine", "^49-fine$")
         machine.send("\x01x")
         machine.end(exit_status("SIGNAL") + signal.SIGINT)
