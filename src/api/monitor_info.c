@@ -6,6 +6,7 @@
 #include "bus/bus.h"
 #include "dev/device.h"
 #include "dev/pci/pci.h"
+#include "engine/engine.h"
 #include "mem/ram.h"
 #include "mmu/window.h"
 #include "state/state.h"
@@ -127,6 +128,19 @@ static void print_windows(struct vcpu *vcpu, void *argument)
 static void info_windows(struct monitor_command *command)
 {
     monitor_on_vcpu(command->machine, monitor_vcpu(command), print_windows, command->out);
+}
+
+static void print_sites(struct vcpu *vcpu, void *argument)
+{
+    if (vcpu->engine && vcpu->engine->print_sites)
+        vcpu->engine->print_sites(vcpu, argument);
+    else
+        fputs("the engine runs every instruction in the same way\n", argument);
+}
+
+static void info_sites(struct monitor_command *command)
+{
+    monitor_on_vcpu(command->machine, monitor_vcpu(command), print_sites, command->out);
 }
 
 static void print_vmcs(struct vcpu *vcpu, void *argument) { vmx_print(vcpu, argument); }

@@ -5,6 +5,8 @@
 #ifndef DOPPEL_ENGINE_ENGINE_H
 #define DOPPEL_ENGINE_ENGINE_H
 
+#include <stdio.h>
+
 #include "vcpu/vcpu.h"
 
 /* Why `run` came back. */
@@ -29,6 +31,8 @@ struct engine {
     enum run_result (*run)(struct vcpu *vcpu, uint64_t budget);
     /* On the vCPU's thread: decoded or translated code of these guest-physical bytes must not run again. */
     void (*code_written)(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
+    /* On the vCPU's thread: which instructions ran slower than their neighbours, and how often. NULL: the engine knows no such. */
+    void (*print_sites)(const struct vcpu *vcpu, FILE *out);
 };
 
 extern const struct engine engine_interp, engine_dbt;

@@ -128,6 +128,7 @@ static void translation_shows_every_level(void **state)
     expect("x 0x1000", "is not mapped, or not RAM");
     expect("info tlb", "paging is 4-level");
     expect("info windows", "threshold");
+    expect("info sites", "runs");
 }
 
 static void board_is_shown(void **state)

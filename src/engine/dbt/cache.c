@@ -63,13 +63,14 @@ struct dbt *dbt_create(void)
     dbt->tables = reserve(TABLES * sizeof(struct jump_table));
     dbt->mini = calloc(1, sizeof(*dbt->mini));
     dbt->work = calloc(1, sizeof(*dbt->work));
+    dbt->site_runs = site_runs_create();
     dbt->sign = 1ull << 63;
     dbt->host_mxcsr = 0x1F80;
     dbt->jumps = dbt->tables;
     if (dbt->tables)
         dbt_forget_jumps(dbt);
     dbt->hot = DBT_HOT;
-    if (!dbt->data || !dbt->order || !dbt->tables || !dbt->mini || !dbt->work || !map_code(dbt, at + state_size())) {
+    if (!dbt->data || !dbt->order || !dbt->tables || !dbt->mini || !dbt->work || !dbt->site_runs || !map_code(dbt, at + state_size())) {
         dbt_destroy(dbt);
         return NULL;
     }
@@ -85,6 +86,7 @@ void dbt_destroy(struct dbt *dbt)
     release(dbt->tables, TABLES * sizeof(struct jump_table));
     free(dbt->mini);
     free(dbt->work);
+    free(dbt->site_runs);
     munmap(dbt, state_size() + DBT_CODE_SIZE);
 }
 

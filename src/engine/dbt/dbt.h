@@ -36,6 +36,8 @@
 #ifndef DOPPEL_DBT_DBT_H
 #define DOPPEL_DBT_DBT_H
 
+#include <stdio.h>
+
 #include "engine/dbt/emit.h"
 #include "engine/dbt/trap_signal.h"
 #include "engine/interp/block.h"
@@ -66,6 +68,7 @@ struct trap {
     uint8_t length;                     /* of the guest's instruction */
     uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or NO_ADDEND */
     bool memory;                        /* has an operand there, through a window */
+    uint16_t mnemonic;                  /* ZydisMnemonic */
 };
 enum { NO_ADDEND = 0xFF };
 
@@ -104,6 +107,13 @@ struct site {
     const struct translation *translation;
     uint64_t rip;                       /* of the interpreter's block that op belongs to */
     uint16_t remaining;                 /* instructions of the trace from this one on */
+    uint16_t mnemonic;                  /* ZydisMnemonic */
+};
+
+/* How often the interpreter's handler ran an instruction of a kind for translated code (report.c). */
+struct site_runs {
+    uint64_t runs;
+    uint64_t rip;                       /* where it was the last time */
 };
 
 /* Where indirect jumps look: by linear address, for one context and mode (jumps.c). */
@@ -158,7 +168,14 @@ struct dbt {
     struct translation *page[2][1 << DBT_PAGE_BITS];    /* by page of gpa, and by gpa2 */
     uint8_t drops[1 << DBT_PAGE_BITS];          /* translations dropped because their page was written */
     uint64_t since_forgotten;           /* instructions */
+    struct site_runs *site_runs;        /* by mnemonic */
 };
+
+static inline void count_site(struct dbt *dbt, unsigned mnemonic, uint64_t rip)
+{
+    dbt->site_runs[mnemonic].runs++;
+    dbt->site_runs[mnemonic].rip = rip;
+}
 
 static inline unsigned dbt_page(uint64_t gpa) { return (gpa >> PAGE_SHIFT) & ((1u << DBT_PAGE_BITS) - 1); }
 
@@ -199,6 +216,10 @@ bool dbt_install_traps(void);
 void dbt_traps_for(struct dbt *dbt);
 /* Carries out the instruction that trapped; the address to go on at, or NULL: leave. */
 const uint8_t *dbt_run_trap(struct vcpu *vcpu);
+
+/* --- report.c --- */
+struct site_runs *site_runs_create(void);
+void dbt_print_sites(const struct vcpu *vcpu, FILE *out);
 
 /* --- translate.c --- */
 /* NULL: not worth it or not possible. */

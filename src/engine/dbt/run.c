@@ -218,4 +218,5 @@ const struct engine engine_dbt = {
     .detach = dbt_detach,
     .run = interp_run,
     .code_written = code_written,
+    .print_sites = dbt_print_sites,
 };

@@ -132,6 +132,8 @@ static enum kind kind_of(struct planned *p, const struct vcpu *vcpu)
         return copied(p);
     case ZYDIS_MNEMONIC_MOVSXD: case ZYDIS_MNEMONIC_BSWAP:
         return wide ? copied(p) : KIND_SITE;
+    case ZYDIS_MNEMONIC_MOVBE:
+        return x86_has(vcpu, FEATURE_MOVBE) ? copied(p) : KIND_SITE;
     case ZYDIS_MNEMONIC_POPCNT:
         return x86_has(vcpu, FEATURE_POPCNT) ? copied(p) : KIND_SITE;
     case ZYDIS_MNEMONIC_TZCNT:
@@ -274,6 +276,7 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
     const struct op *op = p->op;
     p->kind = KIND_SITE;
     p->memory = NULL;
+    p->z.mnemonic = ZYDIS_MNEMONIC_INVALID;
     p->reads_flags = p->writes_flags = p->simd = p->may_trap = false;
     p->may_fault = true;
     p->writes = 0;

@@ -9,6 +9,7 @@ static struct site *site_of(struct work *w)
         w->site->translation = w->t;
         w->site->rip = present(w)->block_rip;
         w->site->remaining = (uint16_t)(w->count - w->i);
+        w->site->mnemonic = (uint16_t)present(w)->z.mnemonic;
     }
     return w->site;
 }
@@ -62,6 +63,7 @@ void emit_may_trap(struct work *w, bool memory)
         .remaining = (uint16_t)(w->count - w->i),
         .length = present(w)->op->length,
         .memory = memory,
+        .mnemonic = (uint16_t)present(w)->z.mnemonic,
     };
     if (!w->window)
         add_slow(w)->trap = trap;

@@ -289,6 +289,7 @@ static bool run_site(struct vcpu *vcpu, const struct site *site)
     dbt->mini->op[0].back = (uint16_t)((char *)&dbt->mini->op[0] - (char *)block);
     block->count = site->remaining;
     vcpu->rip = site->rip;
+    count_site(dbt, site->mnemonic, site->rip + site->op.where);
     int64_t left = dbt->interp.left;
     struct block *next = site->op.run(vcpu, &dbt->mini->op[0]);
     dbt->interp.link_from = NULL;

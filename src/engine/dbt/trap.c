@@ -62,6 +62,7 @@ const uint8_t *dbt_run_trap(struct vcpu *vcpu)
     bool missed = dbt->fault.page && window_linear(vcpu, dbt->fault.page, &gla);
     flags_set(vcpu, dbt->flags);
     vcpu->rip = (t->rip & ~PAGE_MASK) | trap->in_page;
+    count_site(dbt, trap->mnemonic, vcpu->rip);
     bool goes_on = run_one(vcpu, &dbt->interp, vcpu->rip + trap->length);
     dbt->flags = flags_pack(vcpu->rflags);
     if (missed)
