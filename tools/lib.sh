@@ -44,13 +44,14 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" </dev/null >&2
 }
 
-# build DIR [MESON-OPTION...]: configures DIR once, then builds it, or what build_targets names of it. On a terminal
+# build DIR [MESON-OPTION...]: configures DIR once, with VNC, then builds it, or what build_targets names of it. On a terminal
 # ninja shows how far it is.
 build() {
     local dir=$1 quiet=; shift
-    if [ ! -f "$top/$dir/build.ninja" ]; then
+    if ! grep -qs '^vnc = ' "$top/$dir/meson-private/cmd_line.txt"; then
         say "configuring $dir"
-        meson setup "$top/$dir" "$top" "$@" >"$work/meson" 2>&1 ||
+        [ -f "$top/$dir/build.ninja" ] && set -- "$@" --reconfigure
+        meson setup "$top/$dir" "$top" -Dvnc=enabled "$@" >"$work/meson" 2>&1 ||
             { tail -20 "$work/meson" >&2; die "meson could not configure $dir"; }
     fi
     say "building $dir"

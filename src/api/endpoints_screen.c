@@ -24,3 +24,4 @@ static enum http_status with_text(struct call *call, const char *name,
 enum http_status endpoint_doppel_screenshot(struct call *call) { return with_text(call, "path", screen_save); }
 enum http_status endpoint_doppel_send_keys(struct call *call) { return with_text(call, "keys", screen_send_keys); }
 enum http_status endpoint_doppel_type(struct call *call) { return with_text(call, "text", screen_type); }
+enum http_status endpoint_doppel_pointer(struct call *call) { return with_text(call, "action", screen_pointer); }

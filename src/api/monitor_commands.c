@@ -207,6 +207,19 @@ static void monitor_type(struct monitor_command *command)
         }
 }
 
+/* The words of an action are one text. */
+static void monitor_pointer(struct monitor_command *command)
+{
+    char action[256] = "";
+    struct error err;
+    for (int i = 1; i < command->count; i++) {
+        size_t used = strlen(action);
+        snprintf(action + used, sizeof(action) - used, "%s ", command->word[i]);
+    }
+    if (!screen_pointer(command->machine, action, &err))
+        fprintf(command->out, "%s\n", err.text);
+}
+
 static void monitor_power(struct monitor_command *command)
 {
     machine_power_button(command->machine);

@@ -161,6 +161,7 @@ json_t *vm_config_to_json(const struct vm_config *config, const char *console_lo
     json_t *own = json_pack("{s:b}", "no_reboot", machine->no_reboot);
     set_text(own, "engine", machine->engine);
     set_text(own, "cpu", machine->cpu_model);
+    set_text(own, "vnc", machine->vnc);
     json_object_set_new(json, "doppel", own);
     return json;
 }

@@ -5,6 +5,7 @@
 
 #include "api/console.h"
 #include "api/vm_config.h"
+#include "backend/vnc.h"
 #include "base/base.h"
 #include "base/error.h"
 #include "machine/layout.h"
@@ -258,10 +259,19 @@ static bool parse_consoles(struct vm_config *config, json_t *json, struct error 
     return true;
 }
 
+/* A VNC server brings a display with it. */
+static bool parse_vnc(struct vm_config *config, json_t *json, struct error *err)
+{
+    if (!take_text(config, json, "vnc", &config->own.vnc, err))
+        return false;
+    config->own.display |= config->own.vnc != NULL;
+    return !config->own.vnc || vnc_check(config->own.vnc, err);
+}
+
 static bool parse_own(struct vm_config *config, json_t *json, struct error *err)
 {
     return take_text(config, json, "engine", &config->own.engine, err) && take_text(config, json, "cpu", &config->own.cpu_model, err) &&
-           take_bool(json, "no_reboot", &config->own.no_reboot, err);
+           take_bool(json, "no_reboot", &config->own.no_reboot, err) && parse_vnc(config, json, err);
 }
 
 static bool parse_all(struct vm_config *config, json_t *json, struct error *err)

@@ -38,6 +38,7 @@ static void print_config(json_t *config)
         printf("%-14s %s%s\n", "network", tap ? "tap " : "", tap ? tap : other ? other : "?");
     }
     print_console("console", json_object_get(config, "serial"));
+    print_text("vnc", json_object_get(json_object_get(config, "doppel"), "vnc"));
 }
 
 static void print_own(const json_t *own)

@@ -6,6 +6,7 @@
 
 #include "api/console.h"
 #include "backend/block.h"
+#include "backend/vnc.h"
 #include "cli/size.h"
 #include "cli/suggest.h"
 #include "machine/layout.h"
@@ -328,8 +329,15 @@ static bool option_net(struct options *options, const char *value, struct error 
 static bool option_display(struct options *options, const char *value, struct error *err)
 {
     options->config.no_display = !strcmp(value, "none");
-    return options->config.no_display || !strcmp(value, "vga") ||
+    options->config.display = !strcmp(value, "vga");
+    return options->config.no_display || options->config.display ||
            error_set(err, "'%s' is not a display; there are vga and none", value);
+}
+
+static bool option_vnc(struct options *options, const char *value, struct error *err)
+{
+    options->config.vnc = value;
+    return vnc_check(value, err);
 }
 
 static bool option_console(struct options *options, const char *value, struct error *err)
@@ -551,6 +559,9 @@ static bool finish(struct options *options, struct error *err)
         config->console = options->detach || options->serving ? CONSOLE_SHARED : "stdio";
     if (options->detach && (uses_terminal(config->console) || uses_terminal(config->virtio_console) || uses_terminal(config->debug_console)))
         return error_set(err, "a machine in the background (--detach) has no terminal: connect its consoles to something other than stdio");
+    if (config->vnc && config->no_display)
+        return error_set(err, "--vnc needs a display: leave --display none out");
+    config->display |= config->vnc != NULL && !options->restoring;
     return true;
 }
 
@@ -587,7 +598,7 @@ static bool is_one_of(const struct option_row *row, const char *const *names)
 
 bool options_for_restore(const struct option_row *row)
 {
-    static const char *const names[] = { "engine", "net", "console", "virtio-console", "debug-console", "no-reboot", "disks", "clone", "copy-memory", "verify",
+    static const char *const names[] = { "engine", "net", "vnc", "console", "virtio-console", "debug-console", "no-reboot", "disks", "clone", "copy-memory", "verify",
                                          "name", "detach", "api-socket", "monitor", "trace", "log", "counters", "help", NULL };
     return is_one_of(row, names);
 }

@@ -3,10 +3,11 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* The consoles are this process's: the terminal, unless the command line says something else. */
+/* The consoles and the screen are this process's: the terminal, unless the command line says something else. */
 static void connect_consoles(struct machine_config *config, const struct options *options)
 {
     config->console = options->config.console;
+    config->vnc = options->config.vnc;
     if (options->config.virtio_console)
         config->virtio_console = options->config.virtio_console;
     if (options->config.debug_console)

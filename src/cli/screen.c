@@ -1,4 +1,4 @@
-/* The subcommands about the screen and the keyboard: screenshot, sendkey, type. */
+/* The subcommands about the screen and the keyboard: screenshot, sendkey, type, pointer. */
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -60,4 +60,21 @@ int command_type(int argc, char **argv)
     struct arguments arguments;
     int status = arguments_parse(&arguments, COMMAND_type, 2, 2, argc, argv);
     return status >= 0 ? status : put_text(arguments.word[0], "/doppel/v1/type", "text", arguments.word[1]);
+}
+
+int command_pointer(int argc, char **argv)
+{
+    struct arguments arguments;
+    char action[256] = "";
+    int status = arguments_parse(&arguments, COMMAND_pointer, 2, -1, argc, argv);
+    if (status >= 0)
+        return status;
+    for (int i = 1; i < arguments.count; i++) {
+        size_t used = strlen(action);
+        if (snprintf(action + used, sizeof(action) - used, "%s ", arguments.word[i]) >= (int)(sizeof(action) - used)) {
+            fprintf(stderr, "doppel: these are too many actions at once\n");
+            return EXIT_USAGE;
+        }
+    }
+    return put_text(arguments.word[0], "/doppel/v1/pointer", "action", action);
 }

@@ -1,7 +1,7 @@
 /*
  * 8042 keyboard controller of the PC/AT (IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device
- * Controller", October 1990), with a keyboard (dev/ps2_keyboard.c) or with none: then bytes for it end in a timeout. There is no
- * auxiliary port. The A20 gate gates nothing.
+ * Controller", October 1990), with a keyboard and a mouse (dev/ps2_keyboard.c, dev/ps2_mouse.c) or with neither: then bytes for them end in a
+ * timeout, and the auxiliary port shows itself to be none. The A20 gate gates nothing.
  */
 #include "dev/i8042.h"
 
@@ -10,9 +10,10 @@
 #include "base/base.h"
 
 /* Status register */
-enum { STATUS_OBF = 1 << 0, STATUS_SYSTEM = 1 << 2, STATUS_A2 = 1 << 3, STATUS_NOT_INHIBITED = 1 << 4, STATUS_TIMEOUT = 1 << 6 };
+enum { STATUS_OBF = 1 << 0, STATUS_SYSTEM = 1 << 2, STATUS_A2 = 1 << 3, STATUS_NOT_INHIBITED = 1 << 4, STATUS_AUX = 1 << 5,
+       STATUS_TIMEOUT = 1 << 6 };
 /* Controller command byte */
-enum { BYTE_IRQ_KEYBOARD = 1 << 0, BYTE_SYSTEM = 1 << 2, BYTE_DISABLE_KEYBOARD = 1 << 4, BYTE_DISABLE_AUX = 1 << 5,
+enum { BYTE_IRQ_KEYBOARD = 1 << 0, BYTE_IRQ_AUX = 1 << 1, BYTE_SYSTEM = 1 << 2, BYTE_DISABLE_KEYBOARD = 1 << 4, BYTE_DISABLE_AUX = 1 << 5,
        BYTE_TRANSLATE = 1 << 6 };
 /* Output port */
 enum { OUTPUT_NOT_RESET = 1 << 0, OUTPUT_A20 = 1 << 1 };
@@ -44,7 +45,8 @@ static const uint64_t data_port = 0x60, control_port = 0x64;
 
 static void update_irq(struct i8042 *i8042)
 {
-    irq_set(&i8042->irq, i8042->output_full && i8042->ram[0] & BYTE_IRQ_KEYBOARD);
+    irq_set(&i8042->irq, i8042->output_full && !i8042->output_aux && i8042->ram[0] & BYTE_IRQ_KEYBOARD);
+    irq_set(&i8042->irq_aux, i8042->output_full && i8042->output_aux && i8042->ram[0] & BYTE_IRQ_AUX);
 }
 
 static void respond(struct i8042 *i8042, uint8_t value, bool timeout)
@@ -52,6 +54,13 @@ static void respond(struct i8042 *i8042, uint8_t value, bool timeout)
     i8042->output = value;
     i8042->output_full = true;
     i8042->output_timeout = timeout;
+    i8042->output_aux = false;
+}
+
+static void respond_aux(struct i8042 *i8042, uint8_t value, bool timeout)
+{
+    respond(i8042, value, timeout);
+    i8042->output_aux = true;
 }
 
 /* With translation on, codes of set 2 become those of set 1: a break prefix becomes bit 7 of the code that follows. */
@@ -70,20 +79,22 @@ static bool translated(struct i8042 *i8042, uint8_t *value)
     return true;
 }
 
-/* The next byte of the keyboard, if there is room for it and its clock line is not held. */
-static void take_from_keyboard(struct i8042 *i8042)
+/* The next byte of the keyboard or the mouse, if there is room for it and its clock line is not held. */
+static void take_input(struct i8042 *i8042)
 {
     uint8_t value;
-    while (i8042->has_keyboard && !i8042->output_full && !(i8042->ram[0] & BYTE_DISABLE_KEYBOARD) &&
+    while (i8042->plugged && !i8042->output_full && !(i8042->ram[0] & BYTE_DISABLE_KEYBOARD) &&
            ps2_keyboard_read(&i8042->keyboard, &value))
         if (translated(i8042, &value))
             respond(i8042, value, false);
+    if (i8042->plugged && !i8042->output_full && !(i8042->ram[0] & BYTE_DISABLE_AUX) && ps2_mouse_read(&i8042->mouse, &value))
+        respond_aux(i8042, value, false);
 }
 
 static void to_keyboard(struct i8042 *i8042, uint8_t value)
 {
     i8042->ram[0] &= ~BYTE_DISABLE_KEYBOARD;
-    if (i8042->has_keyboard)
+    if (i8042->plugged)
         ps2_keyboard_write(&i8042->keyboard, value);
     else
         respond(i8042, KEYBOARD_RESEND, true);
@@ -91,10 +102,27 @@ static void to_keyboard(struct i8042 *i8042, uint8_t value)
 
 bool i8042_key(struct i8042 *i8042, enum key key, bool down)
 {
-    bool taken = !i8042->has_keyboard || ps2_keyboard_key(&i8042->keyboard, key, down);
-    take_from_keyboard(i8042);
+    bool taken = !i8042->plugged || ps2_keyboard_key(&i8042->keyboard, key, down);
+    take_input(i8042);
     update_irq(i8042);
     return taken;
+}
+
+void i8042_move(struct i8042 *i8042, int dx, int dy, int dz, uint8_t buttons)
+{
+    if (i8042->plugged)
+        ps2_mouse_move(&i8042->mouse, dx, dy, dz, buttons);
+    take_input(i8042);
+    update_irq(i8042);
+}
+
+static void to_mouse(struct i8042 *i8042, uint8_t value)
+{
+    i8042->ram[0] &= ~BYTE_DISABLE_AUX;
+    if (i8042->plugged)
+        ps2_mouse_write(&i8042->mouse, value);
+    else
+        respond(i8042, KEYBOARD_RESEND, true);  /* nobody answers */
 }
 
 static void write_output_port(struct i8042 *i8042, uint8_t value)
@@ -117,7 +145,7 @@ static void command(struct i8042 *i8042, uint8_t value)
         break;
     case COMMAND_DISABLE_AUX: i8042->ram[0] |= BYTE_DISABLE_AUX; break;
     case COMMAND_ENABLE_AUX: i8042->ram[0] &= ~BYTE_DISABLE_AUX; break;
-    case COMMAND_TEST_AUX: respond(i8042, INTERFACE_CLOCK_STUCK_HIGH, false); break;
+    case COMMAND_TEST_AUX: respond(i8042, i8042->plugged ? INTERFACE_OK : INTERFACE_CLOCK_STUCK_HIGH, false); break;
     case COMMAND_SELF_TEST:
         i8042->ram[0] |= BYTE_SYSTEM;
         respond(i8042, SELF_TEST_PASSED, false);
@@ -143,10 +171,12 @@ static void data(struct i8042 *i8042, uint8_t value)
         i8042->ram[of & 31] = value;
     else if (of == COMMAND_WRITE_OUTPUT)
         write_output_port(i8042, value);
+    else if (of == COMMAND_WRITE_AUX_BUFFER && i8042->plugged)
+        respond_aux(i8042, value, false);
     else if (of == COMMAND_WRITE_KEYBOARD_BUFFER || of == COMMAND_WRITE_AUX_BUFFER)
-        respond(i8042, value, false);   /* never marked as auxiliary data: by that, drivers see that there is no such port */
+        respond(i8042, value, false);   /* not marked as auxiliary data: by that, drivers see that there is no such port */
     else if (of == COMMAND_WRITE_AUX)
-        respond(i8042, KEYBOARD_RESEND, true);  /* nobody answers */
+        to_mouse(i8042, value);
     else
         to_keyboard(i8042, value);
 }
@@ -164,7 +194,7 @@ static enum access_result data_access(void *owner, struct access *access)
         i8042->output_full = i8042->output_timeout = false;
         update_irq(i8042);      /* an edge for each byte */
     }
-    take_from_keyboard(i8042);
+    take_input(i8042);
     update_irq(i8042);
     return ACCESS_OK;
 }
@@ -175,12 +205,13 @@ static enum access_result control_access(void *owner, struct access *access)
     if (access->write) {
         i8042->last_was_command = true;
         command(i8042, (uint8_t)access->value);
-        take_from_keyboard(i8042);
+        take_input(i8042);
         update_irq(i8042);
         return ACCESS_OK;
     }
     access->value = STATUS_NOT_INHIBITED | (i8042->output_full ? STATUS_OBF : 0) | (i8042->ram[0] & BYTE_SYSTEM ? STATUS_SYSTEM : 0) |
-                    (i8042->last_was_command ? STATUS_A2 : 0) | (i8042->output_timeout ? STATUS_TIMEOUT : 0);
+                    (i8042->last_was_command ? STATUS_A2 : 0) | (i8042->output_aux && i8042->output_full ? STATUS_AUX : 0) |
+                    (i8042->output_timeout ? STATUS_TIMEOUT : 0);
     return ACCESS_OK;
 }
 
@@ -193,9 +224,11 @@ static void i8042_reset(struct device *device)
     i8042->ram[0] = BYTE_SYSTEM | BYTE_DISABLE_AUX;
     i8042->output_port = OUTPUT_NOT_RESET | OUTPUT_A20;
     i8042->output = i8042->argument_of = 0;
-    i8042->output_full = i8042->output_timeout = i8042->last_was_command = i8042->translate_break = false;
+    i8042->output_full = i8042->output_timeout = i8042->output_aux = i8042->last_was_command = false;
+    i8042->translate_break = false;
     ps2_keyboard_reset(&i8042->keyboard);
-    irq_set(&i8042->irq, false);
+    ps2_mouse_reset(&i8042->mouse);
+    update_irq(i8042);
 }
 
 static bool i8042_init(struct device *device, struct error *err)
@@ -214,7 +247,8 @@ static void i8042_resume(struct device *device)
 {
     struct i8042 *i8042 = (struct i8042 *)device;
     ps2_keyboard_resume(&i8042->keyboard);
-    take_from_keyboard(i8042);
+    ps2_mouse_resume(&i8042->mouse);
+    take_input(i8042);
     update_irq(i8042);
 }
 
@@ -233,8 +267,9 @@ static const struct state_field i8042_fields[] = {
     STATE_SCALAR(struct i8042, output_timeout), STATE_SCALAR(struct i8042, argument_of),
     STATE_SCALAR(struct i8042, last_was_command), STATE_SCALAR_SINCE(struct i8042, translate_break, 2),
     { "keyboard", STATE_STRUCT, offsetof(struct i8042, keyboard), sizeof(struct ps2_keyboard), 1, 2, &ps2_keyboard_state },
+    STATE_SCALAR_SINCE(struct i8042, output_aux, 3), STATE_NESTED_SINCE(struct i8042, mouse, ps2_mouse_state, 3),
 };
-static const struct state_list i8042_state = STATE_LIST("i8042", 2, i8042_fields);
+static const struct state_list i8042_state = STATE_LIST("i8042", 3, i8042_fields);
 
 const struct device_type device_i8042 = {
     .name = "i8042",

@@ -25,9 +25,9 @@ enum { PS2_ACK = 0xFA, PS2_TEST_PASSED = 0xAA, PS2_AGAIN = 0xFE, PS2_ID_1 = 0xAB
 
 static const struct {
     const char *name;
-    uint16_t set2, set1;
+    uint16_t set2, set1, keysym;
 } keys[KEY_COUNT] = {
-#define KEY(id, name, set2, set1) [KEY_##id] = { name, set2, set1 },
+#define KEY(id, name, set2, set1, keysym, usage) [KEY_##id] = { name, set2, set1, keysym },
 #include "dev/keys.def"
 #undef KEY
 };
@@ -36,6 +36,14 @@ enum key key_find(const char *name)
 {
     unsigned key = 0;
     while (key < KEY_COUNT && strcmp(keys[key].name, name))
+        key++;
+    return (enum key)key;
+}
+
+enum key key_of_keysym(uint32_t keysym)
+{
+    unsigned key = 0;
+    while (key < KEY_COUNT && keys[key].keysym != keysym)
         key++;
     return (enum key)key;
 }

@@ -8,7 +8,7 @@
 #include "state/state.h"
 
 enum key {
-#define KEY(id, name, set2, set1) KEY_##id,
+#define KEY(id, name, set2, set1, keysym, usage) KEY_##id,
 #include "dev/keys.def"
 #undef KEY
     KEY_COUNT
@@ -29,6 +29,8 @@ extern const struct state_list ps2_keyboard_state;
 
 /* The key by its name; KEY_COUNT: there is none. */
 enum key key_find(const char *name);
+/* The same by its X11 keysym without Shift. */
+enum key key_of_keysym(uint32_t keysym);
 /* Of what the keyboard sends in set 2, the code in set 1: what the controller translates (the byte alone, no prefixes). */
 uint8_t key_translate(uint8_t set2);
 

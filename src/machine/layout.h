@@ -12,7 +12,7 @@
 #undef LAYOUT
 
 /* Interrupt lines (I/O APIC inputs; the first 16 are the 8259s', IRQ 0 is input 2). */
-enum { IRQ_PIT = 0, IRQ_KEYBOARD = 1, IRQ_UART0 = 4, IRQ_RTC = 8, IRQ_SCI = 9, IRQ_PCI_FIRST = 16, IRQ_PCI_COUNT = 8 };
+enum { IRQ_PIT = 0, IRQ_KEYBOARD = 1, IRQ_UART0 = 4, IRQ_RTC = 8, IRQ_SCI = 9, IRQ_MOUSE = 12, IRQ_PCI_FIRST = 16, IRQ_PCI_COUNT = 8 };
 
 /* Events of the GPE0 block, as in the DSDT. */
 enum { GPE_VMGENID = 5 };

@@ -68,7 +68,9 @@ struct machine_config {
     bool no_reboot;
     bool perf_map;              /* write a map of translated code for perf */
     bool rng;                   /* a virtio entropy device */
-    bool no_display;            /* with firmware: there is no VGA, and the BIOS talks on the serial line */
+    bool display;               /* a VGA, keyboard and mouse also without firmware */
+    bool no_display;            /* none even with firmware, and the BIOS talks on the serial line */
+    const char *vnc;            /* text for vnc_open; NULL: no VNC server */
     struct state_log_config state_log;
     FILE *log;
 };
@@ -87,6 +89,7 @@ struct cpu_model;
 struct images;
 struct firmware;
 struct pc;
+struct screen_vnc;
 
 struct machine {
     struct machine_config config;
@@ -128,6 +131,7 @@ struct machine {
     struct images *images;              /* machine/image.h */
     struct firmware *firmware;          /* machine/firmware.h; NULL: none */
     struct state_log *state_log;        /* NULL: none */
+    struct screen_vnc *vnc;             /* NULL: none */
     struct pc *pc;                      /* pc.c: what connects the parts of the board */
 };
 

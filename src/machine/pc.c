@@ -40,6 +40,7 @@
 #include "machine/dma.h"
 #include "machine/firmware.h"
 #include "machine/layout.h"
+#include "machine/screen_vnc.h"
 #include "machine/shadow.h"
 #include "vcpu/thread.h"
 #include "x86/x86.h"
@@ -169,13 +170,19 @@ static void wire_vmgenid(struct device *device, void *opaque)
     vmgenid->changed = (struct irq_line){ acpi_pm_gpe_line, wiring->machine->acpi_pm, GPE_VMGENID };
 }
 
+static bool has_display(const struct machine *machine)
+{
+    return (machine->firmware || machine->config.display) && !machine->config.no_display;
+}
+
 static void wire_i8042(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
     struct i8042 *i8042 = (struct i8042 *)device;
     i8042->irq = gsi_line(gsi_of(wiring), IRQ_KEYBOARD);
+    i8042->irq_aux = gsi_line(gsi_of(wiring), IRQ_MOUSE);
     i8042->signal = wiring->machine->pc->signal;
-    i8042->has_keyboard = wiring->machine->firmware && !wiring->machine->config.no_display;
+    i8042->plugged = has_display(wiring->machine);
 }
 
 static void wire_uart(struct device *device, void *opaque)
@@ -242,8 +249,10 @@ static void wire_vga(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
     struct vga *vga = (struct vga *)device;
-    const struct blob *rom = firmware_vga_bios(wiring->machine->firmware);
     wire_pci(wiring, device);
+    if (!wiring->machine->firmware)
+        return;
+    const struct blob *rom = firmware_vga_bios(wiring->machine->firmware);
     vga->rom = rom->data;
     vga->rom_size = (uint32_t)rom->size;
 }
@@ -425,7 +434,7 @@ static bool add_pci(struct machine *machine, struct error *err)
     for (unsigned i = 0; i < PCI_INTX_LINES; i++)
         ((struct host_bridge *)machine->host_bridge)->bus.intx[i] = (struct irq_line){ lpc_set_pirq, machine->lpc, i };
     machine->pc->next_devfn = 8;
-    if (machine->firmware && !config->no_display && !(machine->vga = add(machine, &device_vga, "vga", wire_vga, NULL, err)))
+    if (has_display(machine) && !(machine->vga = add(machine, &device_vga, "vga", wire_vga, NULL, err)))
         return false;
     return add_disks(machine, err) &&
            add_numbered(machine, &device_virtio_net, "virtio-net", config->net_count, wire_virtio_net, err) &&
@@ -463,7 +472,8 @@ bool pc_build(struct machine *machine, struct error *err)
     machine->dma = dma_direct(&pc->dma_space, REQUESTER_CPU);
     shadow_init(&pc->shadow, machine);
     return open_backends(machine, err) && add_interrupt_controllers(machine, err) && add_chips(machine, err) &&
-           add_pci(machine, err) && add_extra(machine, err);
+           add_pci(machine, err) && add_extra(machine, err) &&
+           (!machine->config.vnc || (machine->vnc = screen_vnc_open(machine, err)));
 }
 
 static void write_port(struct machine *machine, uint64_t port, uint8_t value)
@@ -516,6 +526,7 @@ static void close_backends(struct machine *machine)
 
 void pc_destroy(struct machine *machine)
 {
+    screen_vnc_close(machine->vnc);
     destroy_devices(machine);
     if (machine->pc)
         shadow_fini(&machine->pc->shadow);

@@ -8,6 +8,7 @@
 
 #include "dev/display/vga.h"
 #include "dev/i8042.h"
+#include "machine/keymap.h"
 
 enum { KEYS_AT_ONCE = 8, KEY_MS = 15, PATIENCE_MS = 10000 };
 
@@ -59,7 +60,7 @@ static void wait_ms(unsigned ms)
 /* Waits while the guest has not taken what was typed before. */
 static bool key(struct machine *machine, enum key which, bool down, struct error *err)
 {
-    if (!((struct i8042 *)machine->i8042)->has_keyboard)
+    if (!((struct i8042 *)machine->i8042)->plugged)
         return error_set(err, "this machine has no keyboard");
     for (unsigned waited = 0; waited < PATIENCE_MS; waited += KEY_MS) {
         pthread_mutex_lock(&machine->lock);
@@ -104,35 +105,11 @@ bool screen_send_keys(struct machine *machine, const char *combination, struct e
     return count ? strike(machine, keys, count, err) : error_set(err, "no key is named");
 }
 
-/* The key of a character on a US keyboard, and whether Shift goes with it. */
-static enum key key_of(char character, bool *shift)
-{
-    static const char plain[] = "-=[];'`\\,./ \n\t", shifted[] = "_+{}:\"~|<>?";
-    static const enum key keys[] = { KEY_MINUS, KEY_EQUAL, KEY_BRACKET_LEFT, KEY_BRACKET_RIGHT, KEY_SEMICOLON, KEY_APOSTROPHE,
-                                     KEY_GRAVE, KEY_BACKSLASH, KEY_COMMA, KEY_DOT, KEY_SLASH, KEY_SPC, KEY_RET, KEY_TAB };
-    static const char digits[] = ")!@#$%^&*(";
-    const char *at;
-    char name[2] = { character, 0 };
-    *shift = false;
-    if (character && (at = strchr(plain, character)))
-        return keys[at - plain];
-    *shift = true;
-    if (character && (at = strchr(shifted, character)))
-        return keys[at - shifted];
-    if (character && (at = strchr(digits, character)))
-        name[0] = (char)('0' + (at - digits));
-    else if (character >= 'A' && character <= 'Z')
-        name[0] = (char)(character - 'A' + 'a');
-    else
-        *shift = false;
-    return key_find(name);
-}
-
 bool screen_type(struct machine *machine, const char *text, struct error *err)
 {
     for (const char *at = text; *at; at++) {
         bool shift;
-        enum key which = key_of(*at, &shift);
+        enum key which = keymap_of_character(*at, &shift);
         if (which == KEY_COUNT)
             return error_set(err, "'%c' is on no key of a US keyboard", *at);
         const enum key both[2] = { KEY_SHIFT, which };
@@ -140,5 +117,61 @@ bool screen_type(struct machine *machine, const char *text, struct error *err)
             return false;
         wait_ms(KEY_MS);
     }
+    return true;
+}
+
+/* --- the mouse --- */
+
+static uint8_t button_of(const char *name)
+{
+    return !strcmp(name, "left") ? MOUSE_LEFT : !strcmp(name, "middle") ? MOUSE_MIDDLE : !strcmp(name, "right") ? MOUSE_RIGHT : 0;
+}
+
+static void move(struct machine *machine, int dx, int dy, int dz, uint8_t press, uint8_t release)
+{
+    struct i8042 *i8042 = (struct i8042 *)machine->i8042;
+    pthread_mutex_lock(&machine->lock);
+    i8042_move(i8042, dx, dy, dz, (i8042->mouse.buttons | press) & (uint8_t)~release);
+    pthread_mutex_unlock(&machine->lock);
+}
+
+/* One action; *used: how much of the text it is. */
+static bool act(struct machine *machine, const char *action, int *used, struct error *err)
+{
+    char verb[16] = "", name[16] = "";
+    int dx, dy;
+    *used = 0;
+    if (sscanf(action, "move %6d %6d%n", &dx, &dy, used) == 2) {
+        move(machine, dx, dy, 0, 0, 0);
+        return true;
+    }
+    if (sscanf(action, "wheel %6d%n", &dx, used) == 1) {
+        move(machine, 0, 0, dx, 0, 0);
+        return true;
+    }
+    uint8_t button = sscanf(action, "%15s %15s%n", verb, name, used) == 2 ? button_of(name) : 0;
+    bool press = !strcmp(verb, "press"), release = !strcmp(verb, "release"), click = !strcmp(verb, "click");
+    if (!button || !(press || release || click))
+        return error_set(err, "'%.40s' is nothing that a mouse does; there are move DX DY, wheel N, and press, release and click with left, middle or "
+                              "right", action);
+    if (press || click)
+        move(machine, 0, 0, 0, button, 0);
+    if (click)
+        wait_ms(KEY_MS);
+    if (release || click)
+        move(machine, 0, 0, 0, 0, button);
+    return true;
+}
+
+bool screen_pointer(struct machine *machine, const char *actions, struct error *err)
+{
+    if (!((struct i8042 *)machine->i8042)->plugged)
+        return error_set(err, "this machine has no mouse");
+    const char *at = actions + strspn(actions, " ");
+    if (!*at)
+        return error_set(err, "no action of the mouse is named");
+    for (int used; *at; at += used, at += strspn(at, " "))
+        if (!act(machine, at, &used, err))
+            return false;
     return true;
 }

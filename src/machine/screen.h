@@ -16,4 +16,10 @@ bool screen_send_keys(struct machine *machine, const char *combination, struct e
  */
 bool screen_type(struct machine *machine, const char *text, struct error *err);
 
+/*
+ * Actions of the mouse, one after the other: "move DX DY" (right and down are positive), "press", "release" or "click" with "left", "middle" or
+ * "right", "wheel N" (towards the user is positive).
+ */
+bool screen_pointer(struct machine *machine, const char *actions, struct error *err);
+
 #endif

@@ -34,8 +34,14 @@ def bios_boot_sector(test):
             machine.end(exit_status("DONE"))
 
 
+def cells(lines, width, height):
+    """The screen's characters, by rows, as what their cells of 9 by 16 pixels look like. lines: three bytes a pixel."""
+    return [["".join(lines[16 * row + y][27 * column:27 * (column + 1)].hex() for y in range(16)) for column in range(width // 9)]
+            for row in range(height // 16)]
+
+
 def rows_of_screen(path):
-    """The screen's characters, by rows, as what their cells of 9 by 16 pixels look like."""
+    """The cells of a PNG picture."""
     with open(path, "rb") as file:
         data = file.read()
     width, height = struct.unpack(">II", data[16:24])
@@ -54,8 +60,7 @@ def rows_of_screen(path):
             line[i] = (value + (0, left, up, (left + up) // 2, paeth)[kind]) & 255
         before = bytes(line)
         lines.append(before)
-    return [["".join(lines[16 * row + y][27 * column:27 * (column + 1)].hex() for y in range(16)) for column in range(width // 9)]
-            for row in range(height // 16)]
+    return cells(lines, width, height)
 
 
 def reads(row, text):

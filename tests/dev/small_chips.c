@@ -10,7 +10,7 @@
 #include "dev/i8042.h"
 #include "dev/testdev.h"
 
-enum { SCI = 9, KEYBOARD = 1, PM = 0x600 };
+enum { SCI = 9, KEYBOARD = 1, MOUSE = 12, PM = 0x600 };
 
 struct fixture {
     struct board *board;
@@ -27,6 +27,7 @@ static void configure_pm(struct device *device, void *opaque)
 static void configure_i8042(struct device *device, void *opaque)
 {
     ((struct i8042 *)device)->irq = board_line(opaque, KEYBOARD);
+    ((struct i8042 *)device)->irq_aux = board_line(opaque, MOUSE);
     ((struct i8042 *)device)->signal = board_signal(opaque);
 }
 
@@ -251,7 +252,7 @@ static void memory_remembers_all_sizes(void **state)
 static void configure_with_keyboard(struct device *device, void *opaque)
 {
     configure_i8042(device, opaque);
-    ((struct i8042 *)device)->has_keyboard = true;
+    ((struct i8042 *)device)->plugged = true;
 }
 
 static uint8_t from_keyboard(struct fixture *f)
@@ -292,9 +293,92 @@ static void keyboard_answers_and_reports_keys(void **state)
     assert_int_equal(key_find("no such key"), KEY_COUNT);
 }
 
+/* --- the mouse --- */
+
+static void to_mouse(struct fixture *f, uint8_t value)
+{
+    out8(f->board, 0x64, 0xD4);
+    out8(f->board, 0x60, value);
+}
+
+static uint8_t from_mouse(struct fixture *f)
+{
+    assert_int_equal(in8(f->board, 0x64) & 0x21, 0x21);
+    return in8(f->board, 0x60);
+}
+
+static struct i8042 *plug_mouse(struct fixture *f)
+{
+    device_destroy(f->i8042);
+    struct i8042 *i8042 = board_device(f->board, &device_i8042, configure_with_keyboard, f->board);
+    f->i8042 = &i8042->device;
+    out8(f->board, 0x64, 0x60);
+    out8(f->board, 0x60, 0x43);                                 /* interrupts of both, translation */
+    out8(f->board, 0x64, 0xA9);
+    assert_int_equal(in8(f->board, 0x60), 0);
+    to_mouse(f, 0xFF);
+    assert_int_equal(from_mouse(f), 0xFA);
+    assert_int_equal(from_mouse(f), 0xAA);
+    assert_int_equal(from_mouse(f), 0x00);
+    return i8042;
+}
+
+static void expect_packet(struct fixture *f, unsigned count, const uint8_t *bytes)
+{
+    for (unsigned i = 0; i < count; i++)
+        assert_int_equal(from_mouse(f), bytes[i]);
+    assert_false(in8(f->board, 0x64) & 1);
+}
+
+static void mouse_reports_motion_and_buttons(void **state)
+{
+    struct fixture *f = *state;
+    struct i8042 *i8042 = plug_mouse(f);
+    i8042_move(i8042, 5, 5, 0, MOUSE_LEFT);                     /* nobody looks */
+    assert_false(in8(f->board, 0x64) & 1);
+    i8042_move(i8042, 0, 0, 0, 0);
+    to_mouse(f, 0xF4);
+    assert_int_equal(from_mouse(f), 0xFA);
+    unsigned rises = f->board->rises[MOUSE], keys = f->board->rises[KEYBOARD];
+    i8042_move(i8042, 3, -4, 0, MOUSE_RIGHT);
+    expect_packet(f, 3, (const uint8_t[]){ 0x0A, 3, 4 });
+    assert_int_equal(f->board->rises[MOUSE] - rises, 3);
+    assert_int_equal(f->board->rises[KEYBOARD], keys);
+    i8042_move(i8042, -1, 0, 1, MOUSE_RIGHT);                   /* no wheel: it is not said */
+    i8042_move(i8042, -300, 0, 0, MOUSE_RIGHT);                 /* waits, and is more than one packet holds */
+    i8042_move(i8042, 0, 2, 0, 0);
+    expect_packet(f, 9, (const uint8_t[]){ 0x1A, 0xFF, 0, 0x38, 1, 0xFE, 0x18, 0xD3, 0 });
+}
+
+static void mouse_shows_its_wheel_and_buttons_to_those_who_knock(void **state)
+{
+    static const uint8_t knock[] = { 200, 100, 80, 200, 200, 80 };
+    struct fixture *f = *state;
+    struct i8042 *i8042 = plug_mouse(f);
+    for (unsigned i = 0; i < ARRAY_SIZE(knock); i++) {
+        to_mouse(f, 0xF3);
+        assert_int_equal(from_mouse(f), 0xFA);
+        to_mouse(f, knock[i]);
+        assert_int_equal(from_mouse(f), 0xFA);
+        if (i == 2 || i == 5) {
+            to_mouse(f, 0xF2);
+            assert_int_equal(from_mouse(f), 0xFA);
+            assert_int_equal(from_mouse(f), i == 2 ? 3 : 4);
+        }
+    }
+    to_mouse(f, 0xF4);
+    assert_int_equal(from_mouse(f), 0xFA);
+    i8042_move(i8042, 0, 0, -1, MOUSE_SIDE);
+    expect_packet(f, 4, (const uint8_t[]){ 0x08, 0, 0, 0x1F });
+    to_mouse(f, 0xE9);
+    expect_packet(f, 4, (const uint8_t[]){ 0xFA, 0x20, 2, 80 });
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(mouse_reports_motion_and_buttons, setup, teardown),
+        cmocka_unit_test_setup_teardown(mouse_shows_its_wheel_and_buttons_to_those_who_knock, setup, teardown),
         cmocka_unit_test_setup_teardown(keyboard_answers_and_reports_keys, setup, teardown),
         CASE(pm_timer_counts_at_3_579545_mhz),
         CASE(timer_carry_sets_its_status_and_interrupts),

@@ -173,7 +173,9 @@ static void port_access(struct vga *vga, unsigned port, struct access *access)
         else
             value |= (uint64_t)read_port(vga, port + i) << (8 * i);
     }
-    if (!access->write)
+    if (access->write)
+        vga_changed(vga);
+    else
         access->value = value;
 }
 
@@ -201,6 +203,8 @@ static enum access_result dispi_access(void *owner, struct access *access)
         vga_dispi_write(vga, vga->dispi_index, (uint16_t)access->value);
     else
         access->value = vga_dispi_read(vga, vga->dispi_index);
+    if (access->write)
+        vga_changed(vga);
     return ACCESS_OK;
 }
 
@@ -214,7 +218,9 @@ static enum access_result window_access(void *owner, struct access *access)
         else
             value |= (uint64_t)vga_window_read(vga, (unsigned)access->address + i) << (8 * i);
     }
-    if (!access->write)
+    if (access->write)
+        vga_changed(vga);
+    else
         access->value = value;
     return ACCESS_OK;
 }
@@ -222,11 +228,13 @@ static enum access_result window_access(void *owner, struct access *access)
 static enum access_result memory_access(void *owner, struct access *access)
 {
     struct vga *vga = owner;
-    access->value = access->write ? access->value : 0;
-    if (access->write)
+    if (access->write) {
         memcpy(vga->memory + access->address, &access->value, access->size);
-    else
+        vga_changed(vga);
+    } else {
+        access->value = 0;
         memcpy(&access->value, vga->memory + access->address, access->size);
+    }
     return ACCESS_OK;
 }
 
@@ -244,6 +252,8 @@ static enum access_result registers_access(void *owner, struct access *access)
     } else if (!access->write) {
         access->value = offset == MMIO_EXTENSION ? EXTENSION_SIZE : offset == MMIO_EXTENSION + 4 ? LITTLE_ENDIAN_MARK : 0;
     }
+    if (access->write)
+        vga_changed(vga);
     return ACCESS_OK;
 }
 
@@ -269,6 +279,7 @@ static void vga_reset(struct device *device)
     vga->dispi_index = 0;
     vga->dispi[DISPI_ID] = 0xB0C5;
     vga->dispi[DISPI_MEMORY_64K] = VGA_RAM_SIZE >> 16;
+    vga_changed(vga);
 }
 
 static void map(struct bus *bus, struct region *region, const char *name, uint64_t base, uint64_t size,
@@ -310,6 +321,7 @@ static void vga_resume(struct device *device)
     vga->dac_component %= 3;
     if (vga->dispi[DISPI_BANK] >= VGA_RAM_SIZE >> 16)
         vga->dispi[DISPI_BANK] = 0;
+    vga_changed(vga);
     pci_function_resume(&vga->pci);
 }
 

@@ -29,8 +29,12 @@ struct vga {
     uint8_t memory[VGA_RAM_SIZE];            /* outside the dispi modes the four planes' bytes are interleaved */
     /* --- not state --- */
     pthread_mutex_t mutex;      /* taken by every access, instead of the board lock: who draws a screen makes millions of them */
+    _Atomic uint64_t changes;
     struct region legacy_ports, dispi_ports, window;
 };
+
+/* Any thread. Another number than before: the picture may be another one. To be read before drawing. */
+static inline uint64_t vga_changes(const struct vga *vga) { return vga->changes; }
 
 /* A picture, 0x00RRGGBB. Zero-initialise; vga_picture_free gives the pixels back. */
 struct vga_picture {

@@ -206,6 +206,18 @@ static uint32_t dispi_pixel(const struct vga *vga, uint32_t line, unsigned x, un
     }
 }
 
+/* The mode that systems draw in, whole lines at a time. False: it is not this one, or a line wraps. */
+static bool dispi_line_32(const struct vga *vga, uint32_t line, unsigned width, unsigned bpp, uint32_t *pixel)
+{
+    uint32_t at = line & memory_mask;
+    if (bpp != 32 || at + 4 * width > VGA_RAM_SIZE)
+        return false;
+    memcpy(pixel, vga->memory + at, 4 * width);
+    for (unsigned x = 0; x < width; x++)
+        pixel[x] &= 0xFFFFFF;
+    return true;
+}
+
 static bool draw_dispi(const struct vga *vga, struct vga_picture *picture)
 {
     unsigned width = min_u64(vga->dispi[DISPI_XRES], VGA_WIDTH_MAX), height = min_u64(vga->dispi[DISPI_YRES], VGA_HEIGHT_MAX);
@@ -213,9 +225,13 @@ static bool draw_dispi(const struct vga *vga, struct vga_picture *picture)
     if (!width || !height || !allocate(picture, width, height))
         return !width || !height;
     uint32_t first = vga->dispi[DISPI_Y_OFFSET] * stride + vga->dispi[DISPI_X_OFFSET] * ((bpp + 7) / 8);
-    for (unsigned y = 0; y < height; y++)
+    for (unsigned y = 0; y < height; y++) {
+        uint32_t *pixel = picture->pixel + (size_t)y * width;
+        if (dispi_line_32(vga, first + y * stride, width, bpp, pixel))
+            continue;
         for (unsigned x = 0; x < width; x++)
-            picture->pixel[(size_t)y * width + x] = dispi_pixel(vga, first + y * stride, x, bpp);
+            pixel[x] = dispi_pixel(vga, first + y * stride, x, bpp);
+    }
     return true;
 }
 

@@ -2,6 +2,7 @@
 #ifndef DOPPEL_DEV_DISPLAY_VGA_INTERNAL_H
 #define DOPPEL_DEV_DISPLAY_VGA_INTERNAL_H
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "dev/display/vga.h"
@@ -20,6 +21,9 @@ enum { DISPI_ID, DISPI_XRES, DISPI_YRES, DISPI_BPP, DISPI_ENABLE, DISPI_BANK, DI
 enum { DISPI_ENABLED = 1 << 0, DISPI_GETCAPS = 1 << 1, DISPI_8BIT_DAC = 1 << 5, DISPI_NOCLEAR = 1 << 7 };
 
 static inline bool vga_dispi_on(const struct vga *vga) { return vga->dispi[DISPI_ENABLE] & DISPI_ENABLED; }
+
+/* To be called after everything that may change the picture. */
+static inline void vga_changed(struct vga *vga) { atomic_fetch_add_explicit(&vga->changes, 1, memory_order_release); }
 
 /* vga_memory.c: one byte of the window at 0xA0000; offset up to 0x1FFFF. */
 uint8_t vga_window_read(struct vga *vga, unsigned offset);
