@@ -119,6 +119,12 @@ static bool option_firmware(struct options *options, const char *value, struct e
     return true;
 }
 
+static bool option_uefi_variables(struct options *options, const char *value, struct error *err)
+{
+    options->config.uefi_variables = value;
+    return true;
+}
+
 static bool option_boot(struct options *options, const char *value, struct error *err)
 {
     static const char *const methods[] = { [BOOT_AUTO] = "auto", [BOOT_LINUX] = "linux", [BOOT_PVH] = "pvh",
@@ -249,6 +255,33 @@ static bool is_cd(const char *path)
     bool read = fseek(file, DESCRIPTOR + MARK, SEEK_SET) == 0 && fread(mark, sizeof(mark), 1, file) == 1;
     fclose(file);
     return read && !memcmp(mark, "CD001", MARK_SIZE);
+}
+
+/*
+ * A disk whose master boot record has a signature but no code is one that only UEFI boots (UEFI 2.10 §5.2.3 "Protective MBR"); so is
+ * a CD whose boot catalog begins with an entry for UEFI (El Torito 1.0 §2.1: the platform of the validation entry).
+ */
+static bool boots_by_uefi_only(const struct machine_config *config)
+{
+    enum { CODE_SIZE = 440, SIGNATURE = 510, RECORD = 17 * 2048, CATALOG = 0x47, PLATFORM = 1, PLATFORM_EFI = 0xEF };
+    static const uint8_t no_code[CODE_SIZE];
+    uint8_t sector[512] = { 0 };
+    const struct disk_config *disk = &config->disk[0];
+    FILE *file = config->disk_count ? fopen(disk->path, "rbe") : NULL;
+    bool uefi = false;
+    if (!file)
+        return false;
+    if (disk->bus == DISK_CDROM) {
+        if (fseek(file, RECORD, SEEK_SET) == 0 && fread(sector, sizeof(sector), 1, file) == 1) {
+            uint32_t catalog = sector[CATALOG] | sector[CATALOG + 1] << 8 | sector[CATALOG + 2] << 16 | (uint32_t)sector[CATALOG + 3] << 24;
+            uefi = fseek(file, (long)catalog * 2048, SEEK_SET) == 0 && fread(sector, sizeof(sector), 1, file) == 1 &&
+                   sector[PLATFORM] == PLATFORM_EFI;
+        }
+    } else if (fread(sector, sizeof(sector), 1, file) == 1) {
+        uefi = sector[SIGNATURE] == 0x55 && sector[SIGNATURE + 1] == 0xAA && !memcmp(sector, no_code, CODE_SIZE);
+    }
+    fclose(file);
+    return uefi;
 }
 
 static bool option_cdrom(struct options *options, const char *value, struct error *err)
@@ -584,7 +617,7 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
     if (!anything)
         return error_set(err, "there is nothing to run: name a disk image, or a kernel with --kernel FILE");
     if (!options->config.firmware)
-        options->config.firmware = "bios";
+        options->config.firmware = boots_by_uefi_only(&options->config) ? "uefi" : "bios";
     return true;
 }
 

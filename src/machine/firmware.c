@@ -1,6 +1,7 @@
 #include "machine/firmware.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include "base/base.h"
 #include "dev/fw_cfg.h"
 #include "dev/pci/pci.h"
+#include "dev/storage/flash.h"
 #include "dev/rtc.h"
 #include "machine/firmware_acpi.h"
 #include "machine/image.h"
@@ -17,10 +19,12 @@
 #include "machine/smbios.h"
 #include "mem/ram.h"
 
-enum { FIRMWARE_SIZE_MAX = 16 * MiB, VGA_BIOS_SIZE_MAX = 256 * KiB, FIRMWARE_ALIGN = 64 * KiB };
+enum { FIRMWARE_SIZE_MAX = 16 * MiB, VGA_BIOS_SIZE_MAX = 256 * KiB };
 
 struct firmware {
     struct blob image;
+    struct blob variables;      /* UEFI: what the flash chip holds at the start, right below the image; size 0: no chip */
+    int variables_fd;           /* the file that keeps them; -1: none */
     struct blob vga_bios;       /* padded to a power of two; none with UEFI, which brings its own driver */
 };
 
@@ -32,6 +36,9 @@ static const struct known {
     const char *path[4];
 } known[] = {
     { "bios", "seabios", { "/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin" } },
+    { "uefi", "ovmf", { "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/edk2/x64/OVMF_CODE.4m.fd" } },
+    { "uefi-variables", "ovmf", { "/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/OVMF/OVMF_VARS.fd",
+                                  "/usr/share/edk2/x64/OVMF_VARS.4m.fd" } },
     { "vga-bios", "seabios", { "/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin" } },
 };
 
@@ -67,12 +74,67 @@ static bool read_vga_bios(struct firmware *firmware, struct error *err)
     return true;
 }
 
+static bool is_uefi(const struct machine_config *config) { return !strcmp(config->firmware, "uefi"); }
+
+/* --- UEFI's variables --- */
+
+/* The file that was named, or one beside the first disk that is written to. False: they are forgotten at the end. */
+static bool variables_path(const struct machine_config *config, char *path, size_t size)
+{
+    if (config->uefi_variables)
+        return snprintf(path, size, "%s", config->uefi_variables) < (int)size;
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        const struct disk_config *disk = &config->disk[i];
+        if (!disk->image.read_only && !disk->image.ephemeral)
+            return snprintf(path, size, "%s.uefi-variables", disk->path) < (int)size;
+    }
+    return false;
+}
+
+/* Two machines with one file of variables would each overwrite what the other keeps. */
+static bool lock_variables(int fd, const char *path, struct error *err)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    return fcntl(fd, F_OFD_SETLK, &lock) == 0 || error_set(err, "the UEFI variables %s are in use by another run", path);
+}
+
+/* A new file gets what the package gives for a start; an old one is taken as it is. */
+static bool open_variables(struct firmware *firmware, const char *path, struct error *err)
+{
+    struct blob *variables = &firmware->variables;
+    int fd = firmware->variables_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot open the UEFI variables %s (--uefi-variables FILE names another place)", path);
+    if (!lock_variables(fd, path, err))
+        return false;
+    off_t size = lseek(fd, 0, SEEK_END);
+    if (size == 0)
+        return pwrite(fd, variables->data, variables->size, 0) == (ssize_t)variables->size ||
+               error_errno(err, errno, "cannot write the UEFI variables %s", path);
+    if ((size_t)size != variables->size)
+        return error_set(err, "'%s' holds no UEFI variables of this firmware: it has %lld bytes, not %zu", path, (long long)size,
+                         variables->size);
+    return pread(fd, (void *)variables->data, variables->size, 0) == (ssize_t)variables->size ||
+           error_errno(err, errno, "cannot read the UEFI variables %s", path);
+}
+
+static bool read_variables(struct firmware *firmware, const struct machine_config *config, struct error *err)
+{
+    char path[4096];
+    const char *template = find_image("uefi-variables", err);
+    if (!template || !image_read("UEFI variables", template, &firmware->variables, err))
+        return false;
+    if (firmware->variables.size > FLASH_SIZE_MAX || firmware->variables.size % FLASH_BLOCK)
+        return error_set(err, "'%s' holds no UEFI variables", template);
+    return !variables_path(config, path, sizeof(path)) || open_variables(firmware, path, err);
+}
+
 static bool read_image(struct firmware *firmware, const char *path, struct error *err)
 {
     if (!image_read("firmware", path, &firmware->image, err))
         return false;
-    return (firmware->image.size <= FIRMWARE_SIZE_MAX && firmware->image.size % FIRMWARE_ALIGN == 0) ||
-           error_set(err, "'%s' is no firmware image: its size is not a multiple of 64K up to 16M", path);
+    return (firmware->image.size <= FIRMWARE_SIZE_MAX && firmware->image.size % PAGE_SIZE == 0) ||
+           error_set(err, "'%s' is no firmware image: its size is not a multiple of 4K up to 16M", path);
 }
 
 struct firmware *firmware_open(const struct machine_config *config, struct error *err)
@@ -81,7 +143,9 @@ struct firmware *firmware_open(const struct machine_config *config, struct error
     struct firmware *firmware = path ? calloc(1, sizeof(*firmware)) : NULL;
     if (!firmware)
         return NULL;
-    if (read_image(firmware, path, err) && (config->no_display || read_vga_bios(firmware, err)))
+    firmware->variables_fd = -1;
+    if (read_image(firmware, path, err) &&
+        (is_uefi(config) ? read_variables(firmware, config, err) : config->no_display || read_vga_bios(firmware, err)))
         return firmware;
     firmware_close(firmware);
     return NULL;
@@ -92,9 +156,22 @@ void firmware_close(struct firmware *firmware)
     if (firmware) {
         free((void *)firmware->image.data);
         free((void *)firmware->vga_bios.data);
+        free((void *)firmware->variables.data);
+        if (firmware->variables_fd >= 0)
+            close(firmware->variables_fd);
     }
     free(firmware);
 }
+
+void firmware_wire_flash(const struct firmware *firmware, struct flash *flash)
+{
+    flash->base = 4 * GiB - firmware->image.size - firmware->variables.size;
+    flash->size = (uint32_t)firmware->variables.size;
+    flash->contents = firmware->variables.data;
+    flash->fd = firmware->variables_fd >= 0 ? firmware->variables_fd : 0;
+}
+
+bool firmware_has_flash(const struct firmware *firmware) { return firmware->variables.size; }
 
 const struct blob *firmware_vga_bios(const struct firmware *firmware) { return &firmware->vga_bios; }
 

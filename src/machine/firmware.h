@@ -8,10 +8,14 @@
 #include "machine/boot.h"
 
 struct firmware;
+struct flash;
 
 /* Reads the image that config->firmware names. NULL: err says what is missing and what to do. */
 struct firmware *firmware_open(const struct machine_config *config, struct error *err);
 void firmware_close(struct firmware *firmware);
+/* UEFI keeps its variables in a flash chip. */
+bool firmware_has_flash(const struct firmware *firmware);
+void firmware_wire_flash(const struct firmware *firmware, struct flash *flash);
 /* The VGA BIOS, a power of two in size; size 0: none. */
 const struct blob *firmware_vga_bios(const struct firmware *firmware);
 /* Places the image in guest memory; with the machine's other memory. */

@@ -50,7 +50,8 @@ struct machine_config {
     uint64_t clock_instructions;        /* a microsecond is so many instructions; 0: time is the host's */
     enum boot_method boot;
     const char *kernel;         /* path; NULL: nothing is loaded (tests place code themselves) */
-    const char *firmware;       /* "bios" or a path, instead of a kernel; NULL: none */
+    const char *firmware;       /* "bios", "uefi" or a path, instead of a kernel; NULL: none */
+    const char *uefi_variables; /* the file that keeps them; NULL: one beside the first disk */
     const char *initrd[MACHINE_INITRDS_MAX];    /* Linux: the first; Multiboot: modules, "FILE ARGS" */
     unsigned initrd_count;
     const char *append;

@@ -33,6 +33,7 @@
 #include "dev/pit.h"
 #include "dev/rtc.h"
 #include "dev/storage/ahci.h"
+#include "dev/storage/flash.h"
 #include "dev/testdev.h"
 #include "dev/uart.h"
 #include "dev/virtio/devices.h"
@@ -245,6 +246,12 @@ static void wire_pci(struct wiring *wiring, struct device *device)
 
 static void wire_plain_pci(struct device *device, void *opaque) { wire_pci(opaque, device); }
 
+static void wire_flash(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    firmware_wire_flash(wiring->machine->firmware, (struct flash *)device);
+}
+
 static void wire_vga(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
@@ -374,6 +381,8 @@ static bool add_chips(struct machine *machine, struct error *err)
     machine->acpi_pm = add(machine, &device_acpi_pm, "acpi-pm", wire_acpi_pm, NULL, err);
     machine->uart = machine->acpi_pm ? add(machine, &device_uart, "uart0", wire_uart, NULL, err) : NULL;
     machine->rtc = machine->uart ? add(machine, &device_rtc, "rtc", wire_rtc, NULL, err) : NULL;
+    if (machine->firmware && firmware_has_flash(machine->firmware) && !add(machine, &device_flash, "flash", wire_flash, NULL, err))
+        return false;
     if (machine->rtc && machine->firmware && !(machine->fw_cfg = add(machine, &device_fw_cfg, "fw-cfg", NULL, NULL, err)))
         return false;
     return machine->rtc && add(machine, &device_pit, "pit", wire_pit, NULL, err) &&

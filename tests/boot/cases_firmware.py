@@ -160,3 +160,25 @@ def bios_iso(test):
         machine.expect(r"^doppel:/# ")
         machine.send("poweroff -f\n")
         machine.end(exit_status("DONE"))
+
+
+@case("the same image boots through OVMF, which keeps its variables in a file")
+def uefi_iso(test):
+    variables = test.path("variables")
+    with test.machine(rescue_iso(test), "--memory", "512M", "--engine", "dbt", "--firmware", "uefi",
+                      "--uefi-variables", variables) as machine:
+        machine.expect(r"This is a CD\.")
+        machine.expect(r"^doppel:/# ")
+        machine.command_line("ls -d /sys/firmware/efi", "^/sys/firmware/efi$")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
+    with open(variables, "rb") as file:
+        kept = file.read()
+    if b"B\0o\0o\0t\0O\0r\0d\0e\0r\0" not in kept:
+        raise Failure("the file with UEFI's variables holds no BootOrder")
+
+
+@case("Debian on a virtio disk boots through OVMF and GRUB to a login", long=True)
+def uefi_debian_virtio(test):
+    with test.machine(copy_of_disk(test), "--memory", "512M", "--engine", "dbt", "--firmware", "uefi") as machine:
+        to_a_login(machine)

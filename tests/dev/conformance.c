@@ -197,8 +197,8 @@ static void check_equal(const struct rig *a, const struct rig *b, const char *wh
         fail_msg("%s: %s: %s differs", a->type->name, what, field);
 }
 
-/* The RTC's battery is the one thing that outlives a reset. */
-static bool outlives_reset(const struct device_type *type) { return type == &device_rtc; }
+/* The RTC's battery and the contents of flash outlive a reset. */
+static bool outlives_reset(const struct device_type *type) { return type == &device_rtc || type == &device_flash; }
 
 static void reset_is_as_new(const struct device_type *type)
 {

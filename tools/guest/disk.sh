@@ -62,6 +62,7 @@ disk_grub_cfg() {
 serial --unit=0 --speed=115200
 terminal_input serial console
 terminal_output serial console
+insmod all_video
 set timeout=1
 menuentry 'Debian' {
     linux /vmlinuz root=LABEL=doppel console=tty0 console=ttyS0
