@@ -144,8 +144,10 @@ def rescue_iso(test):
     shutil.copy(asset("kernel", "cloud"), os.path.join(tree, "boot", "vmlinuz"))
     shutil.copy(asset("initramfs", "cloud"), os.path.join(tree, "boot", "initrd"))
     with open(os.path.join(tree, "boot", "grub", "grub.cfg"), "w", encoding="utf-8") as file:
-        file.write("serial --unit=0 --speed=115200\nterminal_input serial console\nterminal_output serial console\n"
-                   "echo This is a CD.\nlinux /boot/vmlinuz console=ttyS0 panic=-1\ninitrd /boot/initrd\nboot\n")
+        # UEFI's own console is on the serial line, too.
+        file.write("if [ $grub_platform = pc ]; then\nserial --unit=0 --speed=115200\nterminal_input serial console\n"
+                   "terminal_output serial console\nfi\ninsmod all_video\necho This is a CD.\n"
+                   "linux /boot/vmlinuz console=ttyS0 panic=-1\ninitrd /boot/initrd\nboot\n")
     made = subprocess.run(["grub-mkrescue", "-o", path, tree], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           check=False)
     if made.returncode:

@@ -56,12 +56,14 @@ make_disk() {
     disk_partition "$out" && disk_boot_code "$out" "$stage" && disk_esp "$out" "$stage" && disk_root "$out" "$stage"
 }
 
-# The menu is seen on the serial line, and on the screen where there is one.
+# The menu is seen on the serial line, and on the screen where there is one. UEFI's console is on both.
 disk_grub_cfg() {
     cat <<'END'
-serial --unit=0 --speed=115200
-terminal_input serial console
-terminal_output serial console
+if [ $grub_platform = pc ]; then
+    serial --unit=0 --speed=115200
+    terminal_input serial console
+    terminal_output serial console
+fi
 insmod all_video
 set timeout=1
 menuentry 'Debian' {
