@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -78,14 +79,20 @@ static bool is_uefi(const struct machine_config *config) { return !strcmp(config
 
 /* --- UEFI's variables --- */
 
-/* The file that was named, or one beside the first disk that is written to. False: they are forgotten at the end. */
+static bool is_file(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
+/* The file that was named, or one beside the first image that is written to. False: they are forgotten at the end. */
 static bool variables_path(const struct machine_config *config, char *path, size_t size)
 {
     if (config->uefi_variables)
         return snprintf(path, size, "%s", config->uefi_variables) < (int)size;
     for (unsigned i = 0; i < config->disk_count; i++) {
         const struct disk_config *disk = &config->disk[i];
-        if (!disk->image.read_only && !disk->image.ephemeral)
+        if (!disk->image.read_only && !disk->image.ephemeral && is_file(disk->path))
             return snprintf(path, size, "%s.uefi-variables", disk->path) < (int)size;
     }
     return false;
