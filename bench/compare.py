@@ -166,7 +166,7 @@ def main():
     for name, description in workloads.groups(arguments.quick).items():
         if arguments.group and name not in arguments.group:
             continue
-        chosen = [job for job in description.jobs if arguments.match in job.name]
+        chosen = [job for job in description.jobs if arguments.match.replace(" ", "_") in job.name]
         group = Group(name, description._replace(jobs=chosen), arguments, system)
         if name == "boot":
             booted(arguments, group)

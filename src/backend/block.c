@@ -1,7 +1,7 @@
 /*
  * The front of a block backend: opening an image, checking requests, and the three rules that hold for both
- * engines (block_uring.c, block_threads.c): `done` runs on the loop's thread or in block_drain, with the board lock held,
- * never before submit returns; a request is finished piece by piece until it is whole or failed; a discard that the
+ * engines (block_uring.c, block_threads.c): `done` runs on the loop's thread, in block_unplug or in block_drain, with the board lock
+ * held, never before submit returns; a request is finished piece by piece until it is whole or failed; a discard that the
  * host cannot do is no error.
  */
 #include "backend/block_internal.h"
@@ -236,6 +236,18 @@ void block_submit(struct block *block, struct block_request *request)
         refuse(block, request, ENOMEM);
     else
         block->engine->submit(block, request);
+}
+
+void block_plug(struct block *block)
+{
+    if (block->engine->plug)
+        block->engine->plug(block);
+}
+
+void block_unplug(struct block *block)
+{
+    if (block->engine->unplug)
+        block->engine->unplug(block);
 }
 
 void block_drain(struct block *block)

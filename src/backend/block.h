@@ -1,6 +1,6 @@
 /*
  * Block backends: what a disk device talks to on the host. Requests are asynchronous; they complete on the event loop's
- * thread with the board lock held. A raw image goes through io_uring, or through a thread pool where io_uring is
+ * thread (or in block_unplug) with the board lock held. A raw image goes through io_uring, or through a thread pool where io_uring is
  * forbidden; a qcow2 image (disk_image.h) goes through a thread pool. Write order: a flush completes after every write that
  * completed before it was submitted is on stable storage.
  */
@@ -57,6 +57,12 @@ enum disk_format block_format(const struct block *block);
 
 /* Board lock held. `done` never runs before submit returns. */
 void block_submit(struct block *block, struct block_request *request);
+/*
+ * Board lock held. What is submitted between the two reaches the host at once and as one; what the host had at hand is complete when
+ * block_unplug returns, its `done` having run there, on the caller's thread, instead of on the loop's.
+ */
+void block_plug(struct block *block);
+void block_unplug(struct block *block);
 /* Board lock held: waits until nothing is under way (completions run). For quiesce and reset. */
 void block_drain(struct block *block);
 

@@ -13,6 +13,8 @@ struct block_engine {
     void (*stop)(struct block *block);          /* nothing is under way */
     void (*submit)(struct block *block, struct block_request *request);
     void (*wait)(struct block *block);          /* until at least one completion ran; something is under way */
+    void (*plug)(struct block *block);          /* NULL: it has nothing to gain */
+    void (*unplug)(struct block *block);
 };
 extern const struct block_engine block_uring, block_threads;
 

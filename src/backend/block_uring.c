@@ -25,6 +25,7 @@ struct uring {
     struct io_uring ring;
     struct loop_fd event;
     unsigned in_kernel;                                 /* submitted or in the submission queue */
+    bool plugged;
     struct block_request *waiting, *waiting_last;       /* no room in the ring */
     struct loop_work retry;                             /* the kernel would not take submissions */
 };
@@ -119,7 +120,31 @@ static void uring_submit(struct block *block, struct block_request *request)
 {
     struct uring *uring = block->engine_state;
     wait_in_line(uring, request);
+    if (!uring->plugged)
+        kick(uring);
+}
+
+static void uring_plug(struct block *block)
+{
+    struct uring *uring = block->engine_state;
+    uring->plugged = true;
+}
+
+/*
+ * What the host's cache holds is read before io_uring_enter returns. Nobody needs to be woken for that: the event is off
+ * until we look. A completion that comes before the fence is seen here, one that comes after it raises the event.
+ */
+static void uring_unplug(struct block *block)
+{
+    struct uring *uring = block->engine_state;
+    uring->plugged = false;
+    if (!uring->waiting)
+        return;
+    io_uring_cq_eventfd_toggle(&uring->ring, false);
     kick(uring);
+    io_uring_cq_eventfd_toggle(&uring->ring, true);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    reap(uring);
 }
 
 static void uring_wait(struct block *block)
@@ -174,4 +199,6 @@ const struct block_engine block_uring = {
     .stop = uring_stop,
     .submit = uring_submit,
     .wait = uring_wait,
+    .plug = uring_plug,
+    .unplug = uring_unplug,
 };

@@ -137,6 +137,31 @@ static void check_many(int engine)
     teardown(&f);
 }
 
+/* Rows of every length, more than the ring holds among them: each request completes, in block_unplug or on the loop. */
+static void check_plugged(int engine)
+{
+    struct fixture f;
+    setup(&f, engine);
+    struct tracked *t = calloc(CONCURRENT, sizeof(*t));
+    uint8_t *data = malloc(CONCURRENT * 4096);
+    for (unsigned row = 1; row <= CONCURRENT; row += row < 8 ? 1 : 97) {
+        for (int op = BLOCK_WRITE; op >= BLOCK_READ; op--) {
+            memset(data, op == BLOCK_WRITE ? (int)row : 0, row * 4096);
+            block_plug(f.block);
+            for (unsigned i = 0; i < row; i++)
+                start(&f, &t[i], op, (uint64_t)i * 4096, data + i * 4096, 4096);
+            block_unplug(f.block);
+            for (unsigned i = 0; i < row; i++)
+                assert_int_equal(wait_for(&f, &t[i]), 0);
+        }
+        for (unsigned i = 0; i < row * 4096; i++)
+            assert_int_equal(data[i], (uint8_t)row);
+    }
+    free(t);
+    free(data);
+    teardown(&f);
+}
+
 static void check_zeroes(int engine)
 {
     struct fixture f;
@@ -187,6 +212,8 @@ static void data_uring(void **state) { check_data(BLOCK_ENGINE_URING); }
 static void data_threads(void **state) { check_data(BLOCK_ENGINE_THREADS); }
 static void many_uring(void **state) { check_many(BLOCK_ENGINE_URING); }
 static void many_threads(void **state) { check_many(BLOCK_ENGINE_THREADS); }
+static void plugged_uring(void **state) { check_plugged(BLOCK_ENGINE_URING); }
+static void plugged_threads(void **state) { check_plugged(BLOCK_ENGINE_THREADS); }
 static void zeroes_uring(void **state) { check_zeroes(BLOCK_ENGINE_URING); }
 static void zeroes_threads(void **state) { check_zeroes(BLOCK_ENGINE_THREADS); }
 static void errors_uring(void **state) { check_errors(BLOCK_ENGINE_URING); }
@@ -228,7 +255,7 @@ int main(void)
         cmocka_unit_test(data_uring),    cmocka_unit_test(data_threads),    cmocka_unit_test(many_uring),
         cmocka_unit_test(many_threads),  cmocka_unit_test(zeroes_uring),    cmocka_unit_test(zeroes_threads),
         cmocka_unit_test(errors_uring),  cmocka_unit_test(errors_threads),  cmocka_unit_test(locked_image_is_refused_by_name),
-        cmocka_unit_test(missing_image_is_named),
+        cmocka_unit_test(plugged_uring), cmocka_unit_test(plugged_threads), cmocka_unit_test(missing_image_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -108,8 +108,10 @@ static void block_done(struct block_request *done, int status)
         block_submit(request->blk->block, &request->block);
         return;
     }
+    bool batch = request->blk->batch;
     answer(request, status ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
-    virtio_queue_signal(queue);
+    if (!batch)
+        virtio_queue_signal(queue);
 }
 
 static void submit(struct virtio_blk_request *request, enum block_op op, uint64_t offset, uint64_t size)
@@ -224,6 +226,23 @@ static enum virtio_progress blk_handle(struct virtio *virtio, struct virtio_queu
 }
 _Static_assert(sizeof(struct virtio_blk_outhdr) == HEADER_SIZE, "VIRTIO §5.2.6");
 
+/* One interrupt tells of all that the host had at hand. */
+static void blk_begin(struct virtio *virtio)
+{
+    struct virtio_blk *blk = (struct virtio_blk *)virtio;
+    blk->batch = true;
+    if (blk->block)
+        block_plug(blk->block);
+}
+
+static void blk_end(struct virtio *virtio)
+{
+    struct virtio_blk *blk = (struct virtio_blk *)virtio;
+    if (blk->block)
+        block_unplug(blk->block);
+    blk->batch = false;
+}
+
 /* --- reset, init --- */
 
 static void blk_stop(struct virtio *virtio)
@@ -259,6 +278,8 @@ static const struct virtio_ops blk_ops = {
     .features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH),
     .config_size = sizeof(struct virtio_blk_config),
     .handle = blk_handle,
+    .begin = blk_begin,
+    .end = blk_end,
     .stop = blk_stop,
 };
 

@@ -20,6 +20,7 @@ struct virtio_blk {
     const char *serial;                         /* set by configure; may be NULL */
     struct virtio_blk_request *spare;           /* done with, kept for the next */
     unsigned spare_count;
+    bool batch;                                 /* virtio_run_queue is at work: it signals what completes meanwhile */
 };
 
 struct virtio_net {

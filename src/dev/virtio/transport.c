@@ -74,6 +74,8 @@ void virtio_run_queue(struct virtio_queue *queue)
 {
     struct virtio *virtio = queue->virtio;
     virtio_queue_want_notify(queue, false);
+    if (virtio->ops->begin)
+        virtio->ops->begin(virtio);
     for (unsigned rounds = 0; virtio_queue_live(queue); rounds++) {
         if (rounds == BATCH) {
             postpone(queue);
@@ -88,6 +90,8 @@ void virtio_run_queue(struct virtio_queue *queue)
                 break;
         }
     }
+    if (virtio->ops->end)
+        virtio->ops->end(virtio);
     virtio_queue_signal(queue);
 }
 

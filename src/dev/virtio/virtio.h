@@ -107,6 +107,9 @@ struct virtio_ops {
     uint16_t config_size;
     /* Handles at most one buffer of the queue. */
     enum virtio_progress (*handle)(struct virtio *virtio, struct virtio_queue *queue);
+    /* Around a row of calls of handle. May be NULL. */
+    void (*begin)(struct virtio *virtio);
+    void (*end)(struct virtio *virtio);
     /* The driver resets the device: end what is under way. May be NULL. */
     void (*stop)(struct virtio *virtio);
     /* The driver is ready (DRIVER_OK). May be NULL. */
