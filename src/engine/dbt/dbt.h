@@ -141,13 +141,13 @@ struct dbt {
     struct jump_table *jumps;
     uint32_t simd_live;                 /* enum simd_level: the guest's vector state is in the processor */
     uint32_t host_mxcsr;
-    const uint8_t *trap_back;
+    const uint8_t *onward;              /* where a helper goes on */
     uint64_t trap_addend;
 
     struct trap *trap;                  /* the one that was hit, its translation, and what the signal told */
     struct translation *trapped;
     struct trap_fault fault;
-    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *simd_load[SIMD_LEVELS];     /* shared code, executable */
+    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *go_on, *simd_load[SIMD_LEVELS];     /* shared code, executable */
     struct work *work;                  /* of the translator, plan.h */
     unsigned hot;
     uint8_t mode;                       /* of the present state of the vCPU */
@@ -168,6 +168,7 @@ struct dbt {
     struct translation *page[2][1 << DBT_PAGE_BITS];    /* by page of gpa, and by gpa2 */
     uint8_t drops[1 << DBT_PAGE_BITS];          /* translations dropped because their page was written */
     uint64_t since_forgotten;           /* instructions */
+    int64_t user_since;                 /* interp.left when the present stretch of user code began */
     struct site_runs *site_runs;        /* by mnemonic */
 };
 
@@ -207,6 +208,18 @@ void dbt_forget_jumps(struct dbt *dbt);
 /* insn_branch.c computes the same. */
 static inline unsigned jump_index(uint64_t rip) { return (rip + (rip >> 16)) & ((1u << DBT_JUMP_BITS) - 1); }
 
+/* --- run.c --- */
+/*
+ * How a helper goes on, in RAX and RDX: `same`, behind the instruction that it was called for; otherwise with a translation at its
+ * entry, or (NULL) by leaving.
+ */
+struct onward {
+    const uint8_t *code;
+    uint64_t same;
+};
+/* After an instruction that ended its block, or left it with an event: the next translation, if nothing has to be seen to by others. */
+struct onward dbt_go_on(struct vcpu *vcpu);
+
 /* --- thunks.c --- */
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt);
 
@@ -214,8 +227,8 @@ void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt);
 bool dbt_install_traps(void);
 /* The dbt whose code runs on this thread. */
 void dbt_traps_for(struct dbt *dbt);
-/* Carries out the instruction that trapped; the address to go on at, or NULL: leave. */
-const uint8_t *dbt_run_trap(struct vcpu *vcpu);
+/* Carries out the instruction that trapped. `same`: it goes on behind it, at `code`. */
+struct onward dbt_run_trap(struct vcpu *vcpu);
 
 /* --- report.c --- */
 struct site_runs *site_runs_create(void);

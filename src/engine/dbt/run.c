@@ -3,6 +3,7 @@
 #include "engine/dbt/gs.h"
 #include "engine/dbt/hot.h"
 #include "mmu/window.h"
+#include "vmx/vmx.h"
 
 enum { DROPS_MAX = 8, FORGET_AFTER = 4 << 20 };
 #define BUDGET_LARGE (INT64_MAX / 2)            /* more than any number that somebody asked for */
@@ -82,14 +83,18 @@ static enum simd_level simd_level(const struct vcpu *vcpu)
     return (vcpu->xcr0 & XCR0_AVX512) == XCR0_AVX512 ? SIMD_AVX512 : SIMD_AVX;
 }
 
-/* Before translated code is looked for: which, and where. */
-static void set_mode(struct vcpu *vcpu, struct dbt *dbt)
+static void set_exact(struct dbt *dbt)
 {
     bool exact = dbt->interp.left < BUDGET_LARGE;
     if (exact != dbt->exact) {
         dbt_flush(dbt);
         dbt->exact = exact;
     }
+}
+
+/* Before translated code is looked for: which, and where. */
+static void set_mode(struct vcpu *vcpu, struct dbt *dbt)
+{
     uintptr_t table = vcpu->cpl == 3 ? window_table(vcpu) : 0;
     dbt->context = table + WINDOW_BIAS;
     dbt->mode = (uint8_t)((vcpu->cpl == 3 ? MODE_USER : 0) | (table ? MODE_WINDOW : 0) | simd_level(vcpu) << MODE_SIMD_SHIFT);
@@ -110,7 +115,7 @@ static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
     return t;
 }
 
-/* The code to run at rip; NULL: a block was interpreted, or none can be (*stop). */
+/* The code to run at rip; NULL: a block was interpreted, or could not be fetched, or the budget is at its end (*stop). */
 static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link *link, bool *stop)
 {
     struct interp *interp = &dbt->interp;
@@ -123,7 +128,6 @@ static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link 
         return known->entry;
     }
     struct block *block = interp_next_block(vcpu, interp);
-    *stop = true;
     if (unlikely(!block)) {
         interp->changed = true;
         return NULL;
@@ -144,6 +148,67 @@ static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link 
     return NULL;
 }
 
+/* --- going on behind an instruction that changed something --- */
+
+/* The stretch of user code, if it was one, ends. */
+static void account(struct vcpu *vcpu, struct dbt *dbt)
+{
+    if (dbt->mode & MODE_USER)
+        window_account(vcpu, (uint64_t)(dbt->user_since - dbt->interp.left));
+    dbt->user_since = dbt->interp.left;
+}
+
+/* The loop's part, done here: a fault or trap goes to the guest's handler. False: there is one, and it is not so simple. */
+static bool deliver(struct vcpu *vcpu, struct interp *interp)
+{
+    struct event event = vcpu->pending;
+    if (event.kind == EVENT_NONE)
+        return true;
+    if (event.kind == EVENT_STEP || event.kind == EVENT_VM_EXIT)
+        return false;
+    vcpu->pending.kind = EVENT_NONE;
+    interp->sti_left = -1;
+    x86_deliver_event(vcpu, &event);
+    return true;
+}
+
+/* What the loop and `run` do between two calls of run_blocks. True: it may go on, and the mode is set. */
+static bool settle(struct vcpu *vcpu, struct dbt *dbt)
+{
+    struct interp *interp = &dbt->interp;
+    if (dbt->exact || vmx_guest(vcpu))
+        return false;
+    account(vcpu, dbt);
+    if (!deliver(vcpu, interp) || !interp_goes_on(vcpu, interp))
+        return false;
+    if (!translatable(interp)) {
+        interp->changed = true;
+        return false;
+    }
+    set_mode(vcpu, dbt);
+    return true;
+}
+
+/* The next translation if there is one already, and nothing has to be seen to before it. */
+static const uint8_t *next_code(struct vcpu *vcpu, struct dbt *dbt)
+{
+    if (dbt->exact || dbt->flushes != dbt->interp.cache->flushes || (dbt->interp.changed && !settle(vcpu, dbt)))
+        return NULL;
+    const uint8_t *code = dbt_find_jump(dbt, vcpu->rip);
+    if (code)
+        return code;
+    struct translation *t = known_translation(vcpu, dbt);
+    return t ? t->entry : NULL;
+}
+
+struct onward dbt_go_on(struct vcpu *vcpu)
+{
+    struct dbt *dbt = dbt_of(vcpu);
+    const uint8_t *code = next_code(vcpu, dbt);
+    dbt->flags = flags_pack(vcpu->rflags);
+    return (struct onward){ .code = code };
+}
+
 static void run_blocks(struct vcpu *vcpu, struct interp *interp)
 {
     struct dbt *dbt = dbt_of(vcpu);
@@ -155,17 +220,22 @@ static void run_blocks(struct vcpu *vcpu, struct interp *interp)
     }
     gs_point_at(vcpu, dbt->gs_instruction);
     dbt_traps_for(dbt);
+    set_exact(dbt);
     set_mode(vcpu, dbt);
-    int64_t left = interp->left;
-    while (!atomic_load_explicit(&vcpu->request, memory_order_relaxed) && !interp->changed && !stop) {
+    int64_t left = dbt->user_since = interp->left;
+    while (!atomic_load_explicit(&vcpu->request, memory_order_relaxed) && !stop) {
+        if (interp->changed) {
+            if (!settle(vcpu, dbt))
+                break;
+            link = NULL;                /* of another mode, perhaps */
+        }
         const uint8_t *code = link || dbt->exact ? NULL : dbt_find_jump(dbt, vcpu->rip);
         if (!code)
             code = find_code(vcpu, dbt, link, &stop);
         link = code ? enter(vcpu, dbt, code) : NULL;
     }
     forget_drops(dbt, (uint64_t)(left - interp->left));
-    if (dbt->mode & MODE_USER)
-        window_account(vcpu, (uint64_t)(left - interp->left));
+    account(vcpu, dbt);
 }
 
 void dbt_set_hot(struct vcpu *vcpu, unsigned runs) { dbt_of(vcpu)->hot = runs; }

@@ -277,10 +277,23 @@ static void make_leave(struct emitter *e, struct dbt *dbt)
     emit_return(e);
 }
 
+/* RAX: the entry of a translation, or 0; all guest state is in the vCPU, vector state too. */
+static void make_go_on(struct emitter *e, struct dbt *dbt)
+{
+    dbt->go_on = emit_here(e);
+    emit_insn(e, EMIT_W, 0x85, RAX, rm_reg(RAX), 0);
+    uint8_t *leave = emit_jcc(e, CC_Z, emit_here(e));
+    emit_store(e, rm_data(&dbt->onward), RAX);
+    reload(e, dbt);
+    restore_flags_and_rax(e, dbt);
+    emit_insn(e, 0, 0xFF, 4, rm_data(&dbt->onward), 0);
+    emit_target(e, leave, emit_here(e));
+    emit_return(e);
+}
+
 /* --- sites --- */
 
-/* False: leave, nothing to link. */
-static bool run_site(struct vcpu *vcpu, const struct site *site)
+static struct onward run_site(struct vcpu *vcpu, const struct site *site)
 {
     struct dbt *dbt = dbt_of(vcpu);
     struct block *block = &dbt->mini->block;
@@ -297,18 +310,25 @@ static bool run_site(struct vcpu *vcpu, const struct site *site)
     if (next != block) {
         if (dbt->interp.left - left < site->remaining)          /* done, and not by a handler that uncounts the rest */
             dbt->interp.left += site->remaining - 1;
-        return false;
+        return dbt_go_on(vcpu);
     }
     if (likely(!site->translation->dropped))
-        return true;
+        return (struct onward){ .same = true };
     vcpu->rip = site->rip + site->op.where + site->op.length;
     dbt->interp.left += site->remaining - 1;
-    return false;
+    return dbt_go_on(vcpu);
 }
 
 static struct block *site_done(struct vcpu *vcpu, const struct op *op)
 {
     return &dbt_of(vcpu)->mini->block;
+}
+
+/* After a function that returned a struct onward. */
+static uint8_t *jump_unless_same(struct emitter *e)
+{
+    emit_insn(e, 0, 0x85, RDX, rm_reg(RDX), 0);
+    return emit_jcc(e, CC_Z, emit_here(e));
 }
 
 /*
@@ -329,8 +349,7 @@ static void make_help(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt, boo
     adjust_stack(e, -8);
     emit_call(e, (uintptr_t)run_site);
     adjust_stack(e, 8);
-    emit_insn(e, 0, 0x84, RAX, rm_reg(RAX), 0);
-    uint8_t *leave = emit_jcc(e, CC_Z, emit_here(e));
+    uint8_t *elsewhere = jump_unless_same(e);
     restore_vectors(e, dbt);
     reload(e, dbt);
     if (host)
@@ -338,10 +357,9 @@ static void make_help(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt, boo
     else
         emit_load(e, RAX, rm_vcpu(GPR_OFFSET(RAX)));
     emit8(e, 0xC3);
-    emit_target(e, leave, emit_here(e));
+    emit_target(e, elsewhere, emit_here(e));
     adjust_stack(e, 8);
-    emit_constant(e, RAX, 0);
-    emit_return(e);
+    emit_jump(e, JUMP, dbt->go_on);
 }
 
 /* Where the signal handler goes on: flags in H. */
@@ -353,17 +371,14 @@ static void make_trap_entry(struct emitter *e, struct vcpu *vcpu, struct dbt *db
     save_vectors(e, dbt);
     emit_constant(e, RDI, (uintptr_t)vcpu);
     emit_call(e, (uintptr_t)dbt_run_trap);
-    emit_insn(e, EMIT_W, 0x85, RAX, rm_reg(RAX), 0);
-    uint8_t *leave = emit_jcc(e, CC_Z, emit_here(e));
-    emit_store(e, rm_data(&dbt->trap_back), RAX);
+    uint8_t *elsewhere = jump_unless_same(e);
+    emit_store(e, rm_data(&dbt->onward), RAX);
     restore_vectors(e, dbt);
     reload(e, dbt);
     emit_load(e, S2, rm_data(&dbt->trap_addend));
     restore_flags_and_rax(e, dbt);
-    emit_insn(e, 0, 0xFF, 4, rm_data(&dbt->trap_back), 0);
-    emit_target(e, leave, emit_here(e));
-    emit_constant(e, RAX, 0);
-    emit_return(e);
+    emit_insn(e, 0, 0xFF, 4, rm_data(&dbt->onward), 0);
+    emit_target(e, elsewhere, dbt->go_on);
 }
 
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
@@ -378,6 +393,7 @@ void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
             dbt->simd_load[level] = dbt->simd_load[SIMD_AVX];
     make_enter(&e, dbt);
     make_leave(&e, dbt);
+    make_go_on(&e, dbt);
     make_help(&e, vcpu, dbt, false);
     make_help(&e, vcpu, dbt, true);
     make_trap_entry(&e, vcpu, dbt);

@@ -53,7 +53,7 @@ static bool run_one(struct vcpu *vcpu, struct interp *interp, uint64_t next_rip)
     return vcpu->pending.kind == EVENT_NONE && !interp->changed && vcpu->rip == next_rip;
 }
 
-const uint8_t *dbt_run_trap(struct vcpu *vcpu)
+struct onward dbt_run_trap(struct vcpu *vcpu)
 {
     struct dbt *dbt = dbt_of(vcpu);
     const struct trap *trap = dbt->trap;
@@ -73,9 +73,9 @@ const uint8_t *dbt_run_trap(struct vcpu *vcpu)
     dbt->interp.changed |= cold;        /* another mode */
     if (!goes_on || !trap->back || t->dropped || cold) {
         dbt->interp.left += trap->remaining - 1;
-        return NULL;
+        return dbt_go_on(vcpu);
     }
     if (trap->addend_of != NO_ADDEND)
         dbt->trap_addend = window_addend(dbt->context - WINDOW_BIAS, vcpu->gpr[trap->addend_of]);
-    return t->code + trap->back;
+    return (struct onward){ .code = t->code + trap->back, .same = true };
 }

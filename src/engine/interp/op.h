@@ -92,6 +92,7 @@ struct interp {
     bool one;                       /* `run` was asked for one instruction */
     bool stepping;                  /* somebody looks after each instruction: strings do one element */
     bool incomplete;                /* a repeated string instruction left before its end */
+    int64_t sti_left;               /* the shadow of STI was taken off; it still holds as long as `left` is this (run.c); -1: none */
     uint32_t key;                   /* mode_key of the present state */
     uint64_t drops;                 /* blocks dropped so far */
     unsigned pauses;                /* PAUSE executed */
@@ -107,6 +108,11 @@ void interp_fini(struct vcpu *vcpu, struct interp *interp);
 enum run_result interp_run(struct vcpu *vcpu, uint64_t budget);
 /* Until a request, the budget's end, a fault, or an instruction that may have changed what blocks depend on. */
 void interp_run_blocks(struct vcpu *vcpu, struct interp *interp);
+/*
+ * After an instruction that changed something (`changed`): true, there is nothing to see to before the next block, and run_blocks may go
+ * on; `key` is the present mode's. False: it must return.
+ */
+bool interp_goes_on(struct vcpu *vcpu, struct interp *interp);
 /* The block at rip; NULL: a fault is pending. */
 struct block *interp_next_block(struct vcpu *vcpu, struct interp *interp);
 

@@ -226,16 +226,39 @@ void interp_run_blocks(struct vcpu *vcpu, struct interp *interp)
  * The shadow of STI holds back nothing but interrupts, and one that waits is a request, with which nobody comes here (the loop gives
  * one instruction then). One that arrives later may as well have arrived after the shadow's end, as long as an instruction was run.
  */
+static void take_sti_shadow(struct vcpu *vcpu, struct interp *interp)
+{
+    if (!(vcpu->shadow & SHADOW_STI))
+        return;
+    vcpu->shadow &= (uint8_t)~SHADOW_STI;
+    interp->sti_left = interp->left;
+}
+
 static void run_many(struct vcpu *vcpu, struct interp *interp)
 {
-    uint8_t shadow = vcpu->shadow & SHADOW_STI;
-    int64_t left = interp->left;
-    vcpu->shadow &= (uint8_t)~SHADOW_STI;
+    interp->sti_left = -1;
+    take_sti_shadow(vcpu, interp);
     vcpu->among_others = vcpu->counted;
     interp->run_blocks(vcpu, interp);
     vcpu->among_others = false;
-    if (interp->left == left)
-        vcpu->shadow |= shadow;
+    if (interp->left == interp->sti_left)
+        vcpu->shadow |= SHADOW_STI;
+}
+
+/* What run_until looks at, but for the budget, which is large. */
+bool interp_goes_on(struct vcpu *vcpu, struct interp *interp)
+{
+    if (vcpu->pending.kind != EVENT_NONE || vcpu->pending_debug || vcpu->activity != ACTIVITY_ACTIVE || vcpu->alone ||
+        atomic_load_explicit(&vcpu->request, memory_order_relaxed))
+        return false;
+    forget_resume_flag(vcpu);
+    if (must_step(vcpu))
+        return false;
+    interp->key = block_mode_key(vcpu);
+    interp->changed = false;
+    interp->link_from = NULL;
+    take_sti_shadow(vcpu, interp);
+    return true;
 }
 
 static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
