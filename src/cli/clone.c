@@ -106,7 +106,7 @@ static bool start(struct clone *clone, const char *place, struct error *err)
     snprintf(disks, sizeof(disks), "%s/%s", place, clone->name);
     if (mkdir(disks, 0777) < 0)
         return error_errno(err, errno, "cannot make the directory %s", disks);
-    char *argv[] = { "doppel", "restore", base, "--clone", "--detach", "--name", clone->name, "--disks", disks, NULL };
+    char *argv[] = { "doppel", "restore", base, "--clone", "--share-memory", "--detach", "--name", clone->name, "--disks", disks, NULL };
     int status = posix_spawn(&clone->process, "/proc/self/exe", NULL, NULL, argv, environ);
     return !status || error_errno(err, status, "cannot start the copy %s", clone->name);
 }

@@ -467,7 +467,13 @@ static bool option_clone(struct options *options, const char *value, struct erro
 
 static bool option_copy_memory(struct options *options, const char *value, struct error *err)
 {
-    options->restore_copy_memory = true;
+    options->restore_memory = RESTORE_COPIED;
+    return true;
+}
+
+static bool option_share_memory(struct options *options, const char *value, struct error *err)
+{
+    options->restore_memory = RESTORE_SHARED;
     return true;
 }
 
@@ -604,8 +610,8 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
     for (int i = 1; i < argc; i++)
         if (!parse_one(options, argc, argv, &i, err))
             return false;
-    if (options->restore_disks || options->restore_verify || options->restore_clone || options->restore_copy_memory)
-        return error_set(err, "--disks, --verify, --clone and --copy-memory are for 'doppel restore'");
+    if (options->restore_disks || options->restore_verify || options->restore_clone || options->restore_memory)
+        return error_set(err, "--disks, --verify, --clone, --copy-memory and --share-memory are for 'doppel restore'");
     for (unsigned i = 0; i < options->config.disk_count; i++)
         options->config.disk[i].image.ephemeral |= options->ephemeral;
     bool anything = options->config.kernel || options->config.disk_count || options->config.firmware;
@@ -631,7 +637,7 @@ static bool is_one_of(const struct option_row *row, const char *const *names)
 
 bool options_for_restore(const struct option_row *row)
 {
-    static const char *const names[] = { "engine", "net", "vnc", "console", "virtio-console", "debug-console", "no-reboot", "disks", "clone", "copy-memory", "verify",
+    static const char *const names[] = { "engine", "net", "vnc", "console", "virtio-console", "debug-console", "no-reboot", "disks", "clone", "copy-memory", "share-memory", "verify",
                                          "name", "detach", "api-socket", "monitor", "trace", "log", "counters", "help", NULL };
     return is_one_of(row, names);
 }

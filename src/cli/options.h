@@ -3,7 +3,7 @@
 #define DOPPEL_CLI_OPTIONS_H
 
 #include "base/error.h"
-#include "machine/machine.h"
+#include "machine/snapshot.h"
 
 enum { OPTIONS_TRACES_MAX = 16, OPTIONS_STRINGS_MAX = 64 };
 
@@ -18,7 +18,8 @@ struct options {
     bool serving;                               /* no machine yet: one is to be created through the control socket */
     const char *restore;                        /* directory of the snapshot */
     const char *restore_disks;
-    bool restore_verify, restore_clone, restore_copy_memory;
+    bool restore_verify, restore_clone;
+    enum restore_memory restore_memory;
     const char *log;                            /* path; NULL: standard error */
     const char *trace[OPTIONS_TRACES_MAX];
     unsigned trace_count;

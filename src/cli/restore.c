@@ -59,7 +59,7 @@ static bool become_another(struct options *options, struct machine_config *confi
 struct vm_config *restore_open(struct options *options, struct error *err)
 {
     const struct restore_options restore = { .disks = options->restore_disks, .verify = options->restore_verify,
-                                             .copy_memory = options->restore_copy_memory };
+                                             .memory = options->restore_memory };
     struct snapshot *snapshot = snapshot_open(options->restore, err);
     if (!snapshot)
         return NULL;

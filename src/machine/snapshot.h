@@ -35,6 +35,13 @@ void snapshot_close(struct snapshot *snapshot);
  */
 struct machine_config *snapshot_config(struct snapshot *snapshot);
 
+/* How the snapshot's pages become the machine's. */
+enum restore_memory {
+    RESTORE_ON_DEMAND,          /* copied when they are touched, into memory that has a descriptor (mem/fetch.h); where the host forbids it, shared */
+    RESTORE_SHARED,             /* mapped, and shared with all machines of this snapshot until they are written; no descriptor */
+    RESTORE_COPIED,             /* all copied at the start, into memory that has a descriptor */
+};
+
 struct restore_options {
     /*
      * Existing directory for the disks that the machine writes to; they stay when it ends. They are qcow2 overlays on the snapshot's
@@ -42,7 +49,7 @@ struct restore_options {
      */
     const char *disks;
     bool verify;                /* first compare all of the memory with its checksums */
-    bool copy_memory;           /* read all of it at the start, into memory that has a descriptor (ram.h: struct ram_slot) */
+    enum restore_memory memory;
     bool exact;                 /* for tests: the guest is not told that time has passed and that it may be a copy */
 };
 

@@ -60,10 +60,10 @@ struct snapshot_layer {
 bool snapshot_open_memory(struct snapshot_layer *layer, struct error *err);
 void snapshot_close_memory(struct snapshot_layer *layer);
 /*
- * Gives the machine's slots the memory of the layers: layer[0] is the newest, layer[count - 1] the full one. copy: reads it at once,
- * and the slots keep their memfds; otherwise what is not compressed is mapped.
+ * Gives the machine's slots the memory of the layers: layer[0] is the newest, layer[count - 1] the full one. If memory cannot be fetched on
+ * demand here, it is shared; what is compressed is copied.
  */
-bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, unsigned count, bool copy, struct error *err);
+bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, unsigned count, enum restore_memory how, struct error *err);
 /* Compares the layer's memory with its checksums. */
 bool snapshot_verify_memory(const struct snapshot_layer *layer, struct error *err);
 

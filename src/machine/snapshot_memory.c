@@ -15,6 +15,7 @@
 
 #include "base/base.h"
 #include "machine/snapshot_internal.h"
+#include "mem/fetch.h"
 
 /*
  * Runs shorter than this are read into place rather than mapped: each mapping costs the host a kernel object, and a process
@@ -304,16 +305,16 @@ static uint64_t joined_end(const struct snapshot_slot *saved, uint64_t first, ui
 
 static bool lay_over(struct ram_slot *slot, int fd, const struct snapshot_slot *saved, struct error *err)
 {
-    uint8_t *buffer = compressed_buffer(err);
+    uint8_t *buffer = compressed_buffer(err), *to = slot->source ? slot->source : slot->host;
     bool ok = buffer;
     for (uint64_t i = 0, last; ok && i < saved->extent_count; i = last + 1) {
         uint64_t start = saved->extent[i].page, end = joined_end(saved, i, &last);
-        if (slot->private_mapping && !saved->compressed && (end - start >= MAPPED_RUN_MIN || !saved->differential)) {
+        if (slot->source && !saved->compressed && (end - start >= MAPPED_RUN_MIN || !saved->differential)) {
             ok = ram_map_file(slot, start << PAGE_SHIFT, (end - start) << PAGE_SHIFT, fd, err);
             continue;
         }
         for (uint64_t n = i; ok && n <= last; n++)
-            ok = read_extent(fd, saved, &saved->extent[n], buffer, slot->host + (saved->extent[n].page << PAGE_SHIFT), err);
+            ok = read_extent(fd, saved, &saved->extent[n], buffer, to + (saved->extent[n].page << PAGE_SHIFT), err);
     }
     free(buffer);
     return ok;
@@ -325,23 +326,30 @@ static bool same_place(const struct ram_slot *slot, const struct snapshot_slot *
            error_set(err, "the snapshot's memory %s is not where this machine has it", saved->name);
 }
 
-static bool load_slot(struct ram_slot *slot, unsigned i, const struct snapshot_layer *layer, unsigned count, bool copy, struct error *err)
+static bool load_slot(struct ram *ram, unsigned i, const struct snapshot_layer *layer, unsigned count, enum restore_memory how,
+                      struct error *err)
 {
-    const struct snapshot_layer *full = &layer[count - 1];
-    bool ok = copy || full->slot[i].compressed || ram_make_private(slot, err);
+    struct ram_slot *slot = &ram->slot[i];
+    bool ok = true;
+    if (how != RESTORE_COPIED && !layer[count - 1].slot[i].compressed)
+        ok = ram->fetcher ? ram_fetcher_add(ram->fetcher, slot, err) : ram_make_private(slot, err);
     for (unsigned n = count; ok && n-- > 0;)
         ok = same_place(slot, &layer[n].slot[i], err) && lay_over(slot, layer[n].ram[i], &layer[n].slot[i], err);
     return ok;
 }
 
-bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, unsigned count, bool copy, struct error *err)
+bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, unsigned count, enum restore_memory how,
+                          struct error *err)
 {
+    struct error not_allowed;
     for (unsigned n = 0; n < count; n++)
         if (layer[n].slot_count != ram->slot_count)
             return error_set(err, "the snapshot %s has %u pieces of memory, the machine %u", layer[n].path, layer[n].slot_count,
                              ram->slot_count);
+    if (how == RESTORE_ON_DEMAND)
+        ram->fetcher = ram_fetcher_create(&not_allowed);
     for (unsigned i = 0; i < ram->slot_count; i++)
-        if (!load_slot(&ram->slot[i], i, layer, count, copy, err))
+        if (!load_slot(ram, i, layer, count, how, err))
             return false;
     return true;
 }
@@ -353,7 +361,7 @@ struct ram *snapshot_memory(const struct snapshot *snapshot, struct error *err)
     bool ok = ram || error_set(err, "no memory for the snapshot");
     for (unsigned i = 0; ok && i < newest->slot_count; i++)
         ok = ram_add(ram, newest->slot[i].name, newest->slot[i].gpa, newest->slot[i].size, false, err);
-    if (ok && snapshot_load_memory(ram, snapshot->layer, snapshot->layers, false, err))
+    if (ok && snapshot_load_memory(ram, snapshot->layer, snapshot->layers, RESTORE_SHARED, err))
         return ram;
     ram_destroy(ram);
     return NULL;

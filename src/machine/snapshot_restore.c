@@ -116,8 +116,8 @@ static bool load_machine(void *owner, struct machine *machine, struct error *err
 {
     const struct restoring *restoring = owner;
     struct snapshot *snapshot = restoring->snapshot;
-    bool copy = restoring->options->copy_memory;
-    if (!load_clock(restoring, machine, err) || !snapshot_load_memory(machine->ram, snapshot->layer, snapshot->layers, copy, err))
+    enum restore_memory how = restoring->options->memory;
+    if (!load_clock(restoring, machine, err) || !snapshot_load_memory(machine->ram, snapshot->layer, snapshot->layers, how, err))
         return false;
     for (unsigned i = 0; i < machine->config.cpus; i++)
         if (!load_vcpu(restoring, machine->vcpu[i], err))

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "mem/code_map.h"
+#include "mem/fetch.h"
 
 /* No processor addresses more (SDM3 §4.1.4: MAXPHYADDR is at most 52). */
 static const uint64_t physical_limit = BIT(52);
@@ -35,6 +36,8 @@ static void release(void *mapping, uint64_t size)
 static void slot_free(struct ram_slot *slot)
 {
     release(slot->host, slot->size);
+    if (slot->source != slot->host)
+        release(slot->source, slot->size);
     release((void *)slot->page, slot_pages(slot) * sizeof(*slot->page));
     release((void *)slot->code, slot_pages(slot) * sizeof(*slot->code));
     free(slot->of_file);
@@ -46,6 +49,7 @@ void ram_destroy(struct ram *ram)
 {
     if (!ram)
         return;
+    ram_fetcher_destroy(ram->fetcher);
     for (unsigned i = 0; i < ram->slot_count; i++)
         slot_free(&ram->slot[i]);
     pthread_mutex_destroy(&ram->code_mutex);
@@ -141,13 +145,14 @@ bool ram_make_private(struct ram_slot *slot, struct error *err)
     close(slot->fd);
     slot->fd = -1;
     slot->private_mapping = true;
+    slot->source = slot->host;
     return true;
 }
 
 bool ram_map_file(struct ram_slot *slot, uint64_t offset, uint64_t size, int fd, struct error *err)
 {
-    assert(slot->private_mapping);
-    void *mapping = mmap(slot->host + offset, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset);
+    assert(slot->source);
+    void *mapping = mmap(slot->source + offset, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset);
     if (mapping == MAP_FAILED)
         return error_errno(err, errno, "memory %s: the host refuses to map a file", slot->name);
     madvise(mapping, size, MADV_DONTDUMP);
@@ -172,10 +177,10 @@ uint64_t ram_total(const struct ram *ram)
 #define PAGEMAP_FILE BIT(61)
 #define PAGEMAP_EXCLUSIVE BIT(56)       /* no one else maps it; never set for the page of zeroes */
 
-/* Calls for each page of the slot that the host's page tables know something of. False: they cannot be read. */
+/* Calls for each page of the slot's source that the host's page tables know something of. False: they cannot be read. */
 static bool for_each_mapped(const struct ram_slot *slot, void (*call)(void *owner, uint64_t page, uint64_t entry), void *owner)
 {
-    uint64_t entry[512], first = (uintptr_t)slot->host >> PAGE_SHIFT;
+    uint64_t entry[512], first = (uintptr_t)slot->source >> PAGE_SHIFT;
     int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     ssize_t got = fd < 0 ? -1 : 0;
     for (uint64_t page = 0, pages = slot_pages(slot); got >= 0 && page < pages; page += (uint64_t)got / sizeof(*entry)) {
@@ -232,9 +237,10 @@ static bool find_in_memfd(const struct ram_slot *slot, uint64_t *bitmap)
 
 void ram_find_granted(const struct ram_slot *slot, uint64_t *bitmap)
 {
-    if (slot->private_mapping)
+    if (slot->source)
         memcpy(bitmap, slot->of_file, (slot_pages(slot) + 7) / 8);
-    if (slot->private_mapping ? !for_each_mapped(slot, set_bit, bitmap) : !find_in_memfd(slot, bitmap))
+    bool known = (!slot->source || for_each_mapped(slot, set_bit, bitmap)) && (slot->private_mapping || find_in_memfd(slot, bitmap));
+    if (!known)
         for (uint64_t page = 0; page < slot_pages(slot); page++)
             set_bit(bitmap, page, 0);
 }

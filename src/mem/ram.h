@@ -48,7 +48,12 @@ struct ram_slot {
      */
     int fd;
     bool private_mapping;
-    uint64_t *of_file;              /* private mapping: a bit for each page that is a file's until it is written */
+    /*
+     * A private mapping of what a snapshot holds: `host` itself with private_mapping, else where pages that were not touched yet come
+     * from (fetch.h). NULL: neither.
+     */
+    uint8_t *source;
+    uint64_t *of_file;              /* with a source: a bit for each page that a file has */
 };
 
 /*
@@ -66,6 +71,7 @@ struct ram {
     _Atomic uint32_t dirty_clients;     /* mask of PAGE_DIRTY << client bits that somebody wants */
     struct ram_watcher watcher;
     pthread_mutex_t code_mutex;         /* orders code_map_add and code_map_remove */
+    struct ram_fetcher *fetcher;        /* fetch.h; NULL: nothing is fetched on demand */
 };
 
 struct ram *ram_create(void);
@@ -77,9 +83,9 @@ bool ram_add(struct ram *ram, const char *name, uint64_t gpa, uint64_t size, boo
  */
 bool ram_make_private(struct ram_slot *slot, struct error *err);
 /*
- * Before the machine runs: [offset, offset + size) of a private slot becomes what the file has there. Pages are read when they are
- * touched, and copied when they are written, so that machines which map the same file share what they do not change; the
- * file itself is never written. It must not become shorter while it is mapped.
+ * Before the machine runs: [offset, offset + size) of a slot with a source becomes what the file has there. Pages are read when they are
+ * touched; with a private mapping they are copied when they are written, so that machines which map the same file share what they do not
+ * change. The file itself is never written. It must not become shorter while it is mapped.
  */
 bool ram_map_file(struct ram_slot *slot, uint64_t offset, uint64_t size, int fd, struct error *err);
 /* Sets the bits (one for each page) of pages that may be something else than zero. Its words are zero before. */
@@ -105,6 +111,18 @@ static inline struct ram_slot *ram_find(struct ram *ram, uint64_t gpa)
         if (gpa - ram->slot[i].gpa < ram->slot[i].size)
             return ram_page_has(&ram->slot[i], gpa, PAGE_HIDDEN) ? NULL : &ram->slot[i];
     return NULL;
+}
+
+/*
+ * For who maps pages from slot->fd a second time: afterwards they are there. (A page that is fetched on demand comes when it is touched
+ * through slot->host, and only then.)
+ */
+static inline void ram_fetch(const struct ram_slot *slot, uint64_t offset, uint64_t size)
+{
+    if (likely(!slot->source))
+        return;
+    for (uint64_t at = offset; at < offset + size; at += PAGE_SIZE)
+        (void)*(const volatile uint8_t *)(slot->host + at);
 }
 
 /* Do the guest's writes to this page of the slot go to the bus? */

@@ -335,7 +335,9 @@ static bool host_change(struct windows *windows, enum change change, uint8_t *ho
     if (change == CHANGE_PROTECT)
         return !mprotect(host, size, protection);
     const struct ram_slot *slot = slot_of(windows, view);
-    return mmap(host, size, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE, slot->fd, (off_t)(frame_of(view) - slot->gpa)) != MAP_FAILED;
+    uint64_t offset = frame_of(view) - slot->gpa;
+    ram_fetch(slot, offset, size);
+    return mmap(host, size, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE, slot->fd, (off_t)offset) != MAP_FAILED;
 }
 
 /* How many pages from the first on one system call can change: at most `count`, in one slot. */

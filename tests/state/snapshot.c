@@ -1,4 +1,5 @@
 /* Machines saved and restored: what comes back is what was kept, on each engine, along chains; and what cannot be used is refused. */
+#include "mem/fetch.h"
 #include "state/tiny.h"
 
 #include "vcpu/vcpu.h"
@@ -147,11 +148,12 @@ static void compressed_is_the_same(void **state)
     tiny_end(&tiny);
 }
 
-static void copied_memory_is_the_same_and_has_a_descriptor(void **state)
+/* The memory of a chain of two, by each of the ways. */
+static void restored_memory_is_the_same(enum restore_memory how, bool descriptor)
 {
     struct tiny tiny;
     struct error err;
-    const struct restore_options options = { .copy_memory = true, .exact = true };
+    const struct restore_options options = { .memory = how, .exact = true };
     tiny_new(&tiny, NULL, 1);
     tiny_await_work(&tiny);
     tiny_save(&tiny, "base", NULL);
@@ -163,10 +165,25 @@ static void copied_memory_is_the_same_and_has_a_descriptor(void **state)
     if (!tiny.machine)
         fail_msg("%s", err.text);
     for (unsigned i = 0; i < tiny.machine->ram->slot_count; i++)
-        assert_true(tiny.machine->ram->slot[i].fd >= 0 && !tiny.machine->ram->slot[i].private_mapping);
+        assert_true((tiny.machine->ram->slot[i].fd >= 0) == descriptor && tiny.machine->ram->slot[i].private_mapping != descriptor);
     tiny_save(&tiny, "again", NULL);
     tiny_same(&tiny, "child", "again");
+    assert_true(machine_start(tiny.machine, &err));
+    tiny_await_work(&tiny);
     tiny_end(&tiny);
+}
+
+static void copied_memory_is_the_same_and_has_a_descriptor(void **state) { restored_memory_is_the_same(RESTORE_COPIED, true); }
+
+static void shared_memory_is_the_same(void **state) { restored_memory_is_the_same(RESTORE_SHARED, false); }
+
+static void memory_that_is_fetched_on_demand_is_the_same_and_has_a_descriptor_where_the_host_allows_it(void **state)
+{
+    struct error err;
+    struct ram_fetcher *fetcher = ram_fetcher_create(&err);
+    bool allowed = fetcher;
+    ram_fetcher_destroy(fetcher);
+    restored_memory_is_the_same(RESTORE_ON_DEMAND, allowed);
 }
 
 /* --- refusals while saving --- */
@@ -209,6 +226,8 @@ int main(void)
         cmocka_unit_test(chains_hold_what_full_ones_hold),
         cmocka_unit_test(compressed_is_the_same),
         cmocka_unit_test(copied_memory_is_the_same_and_has_a_descriptor),
+        cmocka_unit_test(shared_memory_is_the_same),
+        cmocka_unit_test(memory_that_is_fetched_on_demand_is_the_same_and_has_a_descriptor_where_the_host_allows_it),
         cmocka_unit_test(what_cannot_be_saved_leaves_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
