@@ -70,6 +70,7 @@ struct dbt *dbt_create(void)
     if (dbt->tables)
         dbt_forget_jumps(dbt);
     dbt->hot = DBT_HOT;
+    dbt->generation = 1;
     if (!dbt->data || !dbt->order || !dbt->tables || !dbt->mini || !dbt->work || !dbt->site_runs || !map_code(dbt, at + state_size())) {
         dbt_destroy(dbt);
         return NULL;
@@ -94,7 +95,8 @@ void dbt_flush(struct dbt *dbt)
 {
     dbt->code = dbt->code_start;
     dbt->data_used = 0;
-    dbt->flushes = dbt->interp.cache ? dbt->interp.cache->flushes : 0;
+    dbt->stub_flushes = dbt->interp.cache->stub_flushes;
+    dbt->generation++;
     memset(dbt->hash, 0, sizeof(dbt->hash));
     memset(dbt->page, 0, sizeof(dbt->page));
     dbt->order_count = 0;

@@ -44,9 +44,9 @@
 #include "engine/interp/flags.h"
 
 enum {
-    DBT_CODE_SIZE = 64 << 20,
-    DBT_DATA_SIZE = 96 << 20,           /* translations, sites, links, traps */
-    DBT_HASH_BITS = 16,
+    DBT_CODE_SIZE = 128 << 20,
+    DBT_DATA_SIZE = 160 << 20,          /* translations, sites, links, traps */
+    DBT_HASH_BITS = 17,
     DBT_PAGE_BITS = 12,
     DBT_JUMP_BITS = 16,
     DBT_JUMPS_LISTED = 8192,
@@ -153,7 +153,8 @@ struct dbt {
     uint8_t mode;                       /* of the present state of the vCPU */
     bool exact;                         /* the budget is a number: translations stop where it ends */
     bool gs_instruction;                /* gs.h */
-    uint64_t flushes;                   /* of interp's blocks, at our own last flush */
+    uint64_t stub_flushes;              /* of interp's cache, at our own last flush */
+    uint32_t generation;                /* counts our own flushes, from 1 */
     uint8_t *code, *code_start;         /* writable view: next free byte; first behind the shared pieces */
     uint8_t *code_base;
     intptr_t shift;

@@ -38,12 +38,28 @@ static void forget_drops(struct dbt *dbt, uint64_t instructions)
         dbt->drops[i] /= 2;
 }
 
+/* The translation of what lies at gpa and rip; its block, if there is one, remembers it. */
+static struct translation *find_translation(const struct dbt *dbt, struct block *block, uint64_t gpa, uint64_t rip)
+{
+    if (!block)
+        return dbt_find(dbt, gpa, rip, dbt->mode);
+    struct translation *t = block->translation;
+    if (block->generation == dbt->generation && t->rip == rip && t->mode == dbt->mode && !t->dropped)
+        return t;
+    t = dbt_find(dbt, gpa, rip, dbt->mode);
+    if (t) {
+        block->translation = t;
+        block->generation = dbt->generation;
+    }
+    return t;
+}
+
 /* The translation of a block, old or new, which jumps will find; NULL: not yet, or not possible. */
 static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
 {
     if (!is_hot(dbt, block))
         return NULL;
-    struct translation *t = dbt_find(dbt, block->gpa, vcpu->rip, dbt->mode);
+    struct translation *t = find_translation(dbt, block, block->gpa, vcpu->rip);
     if (t && t->gpa2 != block->gpa2) {
         dbt_drop(vcpu, t->gpa, 1);
         t = NULL;
@@ -106,9 +122,13 @@ static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
 {
     const struct tlb_table *table = vcpu->tlb_code;
     unsigned i = tlb_index(vcpu->rip);
-    if (table->entry[i].tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK) || dbt->flushes != dbt->interp.cache->flushes)
+    if (table->entry[i].tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK) || dbt->stub_flushes != dbt->interp.cache->stub_flushes)
         return NULL;
-    struct translation *t = dbt_find(dbt, (table->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK), vcpu->rip, dbt->mode);
+    uint64_t gpa = (table->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);
+    struct block *block = block_lookup(dbt->interp.cache, gpa, dbt->interp.key);
+    if (block && block->generation != dbt->generation && !is_hot(dbt, block))
+        return NULL;                    /* most likely there is none */
+    struct translation *t = find_translation(dbt, block, gpa, vcpu->rip);
     if (!t || t->gpa2 != BLOCK_DROPPED)
         return NULL;
     dbt_remember_jump(vcpu, dbt, t);
@@ -133,7 +153,7 @@ static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link 
         return NULL;
     }
     const uint8_t *code = dbt->code;
-    if (dbt->flushes != interp->cache->flushes)
+    if (dbt->stub_flushes != interp->cache->stub_flushes)
         dbt_flush(dbt);
     struct translation *t = translation_of(vcpu, dbt, block);
     if (t && likely(interp->left >= t->count)) {
@@ -192,7 +212,7 @@ static bool settle(struct vcpu *vcpu, struct dbt *dbt)
 /* The next translation if there is one already, and nothing has to be seen to before it. */
 static const uint8_t *next_code(struct vcpu *vcpu, struct dbt *dbt)
 {
-    if (dbt->exact || dbt->flushes != dbt->interp.cache->flushes || (dbt->interp.changed && !settle(vcpu, dbt)))
+    if (dbt->exact || dbt->stub_flushes != dbt->interp.cache->stub_flushes || (dbt->interp.changed && !settle(vcpu, dbt)))
         return NULL;
     const uint8_t *code = dbt_find_jump(dbt, vcpu->rip);
     if (code)

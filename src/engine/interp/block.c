@@ -42,8 +42,15 @@ void block_flush(struct vcpu *vcpu)
     interp->cache->flushes++;
     interp->link_from = NULL;
     interp->drops++;
-    if (interp->native)
-        native_cache_reset(interp->native);
+}
+
+/* The native stubs as well, and with them every op that points to one. */
+static void flush_stubs(struct vcpu *vcpu)
+{
+    struct interp *interp = interp_of(vcpu);
+    block_flush(vcpu);
+    interp->cache->stub_flushes++;
+    native_cache_reset(interp->native);
 }
 
 static unsigned page_hash(uint64_t gpa)
@@ -301,7 +308,7 @@ static bool decode_block(struct vcpu *vcpu, struct source *source, struct block 
         if (step == STEP_FAULT)
             return false;
         if (step == STEP_FULL) {
-            block_flush(vcpu);
+            flush_stubs(vcpu);
             *flushed = true;
             return false;
         }

@@ -14,9 +14,9 @@
 #include "x86/decode.h"
 
 enum {
-    BLOCK_HASH_BITS = 16,
+    BLOCK_HASH_BITS = 18,
     BLOCK_PAGE_BITS = 12,
-    BLOCK_ARENA_SIZE = 48 << 20,
+    BLOCK_ARENA_SIZE = 96 << 20,
     BLOCK_HEAT = 32,            /* blocks of a page whose bytes changed before its new ones are kept short */
     BLOCK_OPS_HOT = 1,
     BLOCK_COOLING = 8192,       /* after so many decoded blocks all pages are cool again */
@@ -30,6 +30,7 @@ struct block_cache {
     uint8_t *arena;
     size_t used;
     uint64_t flushes;
+    uint64_t stub_flushes;                          /* how often the native stubs that ops point to were thrown away */
     unsigned decoded;                               /* blocks, since the pages cooled down */
     struct decoder decoder[MODE_LONG64 + 1];
 };

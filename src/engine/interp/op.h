@@ -19,6 +19,7 @@
 
 struct op;
 struct block;
+struct translation;
 struct interp;
 typedef struct block *op_fn(struct vcpu *vcpu, const struct op *op);
 
@@ -74,10 +75,12 @@ struct block {
     bool linkable;
     bool stale;                     /* its granule was written: look at the bytes before it runs again */
     bool watched;                   /* stale, but the code map watches all its bytes */
-    uint32_t heat;                  /* of the translator: how often it was run here */
+    uint32_t heat;                  /* of the translator: how often it was run here, */
+    uint32_t generation;            /* of which of its caches `translation` is */
     struct block *hash_next;
     struct block *page_next[2];     /* of the lists by gpa and by gpa2 */
     struct block *link[BLOCK_LINKS];        /* successors in the same page: [0] taken, [1] not taken or falling through */
+    struct translation *translation;        /* of the translator: the last one found to begin here */
     struct op op[];
 };
 
