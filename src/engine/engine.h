@@ -24,7 +24,8 @@ struct engine {
     /*
      * Runs until one of the above, at most `budget` instructions (UINT64_MAX: no limit); COUNTER_instructions says how many it was.
      * Both are exact, and the same for all engines: an instruction that faults is not counted, a repeated string
-     * instruction once, when it is complete (with a budget of 1 `run` comes back after an element). On return
+     * instruction once, when it is complete (with a budget of 1 `run` comes back after an element, with a larger one
+     * after some thousands, so that a budget bounds the time, too). On return
      * all architectural state is in the vCPU. A SHADOW_STI/MOV_SS blocking in vcpu->shadow lasts one instruction: run
      * clears it after that. TF, debug traps and RF are honoured here.
      */

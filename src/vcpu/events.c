@@ -47,6 +47,7 @@ static void take_sipi(struct vcpu *vcpu)
 static void deliver(struct vcpu *vcpu, enum event_kind kind, uint8_t vector)
 {
     struct event event = { .kind = kind, .vector = vector };
+    vcpu->insn_length = 0;
     vcpu->activity = ACTIVITY_ACTIVE;
     x86_deliver_event(vcpu, &event);
 }

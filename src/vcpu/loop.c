@@ -54,11 +54,12 @@ static void run_engine(struct vcpu *vcpu, uint64_t budget)
 /* One instruction of a VT-x guest. A request may have come before it; then nothing has happened yet. */
 static void step_guest(struct vcpu *vcpu)
 {
-    uint64_t before = counter_get(&vcpu->counters, COUNTER_instructions);
+    uint64_t before = counter_get(&vcpu->counters, COUNTER_instructions), count = vcpu->gpr[RCX];
     vcpu->vmx.stepping = true;
     run_engine(vcpu, 1);
     vcpu->vmx.stepping = false;
-    if (vmx_guest(vcpu) && counter_get(&vcpu->counters, COUNTER_instructions) != before)
+    bool done = counter_get(&vcpu->counters, COUNTER_instructions) != before, element_done = vcpu->gpr[RCX] != count;
+    if (vmx_guest(vcpu) && (done || element_done))
         vmx_stepped(vcpu);
 }
 

@@ -160,6 +160,7 @@ static void inject(struct vcpu *vcpu)
         .has_error = information & INTERRUPTION_ERROR_CODE, .error = FIELD(ENTRY_EXCEPTION_ERROR_CODE),
         .length = software ? FIELD(ENTRY_INSTRUCTION_LENGTH) : 0,
     };
+    vcpu->insn_length = 0;
     vcpu->activity = ACTIVITY_ACTIVE;
     vcpu->pending_debug = 0;
 }

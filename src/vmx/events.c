@@ -72,9 +72,16 @@ void vmx_update_awaits(struct vcpu *vcpu)
         atomic_fetch_or(&vcpu->request, REQUEST_VMX);
 }
 
+/* Between two instructions, so there is none whose length could be told. */
+static void find_exit(struct vcpu *vcpu, enum vmx_reason reason, uint64_t qualification)
+{
+    vcpu->insn_length = 0;
+    vmx_exit_now(vcpu, reason, qualification);
+}
+
 static void leave(struct vcpu *vcpu, enum vmx_reason reason, uint64_t qualification)
 {
-    vmx_exit_now(vcpu, reason, qualification);
+    find_exit(vcpu, reason, qualification);
     vmx_exit(vcpu);
 }
 
@@ -141,14 +148,14 @@ void vmx_stepped(struct vcpu *vcpu)
 
 void vmx_exit_nmi(struct vcpu *vcpu)
 {
-    vmx_exit_now(vcpu, REASON_EXCEPTION_OR_NMI, 0);
+    find_exit(vcpu, REASON_EXCEPTION_OR_NMI, 0);
     vcpu->vmx.exit.interruption = INTERRUPTION_VALID | INTERRUPTION_NMI << 8 | VEC_NMI;
     vmx_exit(vcpu);
 }
 
 static void leave_for_interrupt(struct vcpu *vcpu, int vector)
 {
-    vmx_exit_now(vcpu, REASON_EXTERNAL_INTERRUPT, 0);
+    find_exit(vcpu, REASON_EXTERNAL_INTERRUPT, 0);
     if (vector >= 0)
         vcpu->vmx.exit.interruption = INTERRUPTION_VALID | INTERRUPTION_EXTERNAL << 8 | (uint32_t)vector;
     vmx_exit(vcpu);

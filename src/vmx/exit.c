@@ -46,11 +46,14 @@ static unsigned interruption_type(const struct event *event)
     }
 }
 
-uint32_t vmx_vectoring(const struct event *event)
+/* SDM3 §28.2.2: no error code "if the logical processor was in real-address mode", where exceptions push none. */
+static bool tells_error(const struct vcpu *vcpu, const struct event *event) { return event->has_error && vcpu_protected(vcpu); }
+
+uint32_t vmx_vectoring(const struct vcpu *vcpu, const struct event *event)
 {
     if (event->kind == EVENT_NONE || event->kind == EVENT_VM_EXIT)
         return 0;
-    return INTERRUPTION_VALID | interruption_type(event) << 8 | event->vector | (event->has_error ? INTERRUPTION_ERROR_CODE : 0);
+    return INTERRUPTION_VALID | interruption_type(event) << 8 | event->vector | (tells_error(vcpu, event) ? INTERRUPTION_ERROR_CODE : 0);
 }
 
 /* SDM3 §26.2 "Other Causes of VM Exits", exceptions: the bitmap; for #PF also the error code against mask and match. */
@@ -72,8 +75,8 @@ bool vmx_event_exits(struct vcpu *vcpu, const struct event *event)
     bool unblocked = event->unblocked_nmi && !event->vectoring && event->vector != VEC_DF;
     vcpu->vmx.exit = (struct vmx_exit){
         .reason = REASON_EXCEPTION_OR_NMI, .qualification = qualifies ? event->payload : 0,
-        .interruption = vmx_vectoring(event) | (unblocked ? INTERRUPTION_NMI_UNBLOCKING : 0),
-        .interruption_error = event->has_error ? event->error : 0,
+        .interruption = vmx_vectoring(vcpu, event) | (unblocked ? INTERRUPTION_NMI_UNBLOCKING : 0),
+        .interruption_error = tells_error(vcpu, event) ? event->error : 0,
     };
     vcpu->pending = *event;             /* what it came up in goes along */
     vcpu->pending.kind = EVENT_VM_EXIT;

@@ -47,7 +47,7 @@ bool vmx_event_exits(struct vcpu *vcpu, const struct event *event);
 /* A triple fault of the guest. */
 void vmx_exit_triple_fault(struct vcpu *vcpu);
 /* IDT-vectoring information of an event that is being delivered (SDM3 §28.2.4); 0: nothing that is reported. */
-uint32_t vmx_vectoring(const struct event *event);
+uint32_t vmx_vectoring(const struct vcpu *vcpu, const struct event *event);
 
 /* --- instructions that may exit (intercept.c); true: done --- */
 bool vmx_read_cr(struct vcpu *vcpu, unsigned cr, unsigned gpr, uint64_t *value);

@@ -290,8 +290,8 @@ static bool attempt(struct vcpu *vcpu, const struct event *event, uint64_t retur
     vcpu->delivering = false;
     if (done)
         return true;
-    vcpu->pending.vectoring = vmx_vectoring(event);
-    vcpu->pending.vectoring_error = event->has_error ? event->error : 0;
+    vcpu->pending.vectoring = vmx_vectoring(vcpu, event);
+    vcpu->pending.vectoring_error = event->has_error && vcpu_protected(vcpu) ? event->error : 0;
     vcpu->pending.length = event->length;
     return false;
 }
@@ -412,4 +412,6 @@ void x86_deliver_event(struct vcpu *vcpu, const struct event *event)
         vcpu->shadow |= SHADOW_NMI;
     vcpu->shadow &= ~(SHADOW_STI | SHADOW_MOV_SS);
     vcpu->activity = ACTIVITY_ACTIVE;
+    if (vmx_guest(vcpu))
+        vmx_stepped(vcpu);
 }

@@ -185,6 +185,7 @@ static void guest_mov_dr(void) { __asm__ volatile("mov %%dr6, %%rcx" ::: "rcx");
 static void guest_out(void) { outb(0x80, 1); vmcall(); }
 static void guest_inw(void) { inw(0x3F8); vmcall(); }
 static void guest_rep_insb(void) { __asm__ volatile("cld; rep insb" :: "d"(0x3F8), "D"(scratch), "c"(2) : "memory"); vmcall(); }
+static void guest_rep_stosb(void) { __asm__ volatile("cld; rep stosb" :: "D"(scratch), "c"(3), "a"(0) : "memory"); vmcall(); }
 static void guest_rdmsr(void) { rdmsr(0xC0000080); vmcall(); }
 static void guest_wrmsr(void) { wrmsr(0x174, 0); vmcall(); }
 static void guest_pause(void) { pause(); vmcall(); }
@@ -529,6 +530,28 @@ static void monitor_trap_flag(void)
     check_equal(vmread(VMCS_GUEST_RIP), (uint64_t)guest_vmcall, "comes before the first instruction");
 }
 
+/* SDM3 §26.5.2: what counts as a step besides a whole instruction. */
+static void monitor_trap_flag_borders(void)
+{
+    vmcs_prepare(guest_rep_stosb);
+    control_set(VMCS_PROCESSOR_BASED_CONTROLS, PROC_MONITOR_TRAP_FLAG);
+    for (guest_registers.rcx = 0; guest_registers.rcx != 2;)
+        if (vmx_run_reason() != REASON_MONITOR_TRAP_FLAG)
+            break;
+    check_equal(guest_registers.rcx, 2, "MTF exits after the first element of a repeated string");
+    check_equal(vmx_run_reason(), REASON_MONITOR_TRAP_FLAG, "and after the next");
+    check_equal(guest_registers.rcx, 1, "which is one");
+    set_handler(6, on_event);
+    vmx_restart(guest_ud2);
+    check_equal(vmx_run_reason(), REASON_MONITOR_TRAP_FLAG, "MTF exits after a fault's delivery");
+    check(vmread(VMCS_GUEST_RIP) != (uint64_t)guest_ud2, "at its handler");
+    vmx_restart(guest_vmcall);
+    inject(0x80000306);
+    check_equal(vmx_run_reason(), REASON_MONITOR_TRAP_FLAG, "MTF exits after an injected event's delivery");
+    check(vmread(VMCS_GUEST_RIP) != (uint64_t)guest_vmcall, "before its handler's first instruction");
+    set_handler(6, NULL);
+}
+
 static void time_offset(void)
 {
     vmcs_prepare(guest_rdtsc);
@@ -692,6 +715,7 @@ void test_main(void)
     nmis();
     timers();
     monitor_trap_flag();
+    monitor_trap_flag_borders();
     time_offset();
     msr_areas();
     entry_checks();

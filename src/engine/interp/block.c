@@ -456,6 +456,7 @@ static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uin
 static bool find_source(struct vcpu *vcpu, struct source *source)
 {
     bool mmio;
+    vcpu->insn_length = 0;          /* what a fault of the fetch tells: none was decoded */
     source->gla = vcpu->rip;
     source->limit = PAGE_SIZE * 2;
     if (vcpu->mode == MODE_LONG64) {

@@ -289,7 +289,7 @@ enum repeat_result { REPEAT_DONE, REPEAT_FAULT, REPEAT_AGAIN };
 static bool must_leave(struct vcpu *vcpu, uint64_t drops)
 {
     const struct interp *interp = interp_of(vcpu);
-    return interp->stepping || interp->drops != drops || atomic_load_explicit(&vcpu->request, memory_order_relaxed);
+    return interp->stepping || !interp->elements || interp->drops != drops || atomic_load_explicit(&vcpu->request, memory_order_relaxed);
 }
 
 /*
@@ -316,7 +316,7 @@ static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, co
     if (op->address_size == 4)
         clear_upper_halves(vcpu, op);
     while (count) {
-        uint64_t done = interp->stepping ? 0 : run_many(vcpu, op, count);
+        uint64_t done = interp->stepping ? 0 : run_many(vcpu, op, min_u64(count, interp->elements));
         if (!done) {
             if (!one_table[op->sub](vcpu, op)) {
                 vcpu->rflags = old_rflags;      /* CMPS and SCAS: SDM2 REP, "EFLAGS is restored" */
@@ -325,6 +325,7 @@ static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, co
             done = 1;
         }
         count -= done;
+        interp->elements -= min_u64(done, interp->elements);
         set_index(vcpu, op, RCX, count);
         if (ends_by_zero_flag(vcpu, op))
             break;

@@ -64,7 +64,7 @@ struct block *op_stale(struct vcpu *vcpu, const struct op *op)
 
 /* --- one instruction --- */
 
-enum { SHADOW_ONE = SHADOW_STI | SHADOW_MOV_SS };
+enum { SHADOW_ONE = SHADOW_STI | SHADOW_MOV_SS, ELEMENTS_MAX = 4096 };
 
 /*
  * RF only holds back breakpoints on instructions, so where none is armed it need not last until the instruction is done: a repeated
@@ -271,7 +271,7 @@ static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
             return raise_debug_trap(vcpu);
         if (vcpu->activity != ACTIVITY_ACTIVE)
             return RUN_IDLE;
-        if (interp->left <= 0 || (interp->one && interp->incomplete) ||
+        if (interp->left <= 0 || (interp->incomplete && (interp->one || !interp->elements)) ||
             atomic_load_explicit(&vcpu->request, memory_order_relaxed))
             return RUN_REQUEST;
         interp->key = block_mode_key(vcpu);
@@ -294,6 +294,7 @@ enum run_result interp_run(struct vcpu *vcpu, uint64_t budget)
     int64_t start = budget > INT64_MAX ? INT64_MAX : (int64_t)budget;
     interp->left = interp->start = start;
     interp->one = budget == 1;
+    interp->elements = budget > INT64_MAX ? UINT64_MAX : ELEMENTS_MAX;
     interp->incomplete = false;
     enum run_result result = run_until(vcpu, interp);
     native_sync(vcpu);
