@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/console.h"
+#include "backend/disk_vhost_user.h"
 #include "base/base.h"
 #include "base/error.h"
 
@@ -102,7 +103,10 @@ static json_t *disk_to_json(const struct disk_config *disk, unsigned index)
     static const char *const types[] = { [DISK_FORMAT_BY_NAME] = "Unknown", [DISK_FORMAT_RAW] = "Raw", [DISK_FORMAT_QCOW2] = "Qcow2" };
     json_t *json = json_pack("{s:o, s:b, s:b, s:b, s:s}", "id", json_sprintf("_disk%u", index), "readonly", disk->image.read_only, "direct",
                              disk->image.direct, "backing_files", disk->image.backing, "image_type", types[disk->image.format]);
-    set_text(json, "path", disk->path);
+    bool vhost_user = disk_vhost_user_is(disk->path);
+    set_text(json, vhost_user ? "vhost_socket" : "path", vhost_user ? strchr(disk->path, ':') + 1 : disk->path);
+    if (vhost_user)
+        json_object_set_new(json, "vhost_user", json_true());
     set_text(json, "serial", disk->serial);
     return json;
 }

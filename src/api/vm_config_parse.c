@@ -162,6 +162,22 @@ static bool parse_image_type(const char *type, enum disk_format *format, struct 
     return true;
 }
 
+/* With 'vhost_user' the disk is in the process behind 'vhost_socket'. */
+static bool take_disk_path(struct vm_config *config, json_t *json, const char **path, struct error *err)
+{
+    bool vhost_user = false;
+    const char *socket = NULL;
+    char *text;
+    if (!take_text(config, json, "path", path, err) || !take_bool(json, "vhost_user", &vhost_user, err) ||
+        !take_text(config, json, "vhost_socket", &socket, err))
+        return false;
+    if (!vhost_user)
+        return (*path && **path) || error_set(err, "a disk needs a 'path'");
+    if (*path || !socket || !*socket)
+        return error_set(err, "a disk with 'vhost_user' needs a 'vhost_socket' and has no 'path'");
+    return asprintf(&text, "vhost-user:%s", socket) >= 0 && (*path = own(config, text, err));
+}
+
 static bool parse_disk(struct vm_config *config, json_t *json, struct error *err)
 {
     const char *type = NULL;
@@ -169,11 +185,10 @@ static bool parse_disk(struct vm_config *config, json_t *json, struct error *err
         return error_set(err, "a machine has at most %d disks", MACHINE_DISKS_MAX);
     struct disk_config *disk = &config->own.disk[config->own.disk_count++];
     *disk = (struct disk_config){ 0 };
-    return take_text(config, json, "path", &disk->path, err) && take_text(config, json, "serial", &disk->serial, err) &&
+    return take_disk_path(config, json, &disk->path, err) && take_text(config, json, "serial", &disk->serial, err) &&
            take_text(config, json, "image_type", &type, err) && parse_image_type(type, &disk->image.format, err) &&
            take_bool(json, "readonly", &disk->image.read_only, err) && take_bool(json, "direct", &disk->image.direct, err) &&
-           take_bool(json, "backing_files", &disk->image.backing, err) &&
-           ((disk->path && *disk->path) || error_set(err, "a disk needs a 'path'"));
+           take_bool(json, "backing_files", &disk->image.backing, err);
 }
 
 /* 52:54:00:12:34:56, not a group address. */

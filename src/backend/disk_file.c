@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "backend/disk_nbd.h"
+#include "backend/disk_vhost_user.h"
 #include "backend/iov.h"
 #include "base/base.h"
 #include "base/error.h"
@@ -156,6 +157,8 @@ struct disk_file *disk_file_open(const char *path, const struct disk_file_option
 {
     if (options->use == DISK_FILE_OPEN && disk_nbd_is_uri(path))
         return disk_nbd_open(path, options->read_only, err);
+    if (options->use == DISK_FILE_OPEN && disk_vhost_user_is(path))
+        return disk_vhost_user_open(path, options->memory, options->read_only, err);
     struct host_file *host = calloc(1, sizeof(*host));
     char *name = strdup(path);
     if (!host || !name) {

@@ -13,6 +13,7 @@
 
 struct error;
 struct disk_file;
+struct shared_memory;
 
 struct disk_file_ops {
     /* Bytes past the end read as zeroes. */
@@ -45,11 +46,12 @@ struct disk_file_options {
     enum disk_file_use use;
     bool read_only;
     bool direct;                /* O_DIRECT: every buffer, offset and size is the caller's care */
+    const struct shared_memory *memory;         /* where buffers may lie, for a disk in another process; NULL: nothing is known */
 };
 
 /*
- * An NBD server's export, if the name is its URI (disk_nbd.h); else a file or block device of the host, locked (F_OFD_SETLK: shared when read-only, else exclusive). NULL: err names file
- * and reason.
+ * An NBD server's export, if the name is its URI (disk_nbd.h); a disk in another process (disk_vhost_user.h); else a file or block device of the
+ * host, locked (F_OFD_SETLK: shared when read-only, else exclusive). NULL: err names file and reason.
  */
 struct disk_file *disk_file_open(const char *path, const struct disk_file_options *options, struct error *err);
 /* The descriptor of a host's file; -1 if it is none. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backend/disk_raw.h"
+#include "backend/disk_vhost_user.h"
 #include "backend/iov.h"
 #include "backend/qcow2.h"
 #include "base/base.h"
@@ -66,6 +67,8 @@ static struct disk_image *open_format(struct disk_file *file, const struct disk_
     bool fits = settle_format(file, &format, options->direct, err);
     if (fits && options->direct && (format == DISK_FORMAT_QCOW2 || disk_file_fd(file) < 0))
         fits = error_set(err, "%s: direct is for raw images in files and block devices", file->name);
+    if (fits && format == DISK_FORMAT_QCOW2 && disk_vhost_user_is(file->name))
+        fits = error_set(err, "%s: a disk in another process is raw; let that process read qcow2", file->name);
     if (!fits) {
         disk_file_close(file);
         return NULL;
@@ -77,7 +80,7 @@ static struct disk_image *open_format(struct disk_file *file, const struct disk_
 
 static struct disk_image *open_one(const char *path, const struct disk_image_options *options, struct error *err)
 {
-    const struct disk_file_options how = { .read_only = options->read_only, .direct = options->direct };
+    const struct disk_file_options how = { .read_only = options->read_only, .direct = options->direct, .memory = options->memory };
     struct disk_file *file = disk_file_open(path, &how, err);
     return file ? open_format(file, options, err) : NULL;
 }

@@ -64,6 +64,7 @@ struct disk_image_options {
     /* Opened in place of the backing file that the image names (allowed or not); NULL: that one. */
     const char *base_path;
     enum disk_format base_format;
+    const struct shared_memory *memory;         /* as in disk_file.h */
 };
 
 /* NULL: err names the image and what is wrong with it. */

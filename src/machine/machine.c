@@ -221,6 +221,7 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     if (!check_config(config, err))
         return false;
     /* Images first: a missing kernel is told before anything else is made. */
+    machine->restored = origin;
     machine->images = origin ? images_later(err) : images_open(config, err);
     if (!machine->images)
         return false;

@@ -133,6 +133,7 @@ struct machine {
     struct firmware *firmware;          /* machine/firmware.h; NULL: none */
     struct state_log *state_log;        /* NULL: none */
     struct screen_vnc *vnc;             /* NULL: none */
+    bool restored;                      /* its first state is a snapshot's, and so is its memory, which comes once all is built */
     struct pc *pc;                      /* pc.c: what connects the parts of the board */
 };
 

@@ -16,6 +16,7 @@
 #include "backend/block.h"
 #include "backend/chardev.h"
 #include "backend/net.h"
+#include "backend/shared_memory.h"
 #include "dev/acpi_pm.h"
 #include "dev/apic_bus.h"
 #include "dev/debug_exit.h"
@@ -43,6 +44,7 @@
 #include "machine/layout.h"
 #include "machine/screen_vnc.h"
 #include "machine/shadow.h"
+#include "mem/ram.h"
 #include "vcpu/thread.h"
 #include "x86/x86.h"
 
@@ -54,6 +56,7 @@ struct pc {
     struct system_signal signal;
     struct shadow shadow;
     uint8_t next_devfn;
+    struct shared_memory shared_memory;
 };
 
 /* --- what the board tells the machine --- */
@@ -316,6 +319,19 @@ static void wire_virtio_console(struct device *device, void *opaque)
 
 /* --- backends --- */
 
+/* What other processes may be given: the large pieces of RAM, whose pages are where they are for good. */
+static const struct shared_memory *shared_memory(struct machine *machine)
+{
+    struct shared_memory *shared = &machine->pc->shared_memory;
+    shared->count = 0;
+    for (unsigned i = 0; i < machine->ram->slot_count && shared->count < SHARED_REGIONS_MAX && !machine->restored; i++) {
+        const struct ram_slot *slot = &machine->ram->slot[i];
+        if (!slot->rom && slot->size >= MiB)
+            shared->region[shared->count++] = (struct shared_region){ slot->host, slot->size, slot->fd };
+    }
+    return shared;
+}
+
 static bool open_chardev(struct machine *machine, const char *text, struct chardev **chardev, struct error *err)
 {
     if (!text || !strcmp(text, "none"))
@@ -333,6 +349,7 @@ static bool open_backends(struct machine *machine, struct error *err)
             config->disk[i].image.format = disk_format_of_name(config->disk[i].path);
         struct block_options options = { .path = config->disk[i].path, .image = config->disk[i].image,
                                          .engine = config->disk[i].engine };
+        options.image.memory = shared_memory(machine);
         machine->block[i] = block_open(&options, machine->loop, &machine->lock, &machine->log, err);
         if (!machine->block[i])
             return false;

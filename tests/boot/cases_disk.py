@@ -3,6 +3,7 @@ import os
 import random
 import struct
 import subprocess
+import time
 
 from cases import case
 from machine import DOPPEL, ROOT, Failure, exit_status
@@ -123,3 +124,61 @@ def disk_power_cuts(test):
         seen.add(check_files(raw))
     if len(seen) < CUTS // 10:
         raise Failure("the cuts were no good: only %d different states" % len(seen))
+
+
+class Daemon:
+    """qemu-storage-daemon, which offers a raw image as a vhost-user block device."""
+
+    def __init__(self, image, socket):
+        self.socket = socket
+        if os.path.exists(socket):
+            os.unlink(socket)
+        self.process = subprocess.Popen(
+            ["qemu-storage-daemon", "--blockdev", "driver=file,node-name=file,discard=unmap,filename=" + image,
+             "--blockdev", "driver=raw,node-name=disk,file=file",
+             "--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path=" + socket])
+        limit = time.monotonic() + 30
+        while not os.path.exists(socket):
+            if time.monotonic() > limit:
+                raise Failure("qemu-storage-daemon does not begin")
+            time.sleep(0.02)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+@case("a disk in another process (vhost-user, qemu-storage-daemon): the guest makes and uses a file system on it; the process dies "
+      "under its writes and comes back, and nothing is lost")
+def disk_vhost_user(test):
+    image, socket = test.disk(mebibytes=64), test.path("socket")
+    with Daemon(image, socket), test.linux("cloud", "--disk", "vhost-user:" + socket, append="doppel.test=disk,filesystem") as machine:
+        machine.result("disk")
+        machine.result("filesystem")
+        machine.end(exit_status("DONE"))
+    run("e2fsck", "-fn", image)
+    with Daemon(image, socket) as daemon, test.linux("cloud", "--disk", "vhost-user:" + socket, append="quiet") as machine:
+        machine.expect(r"^doppel:/# ")
+        machine.send("n=0; while [ ! -e /tmp/stop ]; do n=$((n + 1)); seq $n $((n + 40000)) | head -c 131072 >/tmp/block; echo W$n-$((1 + 1)); "
+                     "dd if=/tmp/block of=/dev/vda bs=128k seek=$((n % 25)) conv=fsync 2>/dev/null || touch /tmp/failed; "
+                     "md5sum </tmp/block >/tmp/sum$((n % 25)); done &\n")
+        for kills in range(3):
+            machine.expect(r"^W%d-2$" % (5 + 4 * kills))
+            daemon.process.kill()
+            daemon.process.wait()
+            machine.read(0.5)
+            daemon = Daemon(image, socket)
+        machine.expect(r"^W20-2$")
+        machine.send("touch /tmp/stop; wait; echo 3 >/proc/sys/vm/drop_caches; bad=0; for i in $(seq 1 20); do "
+                     "[ \"$(dd if=/dev/vda bs=128k skip=$i count=1 2>/dev/null | md5sum)\" = \"$(cat /tmp/sum$i)\" ] || bad=$((bad + 1)); done; "
+                     "echo CHECK bad-$bad failed-$(ls /tmp/failed 2>/dev/null | wc -l)\n")
+        found = machine.expect(r"^CHECK bad-(\d+) failed-(\d+)$")
+        if found[0] != "CHECK bad-0 failed-0":
+            raise Failure(found[0])
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
+        daemon.process.kill()
+        daemon.process.wait()
