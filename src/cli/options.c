@@ -441,6 +441,13 @@ static bool option_no_reboot(struct options *options, const char *value, struct 
     return true;
 }
 
+static bool option_translation_cache(struct options *options, const char *value, struct error *err)
+{
+    options->config.translations = strcmp(value, "off") ? value : NULL;
+    options->config.translations_try = false;
+    return *value || error_set(err, "--translation-cache needs a directory, memory or off");
+}
+
 static bool option_perf_map(struct options *options, const char *value, struct error *err)
 {
     options->config.perf_map = true;
@@ -578,11 +585,24 @@ static bool parse_one(struct options *options, int argc, char **argv, int *at, s
     return row->set(options, value, err);
 }
 
+/* XDG Base Directory Specification 0.8: what can be made again. */
+static const char *standard_cache(struct options *options)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char *path = NULL;
+    int length = cache && *cache == '/' ? asprintf(&path, "%s/doppel/translations", cache)
+               : home && *home == '/' ? asprintf(&path, "%s/.cache/doppel/translations", home) : -1;
+    struct error unused;
+    return length >= 0 && options_own(options, path, &unused) ? path : "memory";
+}
+
 static void set_defaults(struct options *options)
 {
     *options = (struct options){ 0 };
     machine_config_defaults(&options->config);
     options->config.console = NULL;
+    options->config.translations = standard_cache(options);
+    options->config.translations_try = true;
 }
 
 static bool uses_terminal(const char *chardev)
@@ -638,13 +658,13 @@ static bool is_one_of(const struct option_row *row, const char *const *names)
 bool options_for_restore(const struct option_row *row)
 {
     static const char *const names[] = { "engine", "net", "vnc", "console", "virtio-console", "debug-console", "no-reboot", "disks", "clone", "copy-memory", "share-memory", "verify",
-                                         "name", "detach", "api-socket", "monitor", "trace", "log", "counters", "help", NULL };
+                                         "name", "detach", "api-socket", "monitor", "trace", "log", "translation-cache", "counters", "help", NULL };
     return is_one_of(row, names);
 }
 
 bool options_for_serve(const struct option_row *row)
 {
-    static const char *const names[] = { "engine", "cpu", "no-reboot", "name", "detach", "api-socket", "monitor", "trace", "log", "counters",
+    static const char *const names[] = { "engine", "cpu", "no-reboot", "name", "detach", "api-socket", "monitor", "trace", "log", "translation-cache", "counters",
                                          "help", NULL };
     return is_one_of(row, names);
 }

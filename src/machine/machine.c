@@ -14,6 +14,7 @@
 #include "base/loop.h"
 #include "bus/bus.h"
 #include "dev/device.h"
+#include "engine/dbt/store.h"
 #include "engine/engine.h"
 #include "machine/firmware.h"
 #include "machine/image.h"
@@ -143,6 +144,7 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
     vcpu->clock = machine->clock;
     vcpu->log = &machine->log;
     vcpu->perf_map = machine->perf_map;
+    vcpu->translations = machine->translations;
     vcpu->all = machine->vcpu;
     vcpu->all_count = machine->config.cpus;
     vcpu->system_event = system_event;
@@ -215,6 +217,20 @@ static bool open_perf_map(struct machine *machine, struct error *err)
     return machine->perf_map || error_errno(err, errno, "cannot write %s", path);
 }
 
+static bool open_translations(struct machine *machine, struct error *err)
+{
+    const struct machine_config *config = &machine->config;
+    bool on_disk = strcmp(config->translations, "memory") != 0;
+    machine->translations = store_create(on_disk ? config->translations : NULL, STORE_BYTES_MOST, &machine->log);
+    if (!machine->translations)
+        return error_set(err, "no memory for translations");
+    if (!on_disk || store_check_directory(machine->translations, err))
+        return true;
+    if (config->translations_try)
+        log_message(&machine->log, LOG_WARNING, "%s; translations are kept for this run only", err->text);
+    return config->translations_try;
+}
+
 static bool build(struct machine *machine, const struct machine_origin *origin, struct error *err)
 {
     const struct machine_config *config = &machine->config;
@@ -241,6 +257,8 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     if (!machine->model)
         return false;
     if (config->perf_map && !open_perf_map(machine, err))
+        return false;
+    if (config->translations && !open_translations(machine, err))
         return false;
     return add_memory(machine, err) && create_vcpus(machine, err) && pc_build(machine, err) &&
            (!machine->firmware || firmware_describe(machine, err)) && first_state(machine, origin, err);
@@ -284,6 +302,7 @@ void machine_destroy(struct machine *machine)
     free(machine->vcpu);
     if (machine->perf_map)
         fclose(machine->perf_map);
+    store_destroy(machine->translations);
     if (machine->model)
         x86_model_destroy(machine->model);
     if (machine->ports)

@@ -68,6 +68,8 @@ struct machine_config {
     bool debug_exit;            /* port 0xF4 */
     bool no_reboot;
     bool perf_map;              /* write a map of translated code for perf */
+    const char *translations;   /* directory of translations that are kept for later runs; "memory": for this run; NULL: none are */
+    bool translations_try;      /* where the directory cannot be used, say so and keep them for this run */
     bool rng;                   /* a virtio entropy device */
     bool display;               /* a VGA, keyboard and mouse also without firmware */
     bool no_display;            /* none even with firmware, and the BIOS talks on the serial line */
@@ -129,6 +131,7 @@ struct machine {
     pthread_mutex_t snapshot_lock;      /* one snapshot at a time; taken before pause_lock */
     char snapshot_id[33];               /* since which DIRTY_SNAPSHOT marks pages (machine/snapshot.h); empty: none */
     FILE *perf_map;                     /* NULL: none */
+    struct store *translations;         /* engine/dbt/store.h; NULL: none */
     struct images *images;              /* machine/image.h */
     struct firmware *firmware;          /* machine/firmware.h; NULL: none */
     struct state_log *state_log;        /* NULL: none */

@@ -190,6 +190,7 @@ struct vcpu {
     void *intc;
     struct log *log;
     struct _IO_FILE *perf_map;          /* where an engine names the host code that it makes, for perf; NULL: nowhere */
+    struct store *translations;         /* that engines keep for later (engine/dbt/store.h); NULL: none */
     struct counters counters;
     struct vcpu **all;                  /* every vCPU of the machine, all_count of them */
     unsigned all_count;

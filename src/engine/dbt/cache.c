@@ -4,6 +4,7 @@
  */
 #include "engine/dbt/plan.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -136,7 +137,14 @@ struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, 
     return t;
 }
 
-void dbt_add(struct dbt *dbt, struct translation *t)
+/* A line of /tmp/perf-PID.map, as Linux's tools/perf/Documentation/jit-interface.txt has it. */
+static void name_for_perf(FILE *map, const struct translation *t, size_t size)
+{
+    fprintf(map, "%llx %llx %s_%llx%s\n", (unsigned long long)(uintptr_t)t->code, (unsigned long long)size,
+            t->mode & MODE_USER ? "user" : "kernel", (unsigned long long)t->rip, t->mode & MODE_WINDOW ? "_window" : "");
+}
+
+static void add(struct dbt *dbt, struct translation *t)
 {
     struct translation **bucket = &dbt->hash[hash_of(t->gpa, t->rip)];
     t->hash_next = *bucket;
@@ -147,6 +155,14 @@ void dbt_add(struct dbt *dbt, struct translation *t)
         *page = t;
     }
     dbt->order[dbt->order_count++] = t;
+}
+
+void dbt_publish(struct vcpu *vcpu, struct dbt *dbt, struct translation *t, uint8_t *end)
+{
+    if (unlikely(vcpu->perf_map))
+        name_for_perf(vcpu->perf_map, t, (size_t)(end - dbt->code));
+    dbt->code = (uint8_t *)align_up((uintptr_t)end, 16);
+    add(dbt, t);
 }
 
 struct translation *dbt_at(const struct dbt *dbt, uintptr_t host)
@@ -230,8 +246,7 @@ static void unhook(struct dbt *dbt, struct translation *t)
     t->dropped = true;
 }
 
-/* The granules of a page that [gpa, end) touches. */
-static uint64_t granules_of(uint64_t page, uint64_t gpa, uint64_t end)
+uint64_t dbt_granules(uint64_t page, uint64_t gpa, uint64_t end)
 {
     uint64_t first = gpa > page ? (gpa - page) >> CODE_GRANULE_SHIFT : 0;
     uint64_t last = end < page + PAGE_SIZE ? (end - 1 - page) >> CODE_GRANULE_SHIFT : 63;
@@ -265,5 +280,5 @@ void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 {
     uint64_t end = gpa + size;
     for (uint64_t page = gpa & ~PAGE_MASK; page < end; page += PAGE_SIZE)
-        drop_in_page(dbt_of(vcpu), page, granules_of(page, gpa, end));
+        drop_in_page(dbt_of(vcpu), page, dbt_granules(page, gpa, end));
 }

@@ -108,6 +108,7 @@ struct site {
     uint64_t rip;                       /* of the interpreter's block that op belongs to */
     uint16_t remaining;                 /* instructions of the trace from this one on */
     uint16_t mnemonic;                  /* ZydisMnemonic */
+    uint16_t number;                    /* among those of the translation */
 };
 
 /* How often the interpreter's handler ran an instruction of a kind for translated code (report.c). */
@@ -129,6 +130,8 @@ struct jump_table {
     uint32_t filled;                    /* entries made; the first DBT_JUMPS_LISTED of them are here */
     uint16_t list[DBT_JUMPS_LISTED];
 };
+
+struct store;
 
 struct dbt {
     struct interp interp;               /* first: interp_of finds it */
@@ -164,6 +167,7 @@ struct dbt {
     struct translation **order;         /* by address of their code */
     unsigned order_count;
     struct link *far;                   /* patched jumps between pages */
+    struct store *store;                /* translations that are kept (kept.h), NULL: none */
     struct jump_table *tables;          /* [0] of the supervisor, then one for each context of the TLB */
     struct translation *hash[1 << DBT_HASH_BITS];
     struct translation *page[2][1 << DBT_PAGE_BITS];    /* by page of gpa, and by gpa2 */
@@ -191,7 +195,10 @@ void *dbt_alloc(struct dbt *dbt, size_t size);
 /* Room for the largest translation, flushing if there is none. */
 void dbt_make_room(struct dbt *dbt);
 struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, uint8_t mode);
-void dbt_add(struct dbt *dbt, struct translation *translation);
+/* A new translation, whose code goes from dbt->code to `end`, can be found, and by perf, too. */
+void dbt_publish(struct vcpu *vcpu, struct dbt *dbt, struct translation *translation, uint8_t *end);
+/* A bit for each granule of the page that [gpa, end) touches. */
+uint64_t dbt_granules(uint64_t page, uint64_t gpa, uint64_t end);
 /* The translation that the executable address lies in, NULL if none. */
 struct translation *dbt_at(const struct dbt *dbt, uintptr_t host);
 void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size);

@@ -14,11 +14,12 @@ void emit_modrm(struct emitter *e, unsigned reg, const struct rm *rm, unsigned a
         break;
     case RM_DATA:
         emit8(e, reg | 5);
-        emit32(e, (uint32_t)((const uint8_t *)rm->data - (emit_here(e) + 4 + after)));
+        emit_data(e, rm->data, after);
         break;
     default: {
+        wide |= rm->guest;
         bool no_base = rm->base == HOST_NONE, small = rm->disp == (int8_t)rm->disp && !wide;
-        unsigned mod = no_base ? 0 : rm->disp == 0 && (rm->base & 7) != 5 ? 0 : small ? 0x40 : 0x80;
+        unsigned mod = no_base || (rm->disp == 0 && (rm->base & 7) != 5 && !wide) ? 0 : small ? 0x40 : 0x80;
         if (rm->index != HOST_NONE || no_base || (rm->base & 7) == 4) {
             emit8(e, mod | reg | 4);
             emit8(e, (unsigned)rm->scale << 6 | (rm->index == HOST_NONE ? 4 : rm->index & 7u) << 3 |
@@ -26,6 +27,8 @@ void emit_modrm(struct emitter *e, unsigned reg, const struct rm *rm, unsigned a
         } else {
             emit8(e, mod | reg | (rm->base & 7));
         }
+        if (rm->guest)
+            reloc_note_guest(e->relocs, e->at, RELOC_GUEST_SIGN, (uint64_t)rm->disp);
         if (mod == 0x40)
             emit8(e, (uint8_t)rm->disp);
         else if (mod == 0x80 || no_base)
@@ -54,7 +57,13 @@ void emit_insn(struct emitter *e, unsigned how, unsigned opcode, unsigned reg, s
     if (how & EMIT_0F)
         emit8(e, 0x0F);
     emit8(e, opcode);
-    emit_modrm(e, reg, &rm, after, false);
+    emit_modrm(e, reg, &rm, after, how & EMIT_WIDE);
+}
+
+void emit_data(struct emitter *e, const void *data, unsigned after)
+{
+    reloc_note(e->relocs, e->at, RELOC_RELATIVE, 0);
+    emit32(e, (uint32_t)((const uint8_t *)data - (emit_here(e) + 4 + after)));
 }
 
 void emit_load(struct emitter *e, unsigned reg, struct rm from) { emit_insn(e, EMIT_W, 0x8B, reg, from, 0); }
@@ -77,6 +86,13 @@ void emit_rotate(struct emitter *e, unsigned to, unsigned from, unsigned count)
     emit8(e, count);
 }
 
+static void emit_long_constant(struct emitter *e, unsigned reg, uint64_t value)
+{
+    emit8(e, 0x48 | (reg >> 3));
+    emit8(e, 0xB8 | (reg & 7));
+    emit64(e, value);
+}
+
 void emit_constant(struct emitter *e, unsigned reg, uint64_t value)
 {
     if (value == (uint32_t)value) {
@@ -88,10 +104,24 @@ void emit_constant(struct emitter *e, unsigned reg, uint64_t value)
         emit_insn(e, EMIT_W, 0xC7, 0, rm_reg(reg), 4);
         emit32(e, (uint32_t)value);
     } else {
-        emit8(e, 0x48 | (reg >> 3));
-        emit8(e, 0xB8 | (reg & 7));
-        emit64(e, value);
+        emit_long_constant(e, reg, value);
     }
+}
+
+void emit_address_of(struct emitter *e, unsigned reg, const void *at, enum reloc_kind kind, unsigned number)
+{
+    emit_long_constant(e, reg, (uintptr_t)at);
+    reloc_note(e->relocs, e->at - 8, kind, number);
+}
+
+void emit_guest_address(struct emitter *e, unsigned reg, uint64_t gla)
+{
+    bool zero = gla == (uint32_t)gla, sign = gla == (uint64_t)(int64_t)(int32_t)gla;
+    emit_constant(e, reg, gla);
+    if (zero || sign)
+        reloc_note_guest(e->relocs, e->at - 4, zero ? RELOC_GUEST_ZERO : RELOC_GUEST_SIGN, gla);
+    else
+        reloc_note_guest(e->relocs, e->at - 8, RELOC_GUEST64, gla);
 }
 
 void emit_target(const struct emitter *e, uint8_t *field, const uint8_t *target)
@@ -103,6 +133,8 @@ void emit_target(const struct emitter *e, uint8_t *field, const uint8_t *target)
 uint8_t *emit_jump(struct emitter *e, unsigned opcode, const uint8_t *target)
 {
     emit8(e, opcode);
+    if (e->relocs && target < e->relocs->code + e->shift)      /* shared code, which lies before all translations */
+        reloc_note(e->relocs, e->at, RELOC_RELATIVE, 0);
     e->at += 4;
     emit_target(e, e->at - 4, target);
     return e->at - 4;

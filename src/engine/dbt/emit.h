@@ -10,9 +10,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "engine/dbt/reloc.h"
+
 struct emitter {
     uint8_t *at;
     intptr_t shift;             /* executable address - writable address */
+    struct reloc_list *relocs;  /* NULL: nobody wants to know what depends on its place */
 };
 
 /* Where an instruction's r/m operand is. */
@@ -21,6 +24,7 @@ struct rm {
     enum rm_kind kind;
     uint8_t base, index;        /* host registers; index HOST_NONE: none */
     uint8_t scale;              /* as a shift */
+    bool guest;                 /* disp is the address of guest code or beside it, which may come to be elsewhere */
     int32_t disp;
     const void *data;           /* RM_DATA: must lie within 2 GiB of the code */
 };
@@ -34,6 +38,7 @@ enum {
     EMIT_LOCK = 8,
     EMIT_F3 = 16,
     EMIT_REX = 32,              /* a REX prefix even where no bit of it is set: byte registers 4 to 7 */
+    EMIT_WIDE = 64,             /* a displacement of 32 bits whatever its value */
 };
 
 static inline struct rm rm_reg(unsigned reg) { return (struct rm){ .kind = RM_REG, .base = (uint8_t)reg }; }
@@ -43,7 +48,7 @@ static inline struct rm rm_mem(unsigned base, int32_t disp)
 }
 /* A field of the vCPU, at which GS points. */
 static inline struct rm rm_vcpu(size_t offset) { return (struct rm){ .kind = RM_VCPU, .disp = (int32_t)offset }; }
-/* A field of the engine's own state, RIP-relative. */
+/* A field of the engine's own state (struct dbt), RIP-relative. */
 static inline struct rm rm_data(const void *data) { return (struct rm){ .kind = RM_DATA, .data = data }; }
 
 static inline uint8_t *emit_here(const struct emitter *e) { return e->at + e->shift; }
@@ -65,6 +70,12 @@ void emit_lea(struct emitter *e, unsigned reg, struct rm rm);
 void emit_rotate(struct emitter *e, unsigned to, unsigned from, unsigned count);
 /* The shortest MOV of a constant; no flags. */
 void emit_constant(struct emitter *e, unsigned reg, uint64_t value);
+/* Always 10 bytes: the address of a site or a link, by number, which changes with the place of the code. */
+void emit_address_of(struct emitter *e, unsigned reg, const void *at, enum reloc_kind kind, unsigned number);
+/* As emit_constant, an address of guest code or beside it. */
+void emit_guest_address(struct emitter *e, unsigned reg, uint64_t gla);
+/* The 32 bits, `after` bytes before the instruction's end, that make an operand of a field of the engine's own state. */
+void emit_data(struct emitter *e, const void *data, unsigned after);
 /* Opcode with a 32-bit relative target; returns where the target is written. */
 uint8_t *emit_jump(struct emitter *e, unsigned opcode, const uint8_t *target);
 uint8_t *emit_jcc(struct emitter *e, unsigned cc, const uint8_t *target);

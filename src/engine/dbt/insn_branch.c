@@ -132,11 +132,12 @@ static void push_return(struct work *w, const struct planned *p)
     unsigned from = w->window ? S1 : S3;
     registers_written(w);
     if (!small)
-        emit_constant(&w->e, from, p->next_rip);
+        emit_guest_address(&w->e, from, p->next_rip);
     if (w->window)
         emit_may_trap(w, true);
     if (small) {
         emit_insn(&w->e, EMIT_W, 0xC7, 0, rm, 4);
+        reloc_note_guest(w->e.relocs, w->e.at, RELOC_GUEST_SIGN, p->next_rip);
         emit32(&w->e, (uint32_t)p->next_rip);
     } else {
         emit_store(&w->e, rm, from);
@@ -190,7 +191,7 @@ static void emit_uncount(struct work *w, unsigned done)
 
 static void emit_link(struct work *w, const struct edge *edge, bool far)
 {
-    struct link *link = dbt_alloc(w->dbt, sizeof(*link));
+    struct link *link = w->link_list[w->link_count++] = dbt_alloc(w->dbt, sizeof(*link));
     *link = (struct link){ .from = w->t, .live = w->simd, .far = far };
     if (edge->done == w->count) {
         link->field = edge->field;
@@ -199,8 +200,8 @@ static void emit_link(struct work *w, const struct edge *edge, bool far)
         emit_target(&w->e, link->field, emit_here(&w->e));
     }
     link->stub = emit_here(&w->e);
-    emit_constant(&w->e, S1, edge->target);
-    emit_constant(&w->e, S2, (uintptr_t)link);
+    emit_guest_address(&w->e, S1, edge->target);
+    emit_address_of(&w->e, S2, link, RELOC_LINK, w->link_count - 1);
     emit_jump(&w->e, JUMP, w->dbt->leave);
 }
 
@@ -208,9 +209,10 @@ static void emit_link(struct work *w, const struct edge *edge, bool far)
 static void emit_far_edge(struct work *w, const struct edge *edge)
 {
     struct emitter *e = &w->e;
-    emit_constant(e, S1, edge->target);
+    emit_guest_address(e, S1, edge->target);
     emit_load(e, S2, rm_data(&w->dbt->jumps));
-    emit_lea(e, S2, rm_mem(S2, (int32_t)(jump_index(edge->target) * 8)));
+    emit_insn(e, EMIT_W | EMIT_WIDE, 0x8D, S2, rm_mem(S2, (int32_t)(jump_index(edge->target) * 8)), 0);         /* lea */
+    reloc_note_guest(e->relocs, e->at - 4, RELOC_GUEST_JUMP, edge->target);
     emit_difference(w);
     emit8(e, 0xE3);
     uint8_t *hit = e->at++;

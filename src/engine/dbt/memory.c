@@ -39,9 +39,19 @@ static bool is_constant(const ZydisDecodedOperandMem *m)
     return m->base == ZYDIS_REGISTER_RIP || (!has_base(m) && !has_index(m));
 }
 
+static bool is_rip_relative(const ZydisDecodedOperandMem *m) { return m->base == ZYDIS_REGISTER_RIP; }
+
 static uint64_t constant_address(struct work *w, const ZydisDecodedOperandMem *m)
 {
-    return (m->base == ZYDIS_REGISTER_RIP ? present(w)->next_rip : 0) + (uint64_t)m->disp.value;
+    return (is_rip_relative(m) ? present(w)->next_rip : 0) + (uint64_t)m->disp.value;
+}
+
+static void emit_constant_address(struct work *w, const ZydisDecodedOperandMem *m, unsigned to)
+{
+    if (is_rip_relative(m))
+        emit_guest_address(&w->e, to, constant_address(w, m));
+    else
+        emit_constant(&w->e, to, constant_address(w, m));
 }
 
 void emit_effective(struct work *w, const ZydisDecodedOperand *operand, unsigned to)
@@ -49,7 +59,7 @@ void emit_effective(struct work *w, const ZydisDecodedOperand *operand, unsigned
     const ZydisDecodedOperandMem *m = &operand->mem;
     struct rm rm = { .kind = RM_MEMORY, .base = HOST_NONE, .index = HOST_NONE, .disp = (int32_t)m->disp.value };
     if (is_constant(m)) {
-        emit_constant(&w->e, to, constant_address(w, m));
+        emit_constant_address(w, m, to);
         return;
     }
     if (has_base(m))
@@ -130,14 +140,16 @@ static void emit_addend_of(struct work *w, unsigned guest)
     w->drift = 0;
 }
 
-static struct rm emit_window_constant(struct work *w, uint64_t address)
+static struct rm emit_window_constant(struct work *w, const ZydisDecodedOperandMem *m)
 {
-    uint64_t chunk = address >> WINDOW_CHUNK_SHIFT;
-    emit_load(&w->e, S2, rm_mem(S3, (int32_t)(chunk * 8) - WINDOW_BIAS));
+    uint64_t address = constant_address(w, m), chunk = address >> WINDOW_CHUNK_SHIFT;
+    emit_insn(&w->e, EMIT_W | EMIT_WIDE, 0x8B, S2, rm_mem(S3, (int32_t)(chunk * 8) - WINDOW_BIAS), 0);         /* mov */
+    if (is_rip_relative(m))
+        reloc_note_guest(w->e.relocs, w->e.at - 4, RELOC_GUEST_CHUNK, address);
     w->addend_of = NO_ADDEND;
     if (address == (uint64_t)(int64_t)(int32_t)address)
-        return rm_mem(S2, (int32_t)address);
-    emit_constant(&w->e, S1, address);
+        return (struct rm){ .kind = RM_MEMORY, .base = S2, .index = HOST_NONE, .guest = is_rip_relative(m), .disp = (int32_t)address };
+    emit_constant_address(w, m, S1);
     return (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2 };
 }
 
@@ -146,7 +158,7 @@ static struct rm emit_window(struct work *w, const ZydisDecodedOperand *operand)
     const ZydisDecodedOperandMem *m = &operand->mem;
     struct rm rm = { .kind = RM_MEMORY, .base = S1, .index = S2 };
     if (is_constant(m) && !has_segment_base(m))
-        return emit_window_constant(w, constant_address(w, m));
+        return emit_window_constant(w, m);
     if (has_base(m) && !has_index(m) && !has_segment_base(m)) {
         unsigned guest = (unsigned)ZydisRegisterGetId(m->base);
         rm.disp = (int32_t)m->disp.value;

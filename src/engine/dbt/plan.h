@@ -98,10 +98,13 @@ struct work {
     uint16_t replay;                    /* the instruction that makes them again, or NO_REPLAY */
     unsigned addend_of;                 /* with windows: whose is in S2, NO_ADDEND: nobody's */
     int32_t drift;                      /* how far that register has moved since */
-    unsigned slow_count, slow_first, edge_count, trap_count, trap_first;
+    unsigned slow_count, slow_first, edge_count, trap_count, trap_first, site_count, link_count;
     struct slow slow[SLOW_MAX];
     struct edge edge[EDGES_MAX];
     struct trap trap[TRAPS_MAX];
+    struct site *site_list[TRACE_MAX];
+    struct link *link_list[EDGES_MAX];
+    struct reloc_list relocs;
     struct planned plan[TRACE_MAX];
 };
 

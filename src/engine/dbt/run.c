@@ -2,6 +2,7 @@
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/gs.h"
 #include "engine/dbt/hot.h"
+#include "engine/dbt/kept.h"
 #include "mmu/window.h"
 #include "vmx/vmx.h"
 
@@ -135,6 +136,26 @@ static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
     return t;
 }
 
+/* One that is kept, where the page is not written to all the time. */
+static struct translation *kept_translation(struct vcpu *vcpu, struct dbt *dbt)
+{
+    if (dbt->stub_flushes != dbt->interp.cache->stub_flushes)
+        return NULL;
+    struct translation *t = kept_use(vcpu, dbt);
+    if (t)
+        dbt_remember_jump(vcpu, dbt, t);
+    return t;
+}
+
+/* `code`: where the next translation would have gone as the link was followed. */
+static const uint8_t *enter_new(struct dbt *dbt, struct link *link, const uint8_t *code, struct translation *t)
+{
+    if (link && dbt->code >= code)              /* else all was flushed, the link too */
+        dbt_link(dbt, link, t);
+    dbt->interp.link_from = NULL;
+    return t->entry;
+}
+
 /* The code to run at rip; NULL: a block was interpreted, or could not be fetched, or the budget is at its end (*stop). */
 static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link *link, bool *stop)
 {
@@ -147,21 +168,20 @@ static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link 
         interp->link_from = NULL;
         return known->entry;
     }
+    const uint8_t *code = dbt->code;
+    struct translation *kept = known ? NULL : kept_translation(vcpu, dbt);
+    if (kept && likely(interp->left >= kept->count))
+        return enter_new(dbt, link, code, kept);
     struct block *block = interp_next_block(vcpu, interp);
     if (unlikely(!block)) {
         interp->changed = true;
         return NULL;
     }
-    const uint8_t *code = dbt->code;
     if (dbt->stub_flushes != interp->cache->stub_flushes)
         dbt_flush(dbt);
     struct translation *t = translation_of(vcpu, dbt, block);
-    if (t && likely(interp->left >= t->count)) {
-        if (link && dbt->code >= code)          /* else all was flushed, the link too */
-            dbt_link(dbt, link, t);
-        interp->link_from = NULL;
-        return t->entry;
-    }
+    if (t && likely(interp->left >= t->count))
+        return enter_new(dbt, link, code, t);
     *stop = interp->left < block->count;
     if (!*stop)
         interpret(vcpu, dbt, block);
@@ -297,6 +317,7 @@ static bool dbt_attach(struct vcpu *vcpu)
         dbt->interp.run_blocks = run_blocks;
     dbt->gs_instruction = gs_has_instruction();
     dbt_make_thunks(vcpu, dbt);
+    kept_attach(vcpu, dbt);
     vcpu->code_overwritten = code_overwritten;
     return true;
 }

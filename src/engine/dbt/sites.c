@@ -4,7 +4,8 @@
 static struct site *site_of(struct work *w)
 {
     if (!w->site) {
-        w->site = dbt_alloc(w->dbt, sizeof(*w->site));
+        w->site = w->site_list[w->site_count++] = dbt_alloc(w->dbt, sizeof(*w->site));
+        w->site->number = (uint16_t)(w->site_count - 1);
         w->site->op = *present(w)->op;
         w->site->translation = w->t;
         w->site->rip = present(w)->block_rip;
@@ -16,7 +17,7 @@ static struct site *site_of(struct work *w)
 
 static void emit_call_site(struct work *w, const struct site *site, const uint8_t *helper)
 {
-    emit_constant(&w->e, S1, (uintptr_t)site);
+    emit_address_of(&w->e, S1, site, RELOC_SITE, site->number);
     emit_jump(&w->e, CALL, helper);
 }
 

@@ -1,4 +1,5 @@
 /* The pieces of code that all translations share: the way in, the way out, the helpers, the end of a trap, vector state. */
+#include "engine/dbt/kept.h"
 #include "engine/dbt/plan.h"
 
 #include "engine/interp/native.h"
@@ -293,11 +294,17 @@ static void make_go_on(struct emitter *e, struct dbt *dbt)
 
 /* --- sites --- */
 
-static struct onward run_site(struct vcpu *vcpu, const struct site *site)
+static struct onward run_site(struct vcpu *vcpu, struct site *site)
 {
     struct dbt *dbt = dbt_of(vcpu);
     struct block *block = &dbt->mini->block;
     flags_set(vcpu, dbt->flags);
+    if (unlikely(!site->op.run) && !kept_bind(vcpu, site)) {
+        vcpu->rip = site->rip;
+        dbt->interp.left += site->remaining;
+        dbt_forget_jumps(dbt);          /* the blocks were flushed, and so will we be */
+        return dbt_go_on(vcpu);
+    }
     dbt->mini->op[0] = site->op;
     dbt->mini->op[0].back = (uint16_t)((char *)&dbt->mini->op[0] - (char *)block);
     block->count = site->remaining;

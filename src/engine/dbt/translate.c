@@ -1,6 +1,5 @@
 /* A trace becomes host code. */
-#include <stdio.h>
-
+#include "engine/dbt/kept.h"
 #include "engine/dbt/plan.h"
 
 /* Where the trace is left before its first instruction. */
@@ -40,7 +39,7 @@ static void emit_entry(struct work *w, bool flags_dead, struct entry *entry)
         static const uint8_t pext_rcx[] = { 0xC4, 0xE2, 0xAA, 0xF5, 0x0D };     /* pext rcx, r10, [rip+disp] */
         for (unsigned i = 0; i < sizeof(pext_rcx); i++)
             emit8(e, pext_rcx[i]);
-        emit32(e, (uint32_t)((const uint8_t *)&w->dbt->sign - (emit_here(e) + 4)));
+        emit_data(e, &w->dbt->sign, 0);
         emit_insn(e, 0, 0x8B, S1, rm_vcpu(offsetof(struct vcpu, request)), 0);
         emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
     } else {
@@ -62,7 +61,7 @@ static void emit_entry_exit(struct work *w, const struct entry *entry, bool flag
     emit_load(e, S1, rm_data(&w->dbt->interp.left));
     emit_lea(e, S1, rm_mem(S1, (int32_t)w->count));
     emit_store(e, rm_data(&w->dbt->interp.left), S1);
-    emit_constant(e, S1, w->t->rip);
+    emit_guest_address(e, S1, w->t->rip);
     emit_constant(e, S2, 0);
     emit_jump(e, JUMP, w->dbt->leave);
 }
@@ -154,25 +153,22 @@ static void keep_traps(struct work *w)
     memcpy(w->t->trap, w->trap, w->trap_count * sizeof(struct trap));
 }
 
-/* A line of /tmp/perf-PID.map, as Linux's tools/perf/Documentation/jit-interface.txt has it. */
-static void name_for_perf(const struct work *w, const uint8_t *end)
-{
-    fprintf(w->vcpu->perf_map, "%llx %llx %s_%llx%s\n", (unsigned long long)(uintptr_t)w->t->code,
-            (unsigned long long)(end - w->t->code), w->user ? "user" : "kernel", (unsigned long long)w->t->rip, w->window ? "_window" : "");
-}
-
 struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
 {
     struct work *w = dbt->work;
     if (block == dbt->interp.scratch || block->stale)
         return NULL;
     dbt_make_room(dbt);
-    w->e = (struct emitter){ .at = dbt->code, .shift = dbt->shift };
+    w->e = (struct emitter){ .at = dbt->code, .shift = dbt->shift, .relocs = dbt->store ? &w->relocs : NULL };
+    w->relocs.code = dbt->code;
+    w->relocs.rip = vcpu->rip;
+    w->relocs.count = 0;
+    w->relocs.incomplete = false;
     w->dbt = dbt;
     w->vcpu = vcpu;
     w->user = dbt->mode & MODE_USER;
     w->window = dbt->mode & MODE_WINDOW;
-    w->slow_count = w->slow_first = w->edge_count = w->trap_count = w->trap_first = 0;
+    w->slow_count = w->slow_first = w->edge_count = w->trap_count = w->trap_first = w->site_count = w->link_count = 0;
     w->t = dbt_alloc(dbt, sizeof(*w->t));
     w->t->gpa = block->gpa;
     w->t->gpa2 = block->gpa2;
@@ -185,10 +181,9 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
         w->simd |= w->plan[i].simd;
     translate_trace(w);
     keep_traps(w);
-    if (unlikely(vcpu->perf_map))
-        name_for_perf(w, emit_here(&w->e));
-    dbt->code = (uint8_t *)align_up((uintptr_t)w->e.at, 16);
-    dbt_add(dbt, w->t);
+    if (dbt->store)
+        kept_add(w);
+    dbt_publish(vcpu, dbt, w->t, w->e.at);
     counter_add(&vcpu->counters, COUNTER_translations, 1);
     return w->t;
 }

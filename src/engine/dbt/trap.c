@@ -71,6 +71,10 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
         window_missed(vcpu);
     bool cold = window_table(vcpu) + WINDOW_BIAS != dbt->context;
     dbt->interp.changed |= cold;        /* another mode */
+    if (unlikely(dbt->stub_flushes != dbt->interp.cache->stub_flushes)) {         /* what the sites rely on is gone */
+        dbt_forget_jumps(dbt);
+        goes_on = false;
+    }
     if (!goes_on || !trap->back || t->dropped || cold) {
         dbt->interp.left += trap->remaining - 1;
         return dbt_go_on(vcpu);

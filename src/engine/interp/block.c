@@ -44,8 +44,7 @@ void block_flush(struct vcpu *vcpu)
     interp->drops++;
 }
 
-/* The native stubs as well, and with them every op that points to one. */
-static void flush_stubs(struct vcpu *vcpu)
+void block_flush_stubs(struct vcpu *vcpu)
 {
     struct interp *interp = interp_of(vcpu);
     block_flush(vcpu);
@@ -98,8 +97,7 @@ static bool overlaps(const struct block *block, uint64_t gpa, uint64_t size)
 
 /* --- dropping --- */
 
-/* Makes the code map watch the bytes; only after that may they be read for decoding (mem/code_map.h). */
-static void watch(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
+void block_watch(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 {
     if (code_map_add(vcpu->ram, gpa, size))
         mmu_unshare_writes(vcpu, gpa);
@@ -186,7 +184,7 @@ static void watch_ahead(struct vcpu *vcpu, struct source *source, unsigned where
     uint64_t in_page = PAGE_SIZE - (source->gpa & PAGE_MASK), want = min_u64(where + INSN_LENGTH_MAX, in_page);
     while (source->watched < want) {
         uint64_t gpa = source->gpa + source->watched, part = granule - (gpa & (granule - 1));
-        watch(vcpu, gpa, part);
+        block_watch(vcpu, gpa, part);
         source->watched += part;
     }
 }
@@ -199,7 +197,7 @@ static bool watch_next_page(struct vcpu *vcpu, struct source *source, uint64_t g
         return mmio;
     }
     source->gpa2 &= ~PAGE_MASK;
-    watch(vcpu, source->gpa2, INSN_LENGTH_MAX);
+    block_watch(vcpu, source->gpa2, INSN_LENGTH_MAX);
     return true;
 }
 
@@ -308,7 +306,7 @@ static bool decode_block(struct vcpu *vcpu, struct source *source, struct block 
         if (step == STEP_FAULT)
             return false;
         if (step == STEP_FULL) {
-            flush_stubs(vcpu);
+            block_flush_stubs(vcpu);
             *flushed = true;
             return false;
         }
@@ -397,9 +395,9 @@ static bool revive(struct vcpu *vcpu, struct block *block, const struct source *
     uint8_t rest_of_it[INSN_LENGTH_MAX];
     unsigned in_page = (unsigned)(PAGE_SIZE - (block->gpa & PAGE_MASK));
     if (!block->watched) {
-        watch(vcpu, block->gpa, min_u64(block->bytes, in_page));
+        block_watch(vcpu, block->gpa, min_u64(block->bytes, in_page));
         if (block->bytes > in_page)
-            watch(vcpu, block->gpa2, block->bytes - in_page);
+            block_watch(vcpu, block->gpa2, block->bytes - in_page);
     }
     unsigned first = min_u64(block->bytes, in_page), rest = block->bytes - first;
     if (rest && !mmu_fetch_bytes(vcpu, source->gla + first, rest_of_it, rest))

@@ -67,11 +67,15 @@ uint32_t block_mode_key(const struct vcpu *vcpu);
  */
 struct block *block_get(struct vcpu *vcpu, bool one);
 
+/* Makes the code map watch bytes of one page; only after that may they be read for decoding (mem/code_map.h). */
+void block_watch(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 /* Drops the blocks in the granules of the bytes, which the code map has forgotten. */
 void block_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 /* The same after a write by this vCPU itself: it is likely to want most of them again, so they are watched at once. */
 void block_overwritten(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 /* Drops everything; not while a block runs. */
 void block_flush(struct vcpu *vcpu);
+/* The native stubs as well, and with them every op that points to one. */
+void block_flush_stubs(struct vcpu *vcpu);
 
 #endif

@@ -1,0 +1,439 @@
+#include "engine/dbt/kept.h"
+
+#include <elf.h>
+#include <cpuid.h>
+#include <link.h>
+
+#include "engine/dbt/plan.h"
+#include "engine/interp/native.h"
+#include "x86/model.h"
+
+enum {
+    PROBE = 12,                         /* bytes of guest code that an entry is looked for by */
+    DROPS_MOST = 8,                     /* code of pages that are written to all the time is left to the interpreter */
+};
+
+struct kept_site { uint16_t in_page, remaining, bytes_at; uint8_t length, spare; };
+struct kept_link { uint16_t field, stub; uint8_t live, far; uint16_t spare; };
+struct kept_range { uint16_t at, size; };       /* of guest code in the page */
+
+/* What follows it is in this order; code last. */
+struct kept {
+    uint16_t code_size, entry, live_entry;
+    uint16_t in_page, mode;
+    uint16_t count;                     /* guest instructions */
+    uint16_t relocs, links, sites, traps, ranges, bytes;
+};
+
+struct parts {
+    const struct reloc *reloc;
+    const struct kept_link *link;
+    const struct kept_site *site;
+    const struct trap *trap;
+    const struct kept_range *range;
+    const uint8_t *bytes, *code;
+    size_t size;                        /* of the whole, a multiple of 8 */
+};
+static_assert(sizeof(struct kept) % 8 == 0 && sizeof(struct reloc) == 8 && sizeof(struct kept_link) == 8 && sizeof(struct kept_site) == 8 &&
+              sizeof(struct trap) % 4 == 0 && sizeof(struct kept_range) == 4, "parts follow each other without gaps");
+
+static struct parts parts_of(const struct kept *k)
+{
+    struct parts p;
+    p.reloc = (const struct reloc *)(k + 1);
+    p.link = (const struct kept_link *)(p.reloc + k->relocs);
+    p.site = (const struct kept_site *)(p.link + k->links);
+    p.trap = (const struct trap *)(p.site + k->sites);
+    p.range = (const struct kept_range *)(p.trap + k->traps);
+    p.bytes = (const uint8_t *)(p.range + k->ranges);
+    p.code = p.bytes + k->bytes;
+    p.size = align_up((size_t)(p.code + k->code_size - (const uint8_t *)k), 8);
+    return p;
+}
+
+static uint16_t mode_of(const struct dbt *dbt) { return (uint16_t)(dbt->mode | (dbt->exact ? 0x100 : 0)); }
+
+static uint32_t key_of(uint16_t mode, const uint8_t *code, uint16_t in_page)
+{
+    uint64_t a;
+    uint32_t b;
+    memcpy(&a, code, 8);
+    memcpy(&b, code + 8, 4);
+    a = (a ^ (uint64_t)b << 23) * 0x9E3779B97F4A7C15u;
+    a = (a ^ a >> 29 ^ ((uint64_t)mode << 16 | in_page)) * 0xBF58476D1CE4E5B9u;
+    return (uint32_t)(a >> 32);
+}
+
+/* The host's address of the code at rip, if the TLB knows the page and the probe lies in it. */
+static const uint8_t *code_at(const struct vcpu *vcpu, uint64_t *gpa)
+{
+    unsigned i = tlb_index(vcpu->rip);
+    const struct tlb_entry *entry = &vcpu->tlb_code->entry[i];
+    if (entry->tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK) || (vcpu->rip & PAGE_MASK) > PAGE_SIZE - PROBE)
+        return NULL;
+    *gpa = (vcpu->tlb_code->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);
+    return (const uint8_t *)(vcpu->rip + entry->addend);
+}
+
+/* --- what shapes the code --- */
+
+/* The linker's digest of the program (NT_GNU_BUILD_ID). */
+static int find_build_id(struct dl_phdr_info *info, size_t size, void *out)
+{
+    for (unsigned i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+        const char *at = (const char *)(info->dlpi_addr + ph->p_vaddr), *end = at + ph->p_memsz;
+        while (ph->p_type == PT_NOTE && at + sizeof(ElfW(Nhdr)) <= end) {
+            const ElfW(Nhdr) *note = (const void *)at;
+            const char *text = at + sizeof(*note) + align_up(note->n_namesz, 4);
+            if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 && note->n_descsz >= 8) {
+                *(uint64_t *)out = store_hash(text, note->n_descsz);
+                return 1;
+            }
+            at = text + align_up(note->n_descsz, 4);
+        }
+    }
+    return 1;                           /* the program is the first; libraries do not matter */
+}
+
+struct shape_parts {
+    uint64_t build, zydis, code_start, vector_bytes;
+    uint64_t has[ARRAY_SIZE(((struct cpu_model *)0)->has)];
+    uint32_t host[6][4];                /* CPUID */
+};
+
+static void host_cpuid(struct shape_parts *parts)
+{
+    static const uint32_t leaf[][2] = { { 0, 0 }, { 1, 0 }, { 7, 0 }, { 7, 1 }, { 0x80000001, 0 }, { 0xD, 0 } };
+    enum { APIC_ID = 0xFF000000, OWN_BITS = 0xFF };
+    for (unsigned i = 0; i < ARRAY_SIZE(leaf); i++) {
+        uint32_t *r = parts->host[i];
+        if (!__get_cpuid_count(leaf[i][0], leaf[i][1], &r[0], &r[1], &r[2], &r[3]))
+            memset(r, 0, sizeof(parts->host[i]));
+    }
+    parts->host[1][1] &= OWN_BITS << 8; /* not of the processor that we happen to be on */
+    memset(&parts->host[5][1], 0, 4);   /* what is enabled now */
+}
+
+void kept_attach(struct vcpu *vcpu, struct dbt *dbt)
+{
+    struct shape_parts parts = { .zydis = ZydisGetVersion(), .code_start = (uint64_t)(dbt->code_start - dbt->code_base),
+                                 .vector_bytes = native_host_vector_bytes() };
+    dl_iterate_phdr(find_build_id, &parts.build);
+    if (!vcpu->translations || !parts.build)
+        return;
+    memcpy(parts.has, vcpu->model->has, sizeof(parts.has));
+    host_cpuid(&parts);
+    struct store_shape shape = { { store_hash(&parts, sizeof(parts)), parts.build } };
+    if (store_open(vcpu->translations, &shape))
+        dbt->store = vcpu->translations;
+}
+
+/* --- keeping --- */
+
+/* The pieces of guest code that the trace was made of, in its order; false: not of one page, or no instructions. */
+static bool take_bytes(const struct work *w, struct kept *k, struct kept_range *range, uint8_t *bytes)
+{
+    uint16_t end = 0;
+    for (unsigned i = 0; i < w->count; i++) {
+        const struct planned *p = &w->plan[i];
+        uint16_t at = p->rip & PAGE_MASK;
+        if ((p->rip ^ w->t->rip) >= PAGE_SIZE || at + p->op->length > (int)PAGE_SIZE || !p->op->length)
+            return false;
+        if (!k->ranges || at != end)
+            range[k->ranges++] = (struct kept_range){ .at = at };
+        range[k->ranges - 1].size += p->op->length;
+        memcpy(bytes + k->bytes, p->bytes, p->op->length);
+        k->bytes += p->op->length;
+        end = at + p->op->length;
+    }
+    return true;
+}
+
+/* Where the bytes of the instruction that begins there in the page are. */
+static uint16_t bytes_at(const struct kept *k, const struct kept_range *range, uint16_t in_page)
+{
+    uint16_t before = 0;
+    for (unsigned i = 0; i < k->ranges; before += range[i++].size)
+        if (in_page >= range[i].at && in_page < range[i].at + range[i].size)
+            return before + (in_page - range[i].at);
+    return 0;
+}
+
+static void take_links(const struct work *w, struct kept_link *out)
+{
+    for (unsigned i = 0; i < w->link_count; i++) {
+        const struct link *link = w->link_list[i];
+        out[i] = (struct kept_link){ .field = (uint16_t)(link->field + w->dbt->shift - w->t->code),
+                                     .stub = (uint16_t)(link->stub - w->t->code), .live = link->live, .far = link->far };
+    }
+}
+
+static void take_sites(const struct work *w, const struct kept *k, const struct kept_range *range, struct kept_site *out)
+{
+    for (unsigned i = 0; i < w->site_count; i++) {
+        const struct site *site = w->site_list[i];
+        uint16_t in_page = (site->rip + site->op.where) & PAGE_MASK;
+        out[i] = (struct kept_site){ .in_page = in_page, .remaining = site->remaining, .length = site->op.length,
+                                     .bytes_at = bytes_at(k, range, in_page) };
+    }
+}
+
+static bool lies_in(uint64_t address, const void *start, size_t size) { return address - (uintptr_t)start < size; }
+
+/*
+ * A net under whoever writes emitters: is there an address in the code, of ours or of guest code close by, that was not noted? (Those
+ * that were are 0 by now.)
+ */
+static bool has_foreign_address(const struct work *w, const uint8_t *code, size_t size)
+{
+    extern const char __executable_start[], end[];
+    enum { CLOSE = 64 << 10 };
+    for (size_t i = 0; i + 8 <= size; i++) {
+        uint64_t v;
+        memcpy(&v, code + i, 8);
+        if (v - w->t->rip + CLOSE < 2 * CLOSE || lies_in(v, w->dbt, sizeof(*w->dbt)) || lies_in(v, w->dbt->code_base, DBT_CODE_SIZE) ||
+            lies_in(v, w->dbt->code_base + w->dbt->shift, DBT_CODE_SIZE) || lies_in(v, w->dbt->data, DBT_DATA_SIZE) ||
+            lies_in(v, w->vcpu, sizeof(*w->vcpu)) || lies_in(v, __executable_start, (size_t)(end - __executable_start)))
+            return true;
+    }
+    return false;
+}
+
+void kept_add(const struct work *w)
+{
+    struct kept_range range[TRACE_MAX];
+    uint8_t bytes[TRACE_MAX * INSN_LENGTH_MAX];
+    const uint8_t *code = w->t->code - w->dbt->shift;
+    size_t code_size = (size_t)(w->e.at - code);
+    uint64_t gpa;
+    const uint8_t *guest = code_at(w->vcpu, &gpa);
+    struct kept k = {
+        .code_size = (uint16_t)code_size, .entry = (uint16_t)(w->t->entry - w->t->code),
+        .live_entry = (uint16_t)(w->t->live_entry - w->t->code), .in_page = w->t->rip & PAGE_MASK, .mode = mode_of(w->dbt),
+        .count = w->t->count, .relocs = (uint16_t)w->relocs.count, .links = (uint16_t)w->link_count,
+        .sites = (uint16_t)w->site_count, .traps = (uint16_t)w->trap_count,
+    };
+    if (!guest || w->relocs.incomplete || code_size > UINT16_MAX || !take_bytes(w, &k, range, bytes))
+        return;
+    size_t size = parts_of(&k).size;
+    struct kept *out = size <= STORE_ENTRY_MOST ? calloc(1, size) : NULL;
+    if (!out)
+        return;
+    *out = k;
+    struct parts p = parts_of(out);
+    memcpy((void *)p.reloc, w->relocs.reloc, k.relocs * sizeof(struct reloc));
+    take_links(w, (void *)p.link);
+    take_sites(w, &k, range, (void *)p.site);
+    memcpy((void *)p.trap, w->trap, k.traps * sizeof(struct trap));
+    memcpy((void *)p.range, range, k.ranges * sizeof(*range));
+    memcpy((void *)p.bytes, bytes, k.bytes);
+    memcpy((void *)p.code, code, code_size);
+    reloc_normalize(&w->relocs, (void *)p.code, (uint32_t)(code - w->dbt->code_base));
+    if (!has_foreign_address(w, p.code, code_size))
+        store_add(w->dbt->store, key_of(k.mode, guest, k.in_page), out, (uint32_t)size);
+    free(out);
+}
+
+/* --- checking --- */
+
+static bool relocs_fit(const struct kept *k, const struct parts *p)
+{
+    for (unsigned i = 0; i < k->relocs; i++) {
+        const struct reloc *reloc = &p->reloc[i];
+        unsigned numbers = reloc->kind == RELOC_SITE ? k->sites : reloc->kind == RELOC_LINK ? k->links : 0;
+        bool numbered = reloc->kind == RELOC_SITE || reloc->kind == RELOC_LINK;
+        if (reloc->kind >= RELOC_KINDS || reloc->at + reloc_size(reloc->kind) > k->code_size ||
+            (numbered && (reloc->addend < 0 || (unsigned)reloc->addend >= numbers)))
+            return false;
+    }
+    return true;
+}
+
+static bool ranges_fit(const struct kept *k, const struct parts *p)
+{
+    size_t bytes = 0;
+    for (unsigned i = 0; i < k->ranges; i++) {
+        bytes += p->range[i].size;
+        if (!p->range[i].size || p->range[i].at + p->range[i].size > (int)PAGE_SIZE)
+            return false;
+    }
+    return k->ranges && bytes == k->bytes && p->range[0].at == k->in_page;
+}
+
+static bool sites_fit(const struct kept *k, const struct parts *p)
+{
+    for (unsigned i = 0; i < k->sites; i++) {
+        const struct kept_site *site = &p->site[i];
+        if (site->in_page >= PAGE_SIZE || !site->length || site->length > INSN_LENGTH_MAX ||
+            site->bytes_at + site->length > k->bytes || site->remaining > k->count)
+            return false;
+    }
+    return true;
+}
+
+static bool links_and_traps_fit(const struct kept *k, const struct parts *p)
+{
+    for (unsigned i = 0; i < k->links; i++)
+        if (p->link[i].field + 4 > k->code_size || p->link[i].stub >= k->code_size)
+            return false;
+    for (unsigned i = 0; i < k->traps; i++) {
+        const struct trap *trap = &p->trap[i];
+        if (trap->at >= k->code_size || trap->back >= k->code_size || trap->stub >= k->code_size || trap->in_page >= PAGE_SIZE ||
+            trap->remaining > k->count || trap->mnemonic > ZYDIS_MNEMONIC_MAX_VALUE || (trap->addend_of > 15 && trap->addend_of != NO_ADDEND))
+            return false;
+    }
+    return true;
+}
+
+/* Do the parts lie in the entry, and the ranges in a page? */
+static bool has_shape(const struct kept *k, size_t size)
+{
+    if (size < sizeof(*k))
+        return false;
+    struct parts p = parts_of(k);
+    return p.size == size && ranges_fit(k, &p);
+}
+
+static bool parts_fit(const struct kept *k)
+{
+    struct parts p = parts_of(k);
+    return k->count && k->count <= TRACE_MAX && k->entry < k->code_size && k->live_entry < k->code_size &&
+           relocs_fit(k, &p) && sites_fit(k, &p) && links_and_traps_fit(k, &p);
+}
+
+bool kept_check(const void *bytes, size_t size) { return has_shape(bytes, size) && parts_fit(bytes); }
+
+/* --- using --- */
+
+static bool same_code(const struct kept *k, const struct parts *p, const uint8_t *page)
+{
+    const uint8_t *bytes = p->bytes;
+    for (unsigned i = 0; i < k->ranges; bytes += p->range[i++].size)
+        if (memcmp(page + p->range[i].at, bytes, p->range[i].size))
+            return false;
+    return true;
+}
+
+static void watch(struct vcpu *vcpu, const struct kept *k, const struct parts *p, struct translation *t)
+{
+    for (unsigned i = 0; i < k->ranges; i++) {
+        const struct kept_range *range = &p->range[i];
+        block_watch(vcpu, (t->gpa & ~PAGE_MASK) + range->at, range->size);
+        t->granules[0] |= dbt_granules(0, range->at, range->at + range->size);
+    }
+}
+
+static struct site *make_sites(struct dbt *dbt, const struct kept *k, const struct parts *p, const struct translation *t)
+{
+    uint8_t *bytes = dbt_alloc(dbt, k->bytes);
+    struct site *sites = dbt_alloc(dbt, k->sites * sizeof(*sites));
+    memcpy(bytes, p->bytes, k->bytes);
+    for (unsigned i = 0; i < k->sites; i++) {
+        const struct kept_site *from = &p->site[i];
+        sites[i] = (struct site){ .translation = t, .rip = (t->rip & ~PAGE_MASK) + from->in_page, .remaining = from->remaining };
+        sites[i].op.length = from->length;
+        sites[i].op.imm = (uintptr_t)(bytes + from->bytes_at);
+    }
+    return sites;
+}
+
+static struct link *make_links(struct dbt *dbt, const struct kept *k, const struct parts *p, const struct translation *t)
+{
+    struct link *links = dbt_alloc(dbt, k->links * sizeof(*links));
+    for (unsigned i = 0; i < k->links; i++)
+        links[i] = (struct link){ .field = dbt->code + p->link[i].field, .stub = t->code + p->link[i].stub, .from = t,
+                                  .live = p->link[i].live, .far = p->link[i].far };
+    return links;
+}
+
+static bool make_code(struct dbt *dbt, const struct kept *k, const struct parts *p, struct translation *t)
+{
+    struct reloc_place place = {
+        .code = dbt->code, .offset = (uint32_t)(dbt->code - dbt->code_base), .rip = t->rip,
+        .sites = (uintptr_t)make_sites(dbt, k, p, t), .site_size = sizeof(struct site),
+        .links = (uintptr_t)make_links(dbt, k, p, t), .link_size = sizeof(struct link),
+    };
+    memcpy(dbt->code, p->code, k->code_size);
+    return reloc_apply(p->reloc, k->relocs, &place);
+}
+
+/* NULL: not the code that is there, or an address does not fit. */
+static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const struct kept *k, const uint8_t *page, uint64_t gpa)
+{
+    struct parts p = parts_of(k);
+    dbt_make_room(dbt);
+    size_t used = dbt->data_used;
+    struct translation *t = dbt_alloc(dbt, sizeof(*t));
+    t->gpa = gpa;
+    t->gpa2 = BLOCK_DROPPED;
+    t->rip = vcpu->rip;
+    t->count = k->count;
+    t->mode = dbt->mode;
+    t->code = dbt->code + dbt->shift;
+    t->entry = t->code + k->entry;
+    t->live_entry = t->code + k->live_entry;
+    t->trap_count = k->traps;
+    t->trap = dbt_alloc(dbt, k->traps * sizeof(struct trap));
+    memcpy(t->trap, p.trap, k->traps * sizeof(struct trap));
+    watch(vcpu, k, &p, t);
+    if (!same_code(k, &p, page) || !make_code(dbt, k, &p, t)) {
+        dbt->data_used = used;
+        return NULL;
+    }
+    dbt_publish(vcpu, dbt, t, dbt->code + k->code_size);
+    counter_add(&vcpu->counters, COUNTER_translations_reused, 1);
+    return t;
+}
+
+struct translation *kept_use(struct vcpu *vcpu, struct dbt *dbt)
+{
+    uint64_t gpa;
+    const uint8_t *code = dbt->store ? code_at(vcpu, &gpa) : NULL;
+    if (!code)
+        return NULL;
+    uint16_t in_page = vcpu->rip & PAGE_MASK, mode = mode_of(dbt);
+    if (dbt->drops[dbt_page(gpa)] >= DROPS_MOST)
+        return NULL;
+    const struct store_entry *entry = store_first(dbt->store, key_of(mode, code, in_page));
+    for (; entry; entry = store_next(entry)) {
+        const struct kept *k = (const void *)entry->bytes;
+        if (!store_good(dbt->store, entry))
+            continue;
+        if (!has_shape(k, entry->size)) {
+            store_refuse(dbt->store, entry);
+            continue;
+        }
+        struct parts p = parts_of(k);
+        if (k->mode != mode || k->in_page != in_page || !same_code(k, &p, code - in_page))
+            continue;
+        if (!parts_fit(k)) {
+            store_refuse(dbt->store, entry);
+            continue;
+        }
+        store_use(entry);
+        struct translation *t = dbt_find(dbt, gpa, vcpu->rip, dbt->mode);
+        return t ? t : install(vcpu, dbt, k, code - in_page, gpa);
+    }
+    return NULL;
+}
+
+bool kept_bind(struct vcpu *vcpu, struct site *site)
+{
+    struct interp *interp = interp_of(vcpu);
+    const struct decoder *decoder = &interp->cache->decoder[MODE_LONG64];
+    const uint8_t *bytes = (const uint8_t *)(uintptr_t)site->op.imm;
+    struct insn insn;
+    struct op op;
+    enum decode_result result = decode(decoder, bytes, site->op.length, &insn);
+    if (result != DECODE_OK) {          /* never for what we wrote */
+        op = (struct op){ .run = op_undefined };
+        insn.mnemonic = ZYDIS_MNEMONIC_INVALID;
+    } else if (bind_op(vcpu, &insn, &op, 0, interp->key, decoder) == BIND_FULL) {
+        block_flush_stubs(vcpu);
+        return false;
+    }
+    site->op = op;
+    site->mnemonic = (uint16_t)insn.mnemonic;
+    return true;
+}

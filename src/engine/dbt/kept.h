@@ -1,0 +1,30 @@
+/*
+ * Translations that are used again: between them and the store's entries (store.h).
+ *
+ * An entry is the code of one trace with the list of what depends on its surroundings (reloc.h), and the bytes of guest code that it was
+ * made from, by their place in the page. It is looked for by the mode, the place in the page and the first bytes, wherever the interpreter
+ * would begin a block; it is used only if all its bytes are the guest's now, at whatever linear and physical address. So the same code
+ * in another process, at another address or on another vCPU is translated once, and what an earlier run translated not at all.
+ *
+ * Its sites come without the interpreter's ops: each is decoded, from the bytes that were compared, when it first runs.
+ */
+#ifndef DOPPEL_DBT_KEPT_H
+#define DOPPEL_DBT_KEPT_H
+
+#include "engine/dbt/dbt.h"
+#include "engine/dbt/store.h"
+
+struct work;
+
+/* Opens the vCPU's store for what shapes the code of this engine; without one, or if it is of another shape, nothing is kept. */
+void kept_attach(struct vcpu *vcpu, struct dbt *dbt);
+/* Of a translation that has just been made, before any jump of it is patched. */
+void kept_add(const struct work *w);
+/* The translation at rip made from an entry, if the TLB knows the page and there is one; it may flush the cache. */
+struct translation *kept_use(struct vcpu *vcpu, struct dbt *dbt);
+/* Gives a site its op. False: no room; the interpreter's blocks and stubs were flushed, leave. */
+bool kept_bind(struct vcpu *vcpu, struct site *site);
+/* Is the entry, whose checksum is right, one whose parts fit together? For tests. */
+bool kept_check(const void *bytes, size_t size);
+
+#endif

@@ -1,0 +1,58 @@
+/*
+ * What depends on its surroundings in the code of a translation: noted as it is emitted, so that the code can be used again at another
+ * place, in another process, for the same guest code at another linear address (store.h). The emitter notes jumps to shared code and
+ * the engine's own state by itself; whoever emits an address of a site, a link or of guest code says so. What can not be noted makes
+ * the translation one that is not kept.
+ */
+#ifndef DOPPEL_DBT_RELOC_H
+#define DOPPEL_DBT_RELOC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum reloc_kind {
+    RELOC_RELATIVE,             /* 32 bits, relative to themselves: a place outside that is where it was, from the cache's start */
+    RELOC_SITE, RELOC_LINK,     /* 64 bits: the address of number `addend` */
+    RELOC_GUEST64,              /* the guest-linear address `addend` bytes from the trace's RIP */
+    RELOC_GUEST_ZERO, RELOC_GUEST_SIGN,         /* the same, in 32 bits that are extended by zeroes or the sign */
+    RELOC_GUEST_CHUNK,          /* 32 bits: the displacement of that address's window in the table of windows */
+    RELOC_GUEST_JUMP,           /* 32 bits: the displacement of that address's entry in a jump table */
+    RELOC_KINDS
+};
+
+struct reloc {
+    uint16_t at;                /* bytes from the translation's code */
+    uint16_t kind;
+    int32_t addend;
+};
+
+enum { RELOCS_MAX = 2048 };
+struct reloc_list {
+    const uint8_t *code;        /* the translation's code in the writable view */
+    uint64_t rip;               /* its guest-linear address */
+    bool incomplete;            /* something could not be noted */
+    unsigned count;
+    struct reloc reloc[RELOCS_MAX];
+};
+
+static inline size_t reloc_size(unsigned kind) { return kind == RELOC_SITE || kind == RELOC_LINK || kind == RELOC_GUEST64 ? 8 : 4; }
+
+/* NULL: nobody wants to know. */
+void reloc_note(struct reloc_list *list, const uint8_t *field, enum reloc_kind kind, int64_t addend);
+void reloc_note_guest(struct reloc_list *list, const uint8_t *field, enum reloc_kind kind, uint64_t gla);
+
+/* Where the code lies now, and what it belongs to. */
+struct reloc_place {
+    uint8_t *code;              /* writable view */
+    uint32_t offset;            /* of that from the cache's start */
+    uint64_t rip;
+    uintptr_t sites, links;     /* the first ones' addresses, and how large one is */
+    size_t site_size, link_size;
+};
+/* The reverse for storing: RELATIVE fields become as if the code lay at the cache's start, addresses of sites and links 0. */
+void reloc_normalize(const struct reloc_list *list, uint8_t *code, uint32_t offset);
+/* False: an address does not fit its field here. The list has been checked (fields in the code, numbers in range). */
+bool reloc_apply(const struct reloc *list, unsigned count, const struct reloc_place *place);
+
+#endif
