@@ -121,6 +121,8 @@ static json_t *net_to_json(const struct net_config *net, unsigned index)
         set_text(json, "tap", net->backend + 11);
     else
         set_text(json, "doppel_backend", net->backend);
+    if (net->model == NET_MODEL_E1000)
+        set_text(json, "doppel_model", "e1000");
     if (memcmp(mac, derived, sizeof(derived)))
         json_object_set_new(json, "mac", json_sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]));
     return json;

@@ -203,14 +203,17 @@ static bool parse_mac(const char *text, uint8_t mac[6], struct error *err)
 
 static bool parse_net(struct vm_config *config, json_t *json, struct error *err)
 {
-    const char *tap = NULL, *mac = NULL;
+    const char *tap = NULL, *mac = NULL, *model = "virtio";
     if (config->own.net_count == MACHINE_NETS_MAX)
         return error_set(err, "a machine has at most %d network cards", MACHINE_NETS_MAX);
     struct net_config *net = &config->own.net[config->own.net_count++];
     *net = (struct net_config){ .backend = "user" };
     if (!take_text(config, json, "doppel_backend", &net->backend, err) || !take_text(config, json, "tap", &tap, err) ||
-        !take_text(config, json, "mac", &mac, err) || !parse_mac(mac, net->mac, err))
+        !take_text(config, json, "doppel_model", &model, err) || !take_text(config, json, "mac", &mac, err) || !parse_mac(mac, net->mac, err))
         return false;
+    net->model = strcmp(model, "e1000") ? NET_MODEL_VIRTIO : NET_MODEL_E1000;
+    if (net->model == NET_MODEL_VIRTIO && strcmp(model, "virtio"))
+        return error_set(err, "'doppel_model' must be virtio or e1000, not '%.32s'", model);
     char *text = NULL;
     if (tap && (strchr(tap, ',') || asprintf(&text, "tap,ifname=%s", tap) < 0))
         return error_set(err, "'tap' must be the name of an interface");

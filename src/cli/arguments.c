@@ -1,6 +1,7 @@
 #include "cli/arguments.h"
 
 #include <stdarg.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -75,7 +76,7 @@ int arguments_parse(struct arguments *arguments, enum command_id id, int least, 
     for (int i = 1; i < argc; i++) {
         if (!only_words && !strcmp(argv[i], "--")) {
             only_words = true;
-        } else if (!only_words && argv[i][0] == '-' && argv[i][1]) {
+        } else if (!only_words && argv[i][0] == '-' && argv[i][1] && !isdigit((unsigned char)argv[i][1])) {
             int status = parse_flag(arguments, id, argc, argv, &i);
             if (status >= 0)
                 return status;

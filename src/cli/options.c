@@ -332,7 +332,21 @@ static bool parse_mac(const char *text, uint8_t mac[6])
                   &used) == 6 && !text[used] && !(mac[0] & 1);
 }
 
-/* Takes ",mac=ADDRESS" out; the rest is the backend's. */
+/* Takes the value of ",NAME=" out of the text, if that is there; the rest is the backend's. False: there is none. */
+static bool take_part(char *text, const char *name, char *value, size_t size)
+{
+    char *part = text;
+    size_t length = strlen(name);
+    while ((part = strchr(part, ',')) && (strncmp(part + 1, name, length) || part[1 + length] != '='))
+        part++;
+    if (!part)
+        return false;
+    char *begin = part + length + 2, *end = begin + strcspn(begin, ",");
+    snprintf(value, size, "%.*s", (int)(end - begin), begin);
+    memmove(part, end, strlen(end) + 1);
+    return true;
+}
+
 static bool option_net(struct options *options, const char *value, struct error *err)
 {
     if (!strcmp(value, "none")) {
@@ -348,15 +362,14 @@ static bool option_net(struct options *options, const char *value, struct error 
         return false;
     struct net_config *net = &options->config.net[options->config.net_count++];
     *net = (struct net_config){ .backend = text };
-    char *mac = strstr(text, ",mac=");
-    if (!mac)
-        return true;
-    char *end = mac + 5 + strcspn(mac + 5, ","), address[32];
-    snprintf(address, sizeof(address), "%.*s", (int)(end - mac - 5), mac + 5);
-    if (!parse_mac(address, net->mac))
+    char address[32], model[32];
+    if (take_part(text, "mac", address, sizeof(address)) && !parse_mac(address, net->mac))
         return error_set(err, "'%s' is not a network card's address; write it like 52:54:00:12:34:56", address);
-    memmove(mac, end, strlen(end) + 1);
-    return true;
+    if (!take_part(text, "model", model, sizeof(model)))
+        return true;
+    net->model = strcmp(model, "e1000") ? NET_MODEL_VIRTIO : NET_MODEL_E1000;
+    return net->model == NET_MODEL_E1000 || !strcmp(model, "virtio") ||
+           error_set(err, "'%s' is not a network card; there are virtio and e1000", model);
 }
 
 static bool option_display(struct options *options, const char *value, struct error *err)

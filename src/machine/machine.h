@@ -33,8 +33,12 @@ struct disk_config {
     int engine;                 /* enum in block.h */
 };
 
+/* What a network card is to the guest. */
+enum net_model { NET_MODEL_VIRTIO, NET_MODEL_E1000 };
+
 struct net_config {
     const char *backend;        /* text for net_open */
+    enum net_model model;
     uint8_t mac[6];             /* all zero: derived from the index */
 };
 

@@ -28,6 +28,7 @@
 #include "dev/i8042.h"
 #include "dev/ioapic.h"
 #include "dev/lapic.h"
+#include "dev/net/e1000.h"
 #include "dev/pci/host_bridge.h"
 #include "dev/pci/lpc.h"
 #include "dev/pic.h"
@@ -297,17 +298,33 @@ static void wire_virtio_blk(struct device *device, void *opaque)
     wiring->machine->disk_device[i] = device;
 }
 
+/* What the configuration says, or else an address by the card's number. */
+static void choose_mac(const struct machine *machine, unsigned i, uint8_t mac[6])
+{
+    static const uint8_t none[6];
+    const uint8_t derived[6] = { 0x52, 0x54, 0x00, 0xD0, 0x77, (uint8_t)(0x10 + i) };
+    const uint8_t *configured = machine->config.net[i].mac;
+    memcpy(mac, memcmp(configured, none, 6) ? configured : derived, 6);
+}
+
 static void wire_virtio_net(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
     struct virtio_net *net = (struct virtio_net *)device;
     unsigned i = (unsigned)(uintptr_t)wiring->argument;
-    static const uint8_t none[6];
-    const uint8_t derived[6] = { 0x52, 0x54, 0x00, 0xD0, 0x77, (uint8_t)(0x10 + i) };
-    const uint8_t *mac = wiring->machine->config.net[i].mac;
     wire_pci(wiring, device);
     net->net = wiring->machine->net[i];
-    memcpy(net->mac, memcmp(mac, none, 6) ? mac : derived, 6);
+    choose_mac(wiring->machine, i, net->mac);
+}
+
+static void wire_e1000(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct e1000 *e1000 = (struct e1000 *)device;
+    unsigned i = (unsigned)(uintptr_t)wiring->argument;
+    wire_pci(wiring, device);
+    e1000->net = wiring->machine->net[i];
+    choose_mac(wiring->machine, i, e1000->mac);
 }
 
 static void wire_virtio_console(struct device *device, void *opaque)
@@ -447,6 +464,18 @@ static bool add_disks(struct machine *machine, struct error *err)
     return true;
 }
 
+static bool add_nets(struct machine *machine, struct error *err)
+{
+    for (unsigned i = 0; i < machine->config.net_count; i++) {
+        bool virtio = machine->config.net[i].model == NET_MODEL_VIRTIO;
+        char name[32];
+        snprintf(name, sizeof(name), "%s%u", virtio ? "virtio-net" : "e1000-", i);
+        if (!add(machine, virtio ? &device_virtio_net : &device_e1000, name, virtio ? wire_virtio_net : wire_e1000, (const void *)(uintptr_t)i, err))
+            return false;
+    }
+    return true;
+}
+
 static bool add_pci(struct machine *machine, struct error *err)
 {
     const struct machine_config *config = &machine->config;
@@ -463,7 +492,7 @@ static bool add_pci(struct machine *machine, struct error *err)
     if (has_display(machine) && !(machine->vga = add(machine, &device_vga, "vga", wire_vga, NULL, err)))
         return false;
     return add_disks(machine, err) &&
-           add_numbered(machine, &device_virtio_net, "virtio-net", config->net_count, wire_virtio_net, err) &&
+           add_nets(machine, err) &&
            add_numbered(machine, &device_virtio_console, "virtio-console", machine->virtio_console != NULL,
                         wire_virtio_console, err) &&
            add_numbered(machine, &device_virtio_rng, "virtio-rng", config->rng, wire_plain_pci, err);

@@ -7,7 +7,7 @@ initramfs() {
     arch=$(kernel_arch "$name")
     dir=$(kernel_dir "$name") || exit 1
     box=$(busybox_for "$arch") || exit 1
-    key=$(cd "$top/tools/guest" && cat init fidelity udhcpc.script modules.txt initramfs.sh pick-modules.py "$box" | sha256sum | cut -c1-12)
+    key=$(cd "$top/tools/guest" && cat init fidelity udhcpc.script modules.txt modules-more.txt initramfs.sh pick-modules.py "$box" | sha256sum | cut -c1-12)
     once "$cache/initramfs/${dir##*/}-$key.cpio" make_initramfs "$dir" "$box" || die "could not make the initramfs for kernel '$name'"
     echo "$cache/initramfs/${dir##*/}-$key.cpio"
 }
@@ -45,7 +45,9 @@ make_initramfs() {
         mkdir "$out.modules"
         dpkg-deb --fsys-tarfile "$kernel/package.deb" | tar -x -C "$out.modules" ./lib/modules &&
             "$top/tools/guest/pick-modules.py" "$out.modules/lib/modules" "$root/lib/modules" \
-                $(sed 's/#.*//' "$top/tools/guest/modules.txt") || return 1
+                $(sed 's/#.*//' "$top/tools/guest/modules.txt") &&
+            "$top/tools/guest/pick-modules.py" "$out.modules/lib/modules" "$root/lib/modules/more" \
+                $(sed 's/#.*//' "$top/tools/guest/modules-more.txt") || return 1
     fi
     (cd "$root" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 --reproducible) >"$out"
 }

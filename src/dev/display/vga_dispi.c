@@ -36,7 +36,7 @@ static bool valid_mode(const struct vga *vga)
 static void set_virtual(struct vga *vga, unsigned width)
 {
     unsigned stride = bytes_of(width, vga->dispi[DISPI_BPP]);
-    if (width < vga->dispi[DISPI_XRES] || stride * vga->dispi[DISPI_YRES] > VGA_RAM_SIZE)
+    if (!stride || width < vga->dispi[DISPI_XRES] || stride * vga->dispi[DISPI_YRES] > VGA_RAM_SIZE)
         return;
     vga->dispi[DISPI_VIRT_WIDTH] = (uint16_t)width;
     vga->dispi[DISPI_VIRT_HEIGHT] = (uint16_t)min_u64(VGA_RAM_SIZE / stride, UINT16_MAX);

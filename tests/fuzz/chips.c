@@ -1,0 +1,329 @@
+/*
+ * Hostile drivers of the smaller devices, under the sanitizers: registers written in any order and width, descriptors of half-truths, in between
+ * what comes from outside (frames, keys, motion, pictures being made). The device must stay in bounds, finish each access in bounded time, and work
+ * again after a reset.
+ *
+ * Usage: fuzz-chips NAME [rounds [seed]], NAME being e1000, vga, i8042 or fw_cfg
+ */
+#include <time.h>
+
+#include "dev/rig.h"
+
+#include "backend/net.h"
+#include "dev/display/vga.h"
+#include "dev/fw_cfg.h"
+#include "dev/i8042.h"
+#include "dev/net/e1000.h"
+#include "mutate.h"
+
+enum { SLOT = 4 << 3, SLOW_MS = 2000 };
+
+static struct rig rig;
+static uint64_t seed;
+
+static uint64_t below(uint64_t limit) { return fuzz_below(&seed, limit); }
+static bool one_in(uint64_t n) { return below(n) == 0; }
+
+/* dev/device.c knows all types; here only what is under test is linked. */
+struct device *device_create(const struct device_type *type, const char *name, const struct device_world *world,
+                             const struct dma *dma, void (*configure)(struct device *device, void *opaque), void *opaque,
+                             struct error *err)
+{
+    struct device *device = calloc(1, type->size);
+    device->type = type;
+    device->world = *world;
+    device->dma = *dma;
+    strncpy(device->name, name, sizeof(device->name) - 1);
+    if (configure)
+        configure(device, opaque);
+    if (!type->init(device, err))
+        fail_msg("%s", err->text);
+    type->reset(device);
+    return device;
+}
+
+void device_destroy(struct device *device)
+{
+    device->type->fini(device);
+    free(device);
+}
+
+static uint64_t now_ms(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* Runs `round` so often; each must be quick. */
+static void repeat(unsigned long rounds, void (*round)(void *device), void *device)
+{
+    for (unsigned long i = 0; i < rounds; i++) {
+        uint64_t start = now_ms();
+        round(device);
+        if (now_ms() - start > SLOW_MS)
+            fail_msg("round %lu took %lu ms", i, (unsigned long)(now_ms() - start));
+    }
+}
+
+/* Mostly in memory; sometimes at its end, at the device's own registers, or nowhere. */
+static uint64_t some_address(uint64_t registers)
+{
+    switch (below(10)) {
+    case 0: return registers + below(0x1000);
+    case 1: return RIG_RAM - below(0x2000);
+    case 2: return fuzz_number(&seed);
+    default: return below(RIG_RAM);
+    }
+}
+
+static void access_any(struct bus *bus, uint64_t address, unsigned most)
+{
+    unsigned size = 1u << below(most);
+    rig_access(bus, address, size, one_in(2), fuzz_number(&seed));
+}
+
+/* --- e1000 --- */
+
+enum { RINGS = 0x10000, BUFFERS = 0x20000 };
+static uint64_t bar;
+static struct net_client client;
+static bool takes_large;
+static uint64_t sent;
+
+/* The network: reads every byte of what is sent. */
+void net_connect(struct net *net, const struct net_client *to) { client = to ? *to : (struct net_client){ NULL }; }
+bool net_takes_large(const struct net *net) { return takes_large; }
+void net_receive_ready(struct net *net) {}
+void net_send(struct net *net, const struct iovec *iov, int count)
+{
+    for (int i = 0; i < count; i++)
+        for (size_t at = 0; at < iov[i].iov_len; at++)
+            sent += ((const uint8_t *)iov[i].iov_base)[at];
+}
+
+static void e1000_configure(struct device *device, void *opaque)
+{
+    ((struct e1000 *)device)->net = (struct net *)&rig;         /* nobody looks into it */
+    memcpy(((struct e1000 *)device)->mac, "\x52\x54\x00\x12\x34\x56", 6);
+}
+
+static void e1000_write(unsigned offset, uint32_t value) { rig_write(&rig, bar + offset, 4, value); }
+
+static void e1000_start(struct e1000 *e1000)
+{
+    device_e1000.reset(&e1000->pci.device);
+    rig_assign(&rig);
+    rig_bus_master(&rig, SLOT, true);
+    bar = rig_bar(&rig, SLOT, 0);
+    for (unsigned ring = 0; ring < 2; ring++) {
+        unsigned base = ring ? 0x3800 : 0x2800;
+        e1000_write(base, RINGS + ring * 0x1000);
+        e1000_write(base + 8, 256 * (unsigned)(1 + below(16)));
+        e1000_write(base + 0x18, (uint32_t)below(16));
+    }
+    e1000_write(0x400, 0x0A);
+    e1000_write(0x100, 0x801A | (uint32_t)(fuzz_random(&seed) & 0x06030320));
+    e1000_write(0xD0, 0x1FFFF);
+}
+
+static void e1000_descriptor(void)
+{
+    uint64_t at = RINGS + 16 * below(512), word[2] = { some_address(bar), fuzz_random(&seed) };
+    if (!one_in(4))             /* a length that can be, and a kind that there is */
+        word[1] = (word[1] & 0xFFFFFFFFFF000000) | below(one_in(4) ? 70000 : 2000) | (one_in(2) ? 1ull << 20 | 1ull << 29 : 0);
+    if (one_in(6)) {            /* a context */
+        word[0] = 14 | 24ull << 8 | 33ull << 16 | (one_in(4) ? fuzz_random(&seed) << 32 : 34ull << 32 | 50ull << 40);
+        word[1] = below(70000) | (0x20ull | below(8)) << 24 | below(256) << 40 | (one_in(4) ? below(4) : 1460ull) << 48;
+    }
+    ram_write(rig.ram, at, word, sizeof(word));
+}
+
+static void e1000_frame(void)
+{
+    static uint8_t frame[70000];
+    uint32_t size = (uint32_t)(one_in(8) ? below(65550) : 14 + below(1600));
+    memcpy(frame, "\xFF\xFF\xFF\xFF\xFF\xFF\x02\x00\x00\x00\x00\x01\x08\x00\x45", 15);
+    for (unsigned i = 0; i < 8; i++)
+        frame[below(64)] = (uint8_t)fuzz_random(&seed);
+    client.receive(client.owner, frame, size, 0);
+}
+
+static void e1000_round(void *device)
+{
+    static const uint16_t registers[] = { 0x0, 0x10, 0x14, 0x20, 0xC0, 0xC8, 0xD0, 0xD8, 0x100, 0x400, 0x2800, 0x2808, 0x2810, 0x2818, 0x3800, 0x3808,
+                                          0x3810, 0x3818, 0x5000, 0x5200, 0x5400, 0x5600 };
+    takes_large = one_in(2);
+    for (uint64_t i = below(8); i-- > 0;)
+        e1000_descriptor();
+    e1000_write(0x3818, (uint32_t)below(one_in(10) ? 70000 : 256));
+    e1000_write(0x2818, (uint32_t)below(one_in(10) ? 70000 : 256));
+    for (uint64_t i = below(4); i-- > 0;)
+        e1000_frame();
+    if (one_in(3))
+        e1000_write(registers[below(ARRAY_SIZE(registers))], (uint32_t)fuzz_number(&seed));
+    if (one_in(3))
+        access_any(rig.mmio, bar + below(0x6000), 4);
+    if (one_in(4))
+        access_any(rig.ports, 0x1000 + below(0x100), 3);
+    clock_advance(rig.clock, 1000);
+    if (one_in(20))
+        e1000_start(device);
+}
+
+static void fuzz_e1000(unsigned long rounds)
+{
+    struct e1000 *e1000 = (struct e1000 *)rig_add(&rig, &device_e1000, SLOT, e1000_configure, NULL);
+    e1000_start(e1000);
+    repeat(rounds, e1000_round, e1000);
+    e1000_start(e1000);
+    uint64_t word[2] = { BUFFERS, 64 | 0x09ull << 24 };
+    ram_write(rig.ram, RINGS + 0x1000, word, sizeof(word));
+    e1000_write(0x3810, 0);
+    e1000_write(0x3818, 1);
+    ram_read(rig.ram, RINGS + 0x1000, word, sizeof(word));
+    assert_true(word[1] >> 32 & 1);
+    device_destroy(&e1000->pci.device);
+}
+
+/* --- VGA --- */
+
+static void vga_round(void *device)
+{
+    static struct vga_picture picture;
+    static const uint16_t ports[] = { 0x3C0, 0x3C2, 0x3C4, 0x3C5, 0x3C8, 0x3C9, 0x3CE, 0x3CF, 0x3D4, 0x3D5, 0x1CE, 0x1CF };
+    struct vga *vga = device;
+    for (unsigned i = 0; i < 16; i++) {
+        uint64_t value = one_in(3) ? fuzz_number(&seed) : below(32);
+        rig_access(rig.ports, ports[below(ARRAY_SIZE(ports))], 1u << below(2), true, value);
+    }
+    access_any(rig.ports, 0x3B0 + below(0x30), 3);
+    if (one_in(2)) {            /* a mode that may be one */
+        rig_access(rig.ports, 0x1CE, 2, true, below(11));
+        rig_access(rig.ports, 0x1CF, 2, true, one_in(2) ? below(0x100) : below(3000));
+    }
+    for (unsigned i = 0; i < 8; i++)
+        access_any(rig.mmio, 0xA0000 + below(0x20000), 4);
+    access_any(rig.mmio, rig_bar(&rig, SLOT, 0) + VGA_RAM_SIZE - below(one_in(2) ? 16 : VGA_RAM_SIZE), 4);
+    access_any(rig.mmio, rig_bar(&rig, SLOT, 2) + below(0x1000), 4);
+    if (one_in(40)) {           /* making a picture costs a thousand accesses */
+        assert_true(vga_draw(vga, &picture));
+        assert_true(picture.width && picture.height && picture.width <= VGA_WIDTH_MAX && picture.height <= VGA_HEIGHT_MAX);
+    }
+    if (one_in(200)) {
+        vga_picture_free(&picture);
+        device_vga.reset(&vga->pci.device);
+        rig_assign(&rig);
+        rig_bus_master(&rig, SLOT, true);
+    }
+}
+
+static void fuzz_vga(unsigned long rounds)
+{
+    struct vga *vga = (struct vga *)rig_add(&rig, &device_vga, SLOT, NULL, NULL);
+    struct vga_picture picture = { 0 };
+    repeat(rounds, vga_round, vga);
+    device_vga.reset(&vga->pci.device);
+    assert_true(vga_draw(vga, &picture));
+    vga_picture_free(&picture);
+    device_destroy(&vga->pci.device);
+}
+
+/* --- keyboard controller --- */
+
+static void i8042_configure(struct device *device, void *opaque) { ((struct i8042 *)device)->plugged = opaque; }
+
+static void i8042_round(void *device)
+{
+    struct i8042 *i8042 = device;
+    switch (below(8)) {
+    case 0: i8042_key(i8042, (enum key)below(KEY_COUNT), one_in(2)); break;
+    case 1: i8042_move(i8042, (int)fuzz_number(&seed), (int)fuzz_number(&seed), (int)below(8) - 4, (uint8_t)below(256)); break;
+    case 2: rig_access(rig.ports, 0x64, 1, true, 0xD4); break;
+    case 3: rig_access(rig.ports, 0x64, 1, true, fuzz_random(&seed) & 0xFF); break;
+    case 4: case 5: rig_access(rig.ports, 0x60, 1, true, one_in(2) ? 0xE6 + below(26) : fuzz_random(&seed) & 0xFF); break;
+    default: access_any(rig.ports, 0x60 + 4 * below(2), 1); break;
+    }
+    if (one_in(1000))
+        device_i8042.reset(&i8042->device);
+}
+
+static void fuzz_i8042(unsigned long rounds)
+{
+    for (unsigned plugged = 0; plugged < 2; plugged++) {
+        struct error err;
+        struct device *device = device_create(&device_i8042, "i8042", &rig.world, &rig.dma, i8042_configure, (void *)(uintptr_t)plugged, &err);
+        repeat(rounds / 2, i8042_round, device);
+        device_i8042.reset(device);
+        rig_access(rig.ports, 0x64, 1, true, 0xAA);
+        assert_int_equal(rig_access(rig.ports, 0x60, 1, false, 0), 0x55);
+        device_destroy(device);
+    }
+}
+
+/* --- fw_cfg --- */
+
+static void fw_cfg_round(void *device)
+{
+    enum { SELECT = 0x510, DATA = 0x511, DMA_HIGH = 0x514, DMA_LOW = 0x518 };
+    uint64_t at = some_address(0xFEE00000);
+    struct { uint32_t control, length; uint64_t address; } block = { 0 };
+    block.control = __builtin_bswap32((uint32_t)(one_in(3) ? fuzz_random(&seed) : (one_in(2) ? below(0x30) << 16 : 0) | below(32)));
+    block.length = __builtin_bswap32((uint32_t)(one_in(3) ? fuzz_number(&seed) : below(5000)));
+    block.address = __builtin_bswap64(some_address(at));
+    if (at < RIG_RAM - sizeof(block))
+        ram_write(rig.ram, at, &block, sizeof(block));
+    switch (below(4)) {
+    case 0: rig_access(rig.ports, SELECT, 2, true, one_in(4) ? fuzz_random(&seed) : below(0x30)); break;
+    case 1: access_any(rig.ports, DATA + (one_in(8) ? below(12) : 0), 3); break;
+    default:
+        rig_access(rig.ports, DMA_HIGH, 4, true, __builtin_bswap32((uint32_t)(at >> 32)));
+        rig_access(rig.ports, DMA_LOW, 4, true, __builtin_bswap32((uint32_t)at));
+        break;
+    }
+}
+
+static void fuzz_fw_cfg(unsigned long rounds)
+{
+    static const uint8_t contents[4096];
+    struct error err;
+    struct fw_cfg *fw_cfg = (struct fw_cfg *)device_create(&device_fw_cfg, "fw_cfg", &rig.world, &rig.dma, NULL, NULL, &err);
+    for (unsigned i = 0; i < 8; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "etc/file-%u", i);
+        assert_true(fw_cfg_add_file(fw_cfg, name, contents, i * 500 + (i == 0), NULL));
+    }
+    repeat(rounds, fw_cfg_round, fw_cfg);
+    device_fw_cfg.reset(&fw_cfg->device);
+    rig_access(rig.ports, 0x510, 2, true, FW_CFG_SIGNATURE);
+    assert_int_equal(rig_access(rig.ports, 0x511, 1, false, 0), 'Q');
+    device_destroy(&fw_cfg->device);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(unsigned long rounds);
+    unsigned long rounds;
+} targets[] = {
+    { "e1000", fuzz_e1000, 30000 },
+    { "vga", fuzz_vga, 100000 },
+    { "i8042", fuzz_i8042, 1000000 },
+    { "fw_cfg", fuzz_fw_cfg, 200000 },
+};
+
+int main(int argc, char **argv)
+{
+    seed = argc > 3 ? strtoull(argv[3], NULL, 0) : 0x5A7A5A7A;
+    for (unsigned i = 0; i < ARRAY_SIZE(targets); i++) {
+        if (argc < 2 || strcmp(argv[1], targets[i].name))
+            continue;
+        unsigned long rounds = fuzz_rounds(argc - 1, argv + 1, targets[i].rounds);
+        rig_create(&rig);
+        targets[i].run(rounds);
+        rig_destroy(&rig);
+        printf("%s: %lu rounds\n", targets[i].name, rounds);
+        return 0;
+    }
+    fprintf(stderr, "usage: fuzz-chips NAME [rounds [seed]]\n");
+    return 1;
+}
