@@ -140,7 +140,7 @@ struct dbt {
     uint64_t flags;                     /* packed status flags, in the low 16 bits */
     uint64_t sign;                      /* constant for PEXT */
     uint64_t context;                   /* r15 of translations with windows */
-    uint64_t target;                    /* of a CALL through memory or a register, while its return address is pushed */
+    uint64_t target;                    /* of a CALL through memory or a register, while its return address is pushed; what PUSH took from memory */
     struct jump_table *jumps;
     uint32_t simd_live;                 /* enum simd_level: the guest's vector state is in the processor */
     uint32_t host_mxcsr;

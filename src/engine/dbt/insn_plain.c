@@ -180,9 +180,31 @@ void translate_lea(struct work *w, const struct planned *p)
 
 /* --- the stack --- */
 
+/* What is pushed waits in dbt->target while the stack is looked up. */
+static void push_memory(struct work *w, const struct planned *p)
+{
+    unsigned value = w->window ? S1 : S3;
+    struct rm from = emit_memory(w, p->memory, 8, MMU_READ, false);
+    if (w->window)
+        emit_may_trap(w, true);
+    emit_load(&w->e, S1, from);
+    emit_store(&w->e, rm_data(&w->dbt->target), S1);
+    struct rm to = emit_stack(w, RSP, -8, MMU_WRITE);
+    registers_written(w);
+    emit_load(&w->e, value, rm_data(&w->dbt->target));
+    if (w->window)
+        emit_may_trap(w, true);
+    emit_store(&w->e, to, value);
+    emit_move_rsp(w, -8);
+}
+
 void translate_push(struct work *w, const struct planned *p)
 {
     const ZydisDecodedOperand *operand = &p->operand[0];
+    if (p->memory) {
+        push_memory(w, p);
+        return;
+    }
     struct rm rm = emit_stack(w, RSP, -8, MMU_WRITE);
     unsigned from = S3;
     registers_written(w);

@@ -116,6 +116,19 @@ static struct rm emit_check(struct work *w, unsigned size, enum mmu_use use, boo
     return rm_mem(S1, 0);
 }
 
+/* SDM2 BT: the operand is moved by the offset's upper bits, which are signed. */
+struct rm emit_bit_element(struct work *w, const ZydisDecodedOperand *memory, const ZydisDecodedOperand *offset, enum mmu_use use, bool locked)
+{
+    bool wide = offset->size == 64;
+    emit_linear(w, memory);
+    lose_host_flags(w);
+    emit_insn(&w->e, EMIT_W, wide ? 0x8B : 0x63, S2, rm_reg(emit_get(w, plan_gpr(offset), S2)), 0);     /* mov or movsxd */
+    emit_insn(&w->e, EMIT_W, 0xC1, 7, rm_reg(S2), 1);                                                   /* sar */
+    emit8(&w->e, wide ? 6 : 5);
+    emit_lea(&w->e, S1, (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2, .scale = wide ? 3 : 2 });
+    return emit_check(w, offset->size / 8, use, locked);
+}
+
 /* --- windows --- */
 
 /* The lowest six bits of S3 are the bias, which is also the shift to the chunk. */

@@ -37,6 +37,8 @@ enum kind {
     KIND_OPCODE_REG,        /* the register is in the opcode byte */
     KIND_LEA,
     KIND_PUSH, KIND_POP, KIND_LEAVE,
+    KIND_BIT_STRING,        /* BT and its kin: the offset may reach beyond the operand */
+    KIND_SYSTEM,
     KIND_JCC, KIND_JMP, KIND_CALL, KIND_RET,
 };
 
@@ -149,6 +151,8 @@ void emit_effective(struct work *w, const ZydisDecodedOperand *memory, unsigned 
 struct rm emit_fold(struct work *w, struct rm rm);
 /* Scratch registers that are free beside `rm`, in order. */
 unsigned scratch_beside(const struct rm *rm, unsigned n);
+/* The element of a bit string that the offset leads to; without windows. */
+struct rm emit_bit_element(struct work *w, const ZydisDecodedOperand *memory, const ZydisDecodedOperand *offset, enum mmu_use use, bool locked);
 /* S3 was used for something else. */
 void emit_context_back(struct work *w);
 
@@ -182,6 +186,13 @@ void translate_lea(struct work *w, const struct planned *p);
 void translate_push(struct work *w, const struct planned *p);
 void translate_pop(struct work *w, const struct planned *p);
 void translate_leave(struct work *w, const struct planned *p);
+
+/* --- insn_system.c --- */
+/* Is it one of these? */
+bool plan_system(const struct work *w, const struct planned *p);
+bool plan_bit_string(const struct work *w, const struct planned *p);
+void translate_system(struct work *w, const struct planned *p);
+void translate_bit_string(struct work *w, const struct planned *p);
 
 /* --- insn_branch.c --- */
 void translate_jcc(struct work *w, const struct planned *p);

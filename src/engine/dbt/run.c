@@ -85,9 +85,10 @@ static void interpret(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
              !atomic_load_explicit(&vcpu->request, memory_order_relaxed));
 }
 
-static bool translatable(const struct interp *interp)
+/* Nobody runs at CPL 1 and 2; without them what is not user code may do everything. */
+static bool translatable(const struct vcpu *vcpu, const struct interp *interp)
 {
-    return (interp->key & KEY_MODE) == MODE_LONG64 && !(interp->key & KEY_ALIGNMENT);
+    return (interp->key & KEY_MODE) == MODE_LONG64 && !(interp->key & KEY_ALIGNMENT) && (vcpu->cpl == 0 || vcpu->cpl == 3);
 }
 
 /* SDM1 §13.1 to §13.5, SDM3 §13.1: what must hold before a vector instruction may run without a fault. */
@@ -221,7 +222,7 @@ static bool settle(struct vcpu *vcpu, struct dbt *dbt)
     account(vcpu, dbt);
     if (!deliver(vcpu, interp) || !interp_goes_on(vcpu, interp))
         return false;
-    if (!translatable(interp)) {
+    if (!translatable(vcpu, interp)) {
         interp->changed = true;
         return false;
     }
@@ -254,7 +255,7 @@ static void run_blocks(struct vcpu *vcpu, struct interp *interp)
     struct dbt *dbt = dbt_of(vcpu);
     struct link *link = NULL;
     bool stop = false;
-    if (!translatable(interp)) {
+    if (!translatable(vcpu, interp)) {
         interp_run_blocks(vcpu, interp);
         return;
     }

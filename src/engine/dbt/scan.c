@@ -145,7 +145,7 @@ static enum kind kind_of(struct planned *p, const struct vcpu *vcpu)
     case ZYDIS_MNEMONIC_LEA:
         return wide ? KIND_LEA : KIND_SITE;
     case ZYDIS_MNEMONIC_PUSH:
-        return wide && !p->memory ? KIND_PUSH : KIND_SITE;
+        return wide ? KIND_PUSH : KIND_SITE;
     case ZYDIS_MNEMONIC_POP:
         return wide && !p->memory ? KIND_POP : KIND_SITE;
     case ZYDIS_MNEMONIC_LEAVE:
@@ -293,7 +293,7 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
         return;
     plan_flags_of(p);
     if (memory_fits(p))
-        p->kind = kind_of(p, w->vcpu);
+        p->kind = plan_system(w, p) ? KIND_SYSTEM : plan_bit_string(w, p) ? KIND_BIT_STRING : kind_of(p, w->vcpu);
     if (p->kind == KIND_SITE) {         /* the interpreter keeps all of this itself, in M */
         p->simd = p->may_trap = false;
         return;

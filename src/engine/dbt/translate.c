@@ -104,6 +104,8 @@ static void translate_insn(struct work *w)
     case KIND_PUSH: translate_push(w, p); break;
     case KIND_POP: translate_pop(w, p); break;
     case KIND_LEAVE: translate_leave(w, p); break;
+    case KIND_BIT_STRING: translate_bit_string(w, p); break;
+    case KIND_SYSTEM: translate_system(w, p); break;
     case KIND_JCC: translate_jcc(w, p); break;
     case KIND_JMP: translate_jmp(w, p); break;
     case KIND_CALL: translate_call(w, p); break;
