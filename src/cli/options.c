@@ -162,13 +162,13 @@ static bool option_append(struct options *options, const char *value, struct err
 
 static bool disk_bus(struct disk_config *disk, const char *value, struct error *err)
 {
-    static const char *const buses[] = { [DISK_VIRTIO] = "virtio", [DISK_AHCI] = "ahci" };
+    static const char *const buses[] = { [DISK_VIRTIO] = "virtio", [DISK_AHCI] = "ahci", [DISK_NVME] = "nvme" };
     for (unsigned i = 0; i < ARRAY_SIZE(buses); i++)
-        if (!strcmp(value, buses[i])) {
+        if (buses[i] && !strcmp(value, buses[i])) {
             disk->bus = (enum disk_bus)i;
             return true;
         }
-    return error_set(err, "a disk cannot be put on '%s'; there are virtio and ahci", value);
+    return error_set(err, "a disk cannot be put on '%s'; there are virtio, ahci and nvme", value);
 }
 
 static bool disk_part(struct disk_config *disk, char *part, struct error *err)
@@ -196,7 +196,7 @@ static bool disk_part(struct disk_config *disk, char *part, struct error *err)
         disk->engine = BLOCK_ENGINE_THREADS;
     else
         return error_set(err, "'%s' is not a setting of a disk; there are ro, format=raw|qcow2, backing=on, ephemeral, serial=TEXT, "
-                              "bus=virtio|ahci, direct and engine=uring|threads (a comma in a file name is written twice)", part);
+                              "bus=virtio|ahci|nvme, direct and engine=uring|threads (a comma in a file name is written twice)", part);
     return true;
 }
 

@@ -13,6 +13,7 @@
 #include "dev/fw_cfg.h"
 #include "dev/pci/pci.h"
 #include "dev/storage/flash.h"
+#include "dev/storage/nvme.h"
 #include "dev/rtc.h"
 #include "machine/firmware_acpi.h"
 #include "machine/image.h"
@@ -256,7 +257,7 @@ static void print(struct text *text, const char *format, ...)
 static bool add_boot_order(struct machine *machine)
 {
     struct text text = { .used = 0 };
-    unsigned port = 0;
+    unsigned port = 0, namespace = 0;
     for (unsigned i = 0; i < machine->config.disk_count; i++) {
         const struct pci_function *function = (const struct pci_function *)machine->disk_device[i];
         unsigned slot = function->devfn >> 3;
@@ -264,6 +265,10 @@ static bool add_boot_order(struct machine *machine)
         case DISK_VIRTIO: print(&text, "/pci@i0cf8/scsi@%x/disk@0,0\n", slot); break;
         case DISK_AHCI: case DISK_CDROM:
             print(&text, "/pci@i0cf8/pci8086,2922@%x,%x/drive@%x/disk@0\n", slot, function->devfn & 7, port++);
+            break;
+        case DISK_NVME:         /* by this name EDK II knows that it is NVMe, whatever the device's identifiers are */
+            namespace++;
+            print(&text, "/pci@i0cf8/pci8086,5845@%x/namespace@%x,%lx\n", slot, namespace, (unsigned long)nvme_eui64(namespace));
             break;
         }
     }

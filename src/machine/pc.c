@@ -36,6 +36,7 @@
 #include "dev/rtc.h"
 #include "dev/storage/ahci.h"
 #include "dev/storage/flash.h"
+#include "dev/storage/nvme.h"
 #include "dev/testdev.h"
 #include "dev/uart.h"
 #include "dev/virtio/devices.h"
@@ -279,11 +280,29 @@ static void wire_ahci(struct device *device, void *opaque)
     ahci->pci.devfn = AHCI_DEVFN;
     for (unsigned i = 0; i < machine->config.disk_count; i++) {
         const struct disk_config *disk = &machine->config.disk[i];
-        if (disk->bus == DISK_VIRTIO)
+        if (disk->bus != DISK_AHCI && disk->bus != DISK_CDROM)
             continue;
         machine->disk_device[i] = device;
         ahci->port[port++].drive = (struct ata_drive){ .block = machine->block[i], .serial = disk->serial, .present = true,
                                                        .cdrom = disk->bus == DISK_CDROM };
+    }
+}
+
+/* Namespaces in the order of the command line. */
+static void wire_nvme(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct machine *machine = wiring->machine;
+    struct nvme *nvme = (struct nvme *)device;
+    unsigned count = 0;
+    wire_pci(wiring, device);
+    for (unsigned i = 0; i < machine->config.disk_count; i++) {
+        if (machine->config.disk[i].bus != DISK_NVME)
+            continue;
+        if (!count)
+            nvme->serial = machine->config.disk[i].serial;
+        nvme->namespace[count++] = machine->block[i];
+        machine->disk_device[i] = device;
     }
 }
 
@@ -453,6 +472,8 @@ static bool add_disks(struct machine *machine, struct error *err)
     if (on_ahci > AHCI_PORTS)
         return error_set(err, "a machine has at most %d AHCI disks and CD-ROM drives together, not %u", AHCI_PORTS, on_ahci);
     if (on_ahci && !(machine->ahci = add(machine, &device_ahci, "ahci", wire_ahci, NULL, err)))
+        return false;
+    if (disks_on(machine, DISK_NVME) && !add(machine, &device_nvme, "nvme", wire_nvme, NULL, err))
         return false;
     for (unsigned i = 0; i < machine->config.disk_count; i++) {
         char name[32];

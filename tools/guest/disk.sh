@@ -4,21 +4,41 @@
 # are put where its own installer puts them. Log in as root with the password doppel.
 # shellcheck shell=bash
 
-disk_packages="linux-image-amd64,initramfs-tools,zstd,$rootfs_packages,pciutils"
 disk_boot_modules="virtio_pci virtio_blk ahci sd_mod sr_mod nvme xhci_pci usb_storage ext4"
 disk_root_mib=1900
 disk_esp_mib=64
 
-disk() {
-    local key
-    papt_update amd64
-    key=$(remembered disk amd64 disk_versions) && [ -n "$key" ] || die "apt does not know the packages of a Debian 12 system"
-    key=$(printf '%s' "$key" | cat - "$top"/tools/guest/{rootfs,disk}.sh | sha256sum | cut -c1-12)
-    once "$cache/disk/debian12-$key.img" make_disk || die "could not make the disk with Debian on it"
-    echo "$cache/disk/debian12-$key.img"
+# Which kernels are on the disk of that name, beside the packages that every one has.
+disk_packages() {
+    local common="initramfs-tools,zstd,$rootfs_packages,pciutils"
+    case $1 in
+    amd64) echo "linux-image-amd64,$common" ;;
+    i386)  echo "linux-image-686-pae,linux-image-686,$common" ;;
+    xen)   echo "linux-image-amd64,xen-hypervisor-4.17-amd64,xen-utils-4.17,$common" ;;
+    *)     return 1 ;;
+    esac
 }
 
-disk_versions() { papt amd64 apt-cache policy base-files systemd libc6 linux-image-amd64 | grep -E '^[a-z]|Candidate'; }
+disk_arch() { case $1 in i386) echo i386 ;; *) echo amd64 ;; esac; }
+
+# disk [amd64|i386|xen]
+disk() {
+    local key name=${1:-amd64} arch
+    disk_packages "$name" >/dev/null || die "there is no disk '$name'; there are amd64, i386 and xen"
+    arch=$(disk_arch "$name")
+    papt_update "$arch"
+    key=$(remembered "disk-$name" "$arch" disk_versions "$name") && [ -n "$key" ] ||
+        die "apt does not know the packages of a Debian 12 system"
+    key=$(printf '%s' "$key" | cat - "$top"/tools/guest/{rootfs,disk}.sh | sha256sum | cut -c1-12)
+    once "$cache/disk/debian12-$name-$key.img" make_disk "$name" || die "could not make the disk with Debian on it"
+    echo "$cache/disk/debian12-$name-$key.img"
+}
+
+disk_versions() {
+    local -a packages
+    mapfile -t packages < <(disk_packages "$1" | tr , '\n')
+    papt "$(disk_arch "$1")" apt-cache policy base-files libc6 "${packages[@]}" | grep -E '^[a-z]|Candidate'
+}
 
 # What neither the tests nor a first look at the system need.
 disk_excludes() {
@@ -30,7 +50,7 @@ disk_excludes() {
 }
 
 make_disk() {
-    local out=$1 stage mode
+    local name=$1 out=$2 stage mode
     local -a excludes
     stage=$(dirname "$out")
     case $(id -u) in 0) mode=root ;; *) mode=unshare ;; esac
@@ -39,8 +59,8 @@ make_disk() {
     grep -q . "$stage/sources.list" || die "the package sources name no Debian 12"
     chmod 755 "$stage"
     mapfile -t excludes < <(disk_excludes)
-    disk_grub_cfg >"$stage/grub.cfg"
-    mmdebstrap --mode="$mode" --variant=minbase --quiet --include="$disk_packages" \
+    { disk_menu_head; disk_menu "$name"; } >"$stage/grub.cfg"
+    mmdebstrap --mode="$mode" --variant=minbase --quiet --include="$(disk_packages "$name")" --architectures="$(disk_arch "$name")" \
         --aptopt='Acquire::Languages "none"' "${excludes[@]}" \
         --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d"; echo MODULES=list >"$1/etc/initramfs-tools/conf.d/doppel"' \
         --essential-hook="printf '%s\\n' $disk_boot_modules >\"\$1/etc/initramfs-tools/modules\"" \
@@ -50,14 +70,15 @@ make_disk() {
         --customize-hook='printf "[Match]\nType=ether\n[Network]\nDHCP=ipv4\n" >"$1/etc/systemd/network/10-dhcp.network"' \
         --customize-hook='chroot "$1" systemctl -q enable systemd-networkd' \
         --customize-hook='chroot "$1" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service' \
-        --customize-hook='mkdir -p "$1/boot/grub"' \
+        --customize-hook='mkdir -p "$1/boot/grub"; cd "$1"; for k in boot/vmlinuz-*; do n=${k##*[0-9]-}; \
+            ln -sf "$k" "vmlinuz-$n"; ln -sf "boot/initrd.img-${k#boot/vmlinuz-}" "initrd-$n"; done' \
         --customize-hook="copy-in $stage/grub.cfg /usr/lib/grub/i386-pc /usr/lib/grub/x86_64-efi /boot/grub" \
         bookworm "$stage/root.tar" "$stage/sources.list" >&2 || return 1
     disk_partition "$out" && disk_boot_code "$out" "$stage" && disk_esp "$out" "$stage" && disk_root "$out" "$stage"
 }
 
 # The menu is seen on the serial line, and on the screen where there is one. UEFI's console is on both.
-disk_grub_cfg() {
+disk_menu_head() {
     cat <<'END'
 if [ $grub_platform = pc ]; then
     serial --unit=0 --speed=115200
@@ -65,16 +86,35 @@ if [ $grub_platform = pc ]; then
     terminal_output serial console
 fi
 insmod all_video
-set timeout=1
-menuentry 'Debian' {
-    linux /vmlinuz root=LABEL=doppel console=tty0 console=ttyS0
-    initrd /initrd.img
+set timeout=5
+END
 }
-menuentry 'Debian, quiet, with the screen as its console' {
-    linux /vmlinuz root=LABEL=doppel console=ttyS0 console=tty0 quiet
-    initrd /initrd.img
+
+# disk_entry KEY TITLE KERNEL ARGUMENTS
+disk_entry() {
+    printf "menuentry '%s' --hotkey=%s {\n    linux /vmlinuz-%s root=LABEL=doppel %s\n    initrd /initrd-%s\n}\n" "$2" "$1" "$3" "$4" "$3"
+}
+
+# A hotkey for each entry: the tests press it.
+disk_menu() {
+    local name=$1 serial='console=tty0 console=ttyS0'
+    case $name in
+    i386)
+        disk_entry d 'Debian' pae "$serial"
+        disk_entry n 'Debian without PAE' 686 "$serial" ;;
+    xen)
+        cat <<'END'
+menuentry 'Debian on Xen' --hotkey=d {
+    multiboot2 /boot/xen-4.17-amd64.gz com1=115200,8n1 console=com1 dom0_mem=400M,max:400M
+    module2 /vmlinuz-amd64 root=LABEL=doppel console=hvc0
+    module2 /initrd-amd64
 }
 END
+        ;;
+    *)
+        disk_entry d 'Debian' amd64 "$serial"
+        disk_entry s 'Debian, quiet, with the screen as its console' amd64 'console=ttyS0 console=tty0 quiet' ;;
+    esac
 }
 
 disk_partition() {
