@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "dev/ahci_driver.h"
+#include "dev/nvme_driver.h"
 
 enum { COMMANDS = 60000, SLOW_MS = 2000 };
 
@@ -163,11 +164,132 @@ static void fuzz_ahci(unsigned commands, uint64_t *seed)
     ahci_rig_destroy(&r);
 }
 
+/* --- NVMe --- */
+
+static const uint8_t admin_opcodes[] = { 0x00, 0x01, 0x01, 0x02, 0x04, 0x05, 0x05, 0x06, 0x06, 0x08, 0x09, 0x0A, 0x0C };
+static const uint8_t data_opcodes[] = { 0x00, 0x01, 0x01, 0x02, 0x02, 0x02, 0x08, 0x09 };
+
+static uint64_t some_page(uint64_t *seed, uint64_t bar)
+{
+    return one_in(seed, 6) ? some_address(seed, bar) : NVME_BUFFER + 0x1000 * below(seed, 64) + (one_in(seed, 4) ? 4 * below(seed, 1024) : 0);
+}
+
+static uint32_t some_number(uint64_t *seed, uint32_t usual)
+{
+    return (uint32_t)(one_in(seed, 10) ? random64(seed) : below(seed, usual));
+}
+
+static struct nvme_command some_command(struct nvme_rig *r, uint64_t *seed, unsigned queue)
+{
+    const uint8_t *opcode = queue ? data_opcodes : admin_opcodes;
+    unsigned count = queue ? sizeof(data_opcodes) : sizeof(admin_opcodes);
+    struct nvme_command command = {
+        .opcode = one_in(seed, 20) ? (uint8_t)random64(seed) : opcode[below(seed, count)],
+        .flags = one_in(seed, 20) ? (uint8_t)random64(seed) : 0,
+        .namespace_id = some_number(seed, 4),
+        .prp1 = some_page(seed, r->bar), .prp2 = some_page(seed, r->bar),
+        .dword10 = some_number(seed, queue ? NVME_IMAGE_SECTORS : 12),
+        .dword11 = queue ? some_number(seed, 8) >> 2 : some_number(seed, 4) << 16 | 3,
+        .dword12 = queue ? some_number(seed, 300) : 0, .dword13 = one_in(seed, 20) ? (uint32_t)random64(seed) : 0,
+    };
+    if (!queue && (command.opcode == 0x01 || command.opcode == 0x05)) {
+        unsigned n = (unsigned)below(seed, NVME_QUEUE);
+        command.dword10 = (one_in(seed, 8) ? some_number(seed, 2000) : NVME_QUEUE - 1) << 16 | n;
+        if (!one_in(seed, 4))
+            command.prp1 = command.opcode == 0x01 ? nvme_sq(n) : nvme_cq(n);
+    } else if (!queue && command.opcode == 0x02) {
+        command.dword10 |= some_number(seed, 1024) << 16;
+    } else if (queue && command.opcode == 0x09) {
+        command.dword10 = some_number(seed, 256);
+        command.dword11 = some_number(seed, 8);
+    }
+    return command;
+}
+
+/* A list of pages, or of ranges, where commands look for one. */
+static void scatter(struct nvme_rig *r, uint64_t *seed)
+{
+    uint64_t at = NVME_BUFFER + 0x1000 * below(seed, 64) + (one_in(seed, 2) ? 0xFC0 : 0);
+    for (unsigned i = 0; i < 12; i++) {
+        uint64_t word = one_in(seed, 2) ? NVME_BUFFER + 0x1000 * below(seed, 64) : some_number(seed, NVME_IMAGE_SECTORS);
+        ram_write(r->rig.ram, at + 8 * i, &word, 8);
+    }
+}
+
+static void poke_nvme(struct nvme_rig *r, uint64_t *seed)
+{
+    uint32_t value = (uint32_t)(one_in(seed, 2) ? random64(seed) : below(seed, NVME_QUEUE));
+    switch (below(seed, 8)) {
+    case 0:
+        if (one_in(seed, 8))
+            rig_config_write(&r->rig, NVME_DEVFN, (unsigned)below(seed, 64) * 4, 4, value);
+        break;
+    case 1: rig_read(&r->rig, r->bar + below(seed, 0x4000), 1u << below(seed, 4)); break;
+    case 2:
+        if (one_in(seed, 8))
+            nvme_set(r, (unsigned)below(seed, 16) * 4, value);
+        break;
+    case 3: nvme_set(r, R_DOORBELL + 4 * (unsigned)below(seed, 40), value); break;
+    case 4:
+        if (one_in(seed, 8))
+            nvme_set(r, R_CC, CC_ENABLE | (one_in(seed, 2) ? CC_SHUTDOWN : 0));
+        break;
+    default: scatter(r, seed); break;
+    }
+}
+
+static void start_nvme_again(struct nvme_rig *r)
+{
+    device_nvme.reset(&r->nvme->pci.device);
+    rig_assign(&r->rig);
+    rig_bus_master(&r->rig, NVME_DEVFN, true);
+    r->bar = rig_bar(&r->rig, NVME_DEVFN, 0);
+    nvme_start(r);
+    for (unsigned n = 1; n < 4; n++)
+        nvme_make_queues(r, n, 0);
+}
+
+static void read_answers(struct nvme_rig *r, unsigned queue)
+{
+    struct nvme_answer answer;
+    for (unsigned i = 0; i < NVME_QUEUE && nvme_next(r, queue, &answer); i++)
+        ;
+}
+
+static void fuzz_nvme(unsigned commands, uint64_t *seed)
+{
+    struct nvme_rig r = { .next_id = 0 };
+    unsigned done = 0;
+    nvme_rig_create(&r);
+    for (unsigned i = 0; i < commands; i++) {
+        uint64_t start = now_ms();
+        unsigned queue = (unsigned)below(seed, 4), count = (unsigned)below(seed, NVME_QUEUE);
+        if (i % 64 == 0)
+            start_nvme_again(&r);
+        for (unsigned n = 0; n < count; n++)
+            nvme_put(&r, queue, some_command(&r, seed, queue));
+        nvme_ring(&r, queue);
+        done += count;
+        if (one_in(seed, 3))
+            poke_nvme(&r, seed);
+        loop_run_once(r.rig.loop, 0);
+        if (!one_in(seed, 4))
+            read_answers(&r, queue);
+        if (now_ms() - start > SLOW_MS)
+            fail_msg("NVMe round %u took %lu ms", i, (unsigned long)(now_ms() - start));
+    }
+    start_nvme_again(&r);
+    assert_int_equal(nvme_do(&r, 1, (struct nvme_command){ .opcode = 0x02, .namespace_id = 1, .prp1 = NVME_BUFFER }), 0);
+    nvme_rig_destroy(&r);
+    printf("nvme: %u commands\n", done);
+}
+
 int main(int argc, char **argv)
 {
     unsigned commands = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 0) : COMMANDS;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 0x5A7A5A7A;
     fuzz_ahci(commands, &seed);
     printf("ahci: %u rounds of commands\n", commands);
+    fuzz_nvme(commands, &seed);
     return 0;
 }

@@ -55,11 +55,22 @@ static void update_line(struct nvme *nvme)
     pci_intx(&nvme->pci, level && !(nvme->reg[NVME_INTMS] & 1) && !pci_msix_enabled(&nvme->pci));
 }
 
-static void interrupt(struct nvme *nvme, const struct nvme_completion_queue *queue)
+/* While commands are started, one interrupt tells of all that the backends had at hand. */
+static void interrupt(struct nvme *nvme, struct nvme_completion_queue *queue)
 {
+    queue->signal = nvme->running;
+    if (queue->signal)
+        return;
     if (queue->interrupts && pci_msix_enabled(&nvme->pci))
         pci_msix_send(&nvme->pci, queue->vector);
     update_line(nvme);
+}
+
+static void signal_all(struct nvme *nvme)
+{
+    for (unsigned i = 0; i < NVME_QUEUES; i++)
+        if (nvme->completion[i].signal)
+            interrupt(nvme, &nvme->completion[i]);
 }
 
 /* --- completions --- */
@@ -71,11 +82,12 @@ static void fatal(struct nvme *nvme, const char *what)
     nvme->reg[NVME_CSTS] |= CSTS_CFS;
 }
 
-static unsigned room(const struct nvme_completion_queue *queue)
+static unsigned used(const struct nvme_completion_queue *queue)
 {
-    unsigned used = (unsigned)(queue->tail + queue->size - queue->head) % queue->size;
-    return queue->size - 1 - used - queue->promised;
+    return (unsigned)(queue->tail + queue->size - queue->head) % queue->size;
 }
+
+static unsigned room(const struct nvme_completion_queue *queue) { return queue->size - 1 - used(queue) - queue->promised; }
 
 void nvme_complete(struct nvme *nvme, unsigned queue, uint16_t command_id, uint32_t status, uint32_t result)
 {
@@ -154,15 +166,34 @@ static bool start_next(struct nvme *nvme)
     return false;
 }
 
+static bool anything_waits(const struct nvme *nvme)
+{
+    for (unsigned i = 0; i < NVME_QUEUES; i++)
+        if (can_start(nvme, &nvme->submission[i]))
+            return true;
+    return false;
+}
+
+static void plug(struct nvme *nvme, void (*turn)(struct block *block))
+{
+    for (unsigned i = 0; i < NVME_NAMESPACES && nvme->namespace[i]; i++)
+        turn(nvme->namespace[i]);
+}
+
 /* Commands that end while others start come here again; the outer round sees to what they made possible. */
 void nvme_run(struct nvme *nvme)
 {
     if (nvme->running)
         return;
     nvme->running = true;
-    while (start_next(nvme))
-        ;
+    do {
+        plug(nvme, block_plug);
+        while (start_next(nvme))
+            ;
+        plug(nvme, block_unplug);
+    } while (anything_waits(nvme));
     nvme->running = false;
+    signal_all(nvme);
 }
 
 void nvme_drain(struct nvme *nvme)
@@ -254,26 +285,38 @@ static void bad_doorbell(struct nvme *nvme, unsigned n, uint32_t value, uint32_t
         nvme_report_event(nvme, event);
 }
 
+static void ring_submission(struct nvme *nvme, unsigned n, uint32_t value)
+{
+    struct nvme_submission_queue *queue = &nvme->submission[n / 2];
+    if (!queue->size)
+        bad_doorbell(nvme, n, value, EVENT_INVALID_DOORBELL);
+    else if (value >= queue->size)
+        bad_doorbell(nvme, n, value, EVENT_INVALID_DOORBELL_VALUE);
+    else
+        queue->tail = (uint16_t)value;
+}
+
+/* A head moves over entries that are there, no further (§3.1.17). */
+static void ring_completion(struct nvme *nvme, unsigned n, uint32_t value)
+{
+    struct nvme_completion_queue *queue = &nvme->completion[n / 2];
+    if (!queue->size)
+        bad_doorbell(nvme, n, value, EVENT_INVALID_DOORBELL);
+    else if (value >= queue->size || (value + queue->size - queue->head) % queue->size > used(queue))
+        bad_doorbell(nvme, n, value, EVENT_INVALID_DOORBELL_VALUE);
+    else
+        queue->head = (uint16_t)value;
+}
+
+/* Submission and completion queues take turns (§3.1.16). */
 static void ring(struct nvme *nvme, unsigned n, uint32_t value)
 {
-    struct nvme_submission_queue *submission = &nvme->submission[n / 2];
-    struct nvme_completion_queue *completion = &nvme->completion[n / 2];
-    bool completions = n & 1;
-    unsigned size = n / 2 >= NVME_QUEUES ? 0 : completions ? completion->size : submission->size;
-    if (!size) {
+    if (n / 2 >= NVME_QUEUES)
         bad_doorbell(nvme, n, value, EVENT_INVALID_DOORBELL);
-        return;
-    }
-    /* A head moves over entries that are there, no further (§3.1.17). */
-    unsigned used = completions ? (unsigned)(completion->tail + size - completion->head) % size : 0;
-    if (value >= size || (completions && (value + size - completion->head) % size > used)) {
-        bad_doorbell(nvme, n, value, EVENT_INVALID_DOORBELL_VALUE);
-        return;
-    }
-    if (completions)
-        completion->head = (uint16_t)value;
+    else if (n % 2)
+        ring_completion(nvme, n, value);
     else
-        submission->tail = (uint16_t)value;
+        ring_submission(nvme, n, value);
     nvme_send_event(nvme);
     nvme_run(nvme);
     update_line(nvme);

@@ -35,6 +35,7 @@ struct nvme_completion_queue {
     bool phase, interrupts;
     /* --- not state --- */
     uint16_t promised;                  /* entries for commands that are under way; none are while the state is saved */
+    bool signal;                        /* an interrupt is due when all commands have been started */
 };
 
 struct nvme {
