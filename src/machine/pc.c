@@ -466,6 +466,16 @@ static unsigned disks_on(const struct machine *machine, enum disk_bus bus)
     return count;
 }
 
+/* They are the namespaces of one controller, whose serial number is the first one's. */
+static bool add_nvme(struct machine *machine, struct error *err)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < machine->config.disk_count; i++)
+        if (machine->config.disk[i].bus == DISK_NVME && count++ && machine->config.disk[i].serial)
+            return error_set(err, "NVMe disks share one controller: only the first of them can have a serial number");
+    return !count || add(machine, &device_nvme, "nvme", wire_nvme, NULL, err);
+}
+
 static bool add_disks(struct machine *machine, struct error *err)
 {
     unsigned on_ahci = disks_on(machine, DISK_AHCI) + disks_on(machine, DISK_CDROM);
@@ -473,7 +483,7 @@ static bool add_disks(struct machine *machine, struct error *err)
         return error_set(err, "a machine has at most %d AHCI disks and CD-ROM drives together, not %u", AHCI_PORTS, on_ahci);
     if (on_ahci && !(machine->ahci = add(machine, &device_ahci, "ahci", wire_ahci, NULL, err)))
         return false;
-    if (disks_on(machine, DISK_NVME) && !add(machine, &device_nvme, "nvme", wire_nvme, NULL, err))
+    if (!add_nvme(machine, err))
         return false;
     for (unsigned i = 0; i < machine->config.disk_count; i++) {
         char name[32];
