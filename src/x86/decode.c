@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "x86/templates.h"
 #include "x86/x86.h"
 
 static_assert(sizeof(ZydisDecoder) <= sizeof(struct decoder), "struct decoder holds a ZydisDecoder");
@@ -166,15 +167,19 @@ static enum decode_result decode_failure(ZyanStatus status)
     return DECODE_UNDEFINED;
 }
 
+ZyanStatus decoder_records(const struct decoder *decoder, const uint8_t *bytes, size_t size, ZydisDecodedInstruction *z,
+                           ZydisDecodedOperand *operands)
+{
+    if (decoder->templates)
+        return templates_decode(decoder->templates, bytes, size, z, operands);
+    return ZydisDecoderDecodeFull((const ZydisDecoder *)decoder->opaque, bytes, size, z, operands);
+}
+
 enum decode_result decode(const struct decoder *decoder, const uint8_t *bytes, size_t size, struct insn *insn)
 {
     ZydisDecodedInstruction z;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-    ZydisDecoderContext context;
-    const ZydisDecoder *zydis = (const ZydisDecoder *)decoder->opaque;
-    ZyanStatus status = ZydisDecoderDecodeInstruction(zydis, &context, bytes, size, &z);
-    if (ZYAN_SUCCESS(status))
-        status = ZydisDecoderDecodeOperands(zydis, &context, &z, operands, z.operand_count_visible);
+    ZyanStatus status = decoder_records(decoder, bytes, size, &z, operands);
     if (!ZYAN_SUCCESS(status))
         return decode_failure(status);
 

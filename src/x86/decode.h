@@ -71,9 +71,12 @@ enum decode_result {
     DECODE_TOO_LONG,        /* more than 15 bytes: #GP(0) */
 };
 
+struct templates;
+
 /* A decoder for one enum x86_mode and the instruction set that the vCPU's model offers. About 100 bytes; plain data. */
 struct decoder {
     uint64_t opaque[16];
+    struct templates *templates;        /* NULL, or made from this decoder (templates.h), which spares most of the time */
 };
 void decoder_init(struct decoder *decoder, const struct vcpu *vcpu, unsigned mode);
 

@@ -2,6 +2,7 @@
 #include "engine/dbt/plan.h"
 
 #include "engine/interp/native.h"
+#include "x86/templates.h"
 
 static bool is_stack_pointer(const ZydisDecodedOperand *operand)
 {
@@ -271,8 +272,6 @@ static bool leaves(const struct work *w, const struct planned *p)
 
 void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
 {
-    ZydisDecoderContext context;
-    const ZydisDecoder *decoder = decoder_zydis(&w->dbt->interp.cache->decoder[MODE_LONG64]);
     const struct op *op = p->op;
     p->kind = KIND_SITE;
     p->memory = NULL;
@@ -288,8 +287,8 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
     }
     if (op->run == op_nop || op->run == op_undefined || op->run == op_too_long)
         return;
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, &context, p->bytes, op->length, &p->z)) || p->z.length != op->length ||
-        !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &context, &p->z, p->operand, p->z.operand_count)))
+    const struct decoder *decoder = &w->dbt->interp.cache->decoder[MODE_LONG64];
+    if (!ZYAN_SUCCESS(decoder_records(decoder, p->bytes, op->length, &p->z, p->operand)) || p->z.length != op->length)
         return;
     plan_flags_of(p);
     if (memory_fits(p))

@@ -3,6 +3,7 @@
 #include <Zydis/Zydis.h>
 
 #include "engine/interp/native.h"
+#include "x86/templates.h"
 
 /* Several rows share a handler; declarations in bind.h may repeat. */
 struct binding {
@@ -175,7 +176,7 @@ static enum bind_result bind_native(struct vcpu *vcpu, const struct insn *insn, 
     const struct native_stub *stub;
     struct native_cache *cache = interp_of(vcpu)->native;
     op->run = op_undefined;
-    if (!cache || !ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder_zydis(decoder), insn->bytes, insn->length, &z, operands)))
+    if (!cache || !ZYAN_SUCCESS(decoder_records(decoder, insn->bytes, insn->length, &z, operands)))
         return BIND_ENDS;
     switch (native_prepare(cache, vcpu, &z, operands, insn->bytes, &stub)) {
     case NATIVE_OK:

@@ -6,6 +6,7 @@
 #include "engine/interp/bind.h"
 #include "engine/interp/native.h"
 #include "mem/code_map.h"
+#include "x86/templates.h"
 
 /* --- the cache --- */
 
@@ -21,6 +22,7 @@ struct block_cache *block_cache_create(struct vcpu *vcpu)
     }
     for (unsigned mode = MODE_REAL; mode <= MODE_LONG64; mode++)
         decoder_init(&cache->decoder[mode], vcpu, mode);
+    cache->decoder[MODE_LONG64].templates = templates_create(decoder_zydis(&cache->decoder[MODE_LONG64]));
     return cache;
 }
 
@@ -29,6 +31,7 @@ void block_cache_destroy(struct block_cache *cache)
     if (!cache)
         return;
     munmap(cache->arena, BLOCK_ARENA_SIZE);
+    templates_destroy(cache->decoder[MODE_LONG64].templates);
     free(cache);
 }
 

@@ -1,0 +1,370 @@
+#include "x86/templates.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+
+enum {
+    TEMPLATES = 2048,
+    INDEX_BITS = 13,
+    OPERANDS_MOST = 6,
+    LENGTH_MOST = 15,
+};
+
+/* Where a value in an operand comes from. */
+enum source { FROM_REG, FROM_RM, FROM_OPCODE, FROM_ADDRESS, FROM_IMMEDIATE };
+
+struct varying {
+    uint8_t operand, source;
+    uint16_t first;                     /* register 0 of the class, or number of the immediate */
+};
+
+struct template {
+    uint32_t shape;
+    bool fits;                          /* else Zydis is asked each time */
+    bool modrm;
+    uint8_t varying_count;
+    struct varying varying[OPERANDS_MOST];
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand operand[OPERANDS_MOST];
+};
+
+struct templates {
+    ZydisDecoder decoder;
+    unsigned count;
+    uint16_t index[1 << INDEX_BITS];    /* by hash of the shape or behind that place; 0: none, else a template's number + 1 */
+    struct template template[TEMPLATES];
+};
+
+struct templates *templates_create(const ZydisDecoder *decoder)
+{
+    struct templates *templates = calloc(1, sizeof(*templates));
+    if (templates)
+        templates->decoder = *decoder;
+    return templates;
+}
+
+void templates_destroy(struct templates *templates) { free(templates); }
+
+/* --- shapes --- */
+
+/* An instruction taken apart. */
+struct pieces {
+    const uint8_t *bytes, *end;
+    unsigned prefix;                    /* number by prefix_number */
+    unsigned rex;                       /* 0: none */
+    unsigned map, opcode;
+    const uint8_t *at;                  /* what follows the opcode */
+    unsigned modrm;                     /* 0 if there is no byte */
+};
+
+static unsigned prefix_number(uint8_t byte)
+{
+    switch (byte) {
+    case 0x66: return 1;
+    case 0xF2: return 2;
+    case 0xF3: return 3;
+    case 0x64: return 4;
+    case 0x65: return 5;
+    case 0xF0: return 6;
+    default: return 0;
+    }
+}
+
+static unsigned modrm_mod(unsigned modrm) { return modrm >> 6; }
+static unsigned modrm_reg(unsigned modrm) { return modrm >> 3 & 7; }
+static unsigned modrm_rm(unsigned modrm) { return modrm & 7; }
+
+/* Does ModRM.reg choose the instruction? */
+static bool is_group(const struct pieces *p)
+{
+    unsigned o = p->opcode;
+    if (p->map == ZYDIS_OPCODE_MAP_DEFAULT)
+        return (o >= 0x80 && o <= 0x83) || o == 0x8F || o == 0xC0 || o == 0xC1 || o == 0xC6 || o == 0xC7 || (o >= 0xD0 && o <= 0xD3) ||
+               o == 0xF6 || o == 0xF7 || o >= 0xFE;
+    return o == 0x00 || o == 0x0D || (o >= 0x18 && o <= 0x1F) || (o >= 0x71 && o <= 0x73) || o == 0xB9 || o == 0xBA;
+}
+
+/*
+ * Of these the shape does not tell enough: other prefixes and encodings, other maps, NOP, which is XCHG with REX.B, and where
+ * ModRM.rm chooses.
+ */
+static bool is_irregular(const struct pieces *p)
+{
+    switch (p->map << 8 | p->opcode) {
+    case 0x26: case 0x2E: case 0x36: case 0x3E: case 0x64: case 0x65: case 0x66: case 0x67: case 0xF0: case 0xF2: case 0xF3:
+    case 0x62: case 0x8F: case 0x90: case 0xC4: case 0xC5:
+    case 0xD8: case 0xD9: case 0xDA: case 0xDB: case 0xDC: case 0xDD: case 0xDE: case 0xDF:
+    case 0x101: case 0x10F: case 0x11A: case 0x11B: case 0x11C: case 0x11E: case 0x138: case 0x13A: case 0x1AE: case 0x1C7:
+        return true;
+    case 0xC6: case 0xC7:
+        return modrm_reg(p->modrm) == 7;                /* XABORT, XBEGIN */
+    default:
+        return (p->opcode & 0xF0) == 0x40 && p->map == ZYDIS_OPCODE_MAP_DEFAULT;        /* another REX */
+    }
+}
+static_assert(ZYDIS_OPCODE_MAP_DEFAULT == 0 && ZYDIS_OPCODE_MAP_0F == 1, "cases above");
+
+/* False: too few bytes, or irregular. */
+static bool take_apart(const uint8_t *bytes, size_t size, struct pieces *p)
+{
+    *p = (struct pieces){ .bytes = bytes, .end = bytes + min_u64(size, LENGTH_MOST), .at = bytes };
+    if (p->at < p->end && (p->prefix = prefix_number(*p->at)))
+        p->at++;
+    if (p->at < p->end && (*p->at & 0xF0) == 0x40)
+        p->rex = *p->at++;
+    if (p->at < p->end && *p->at == 0x0F) {
+        p->map = ZYDIS_OPCODE_MAP_0F;
+        p->at++;
+    }
+    if (p->at >= p->end)
+        return false;
+    p->opcode = *p->at++;
+    p->modrm = p->at < p->end ? *p->at : 0;
+    return !is_irregular(p);
+}
+
+static uint32_t shape_of(const struct pieces *p)
+{
+    return p->opcode | p->map << 8 | (modrm_mod(p->modrm) == 3) << 9 | (is_group(p) ? modrm_reg(p->modrm) : 0) << 10 | p->prefix << 13 |
+           (p->rex ? 1u : 0) << 16 | (p->rex >> 3 & 1) << 17;
+}
+
+/* Where the template of the shape is, or where it will be. */
+static unsigned index_of(const struct templates *templates, uint32_t shape)
+{
+    unsigned i = (shape * 0x9E3779B1u) >> (32 - INDEX_BITS);
+    while (templates->index[i] && templates->template[templates->index[i] - 1].shape != shape)
+        i = (i + 1) % ARRAY_SIZE(templates->index);
+    return i;
+}
+static_assert(TEMPLATES < 1 << INDEX_BITS, "there is always an empty place");
+
+/* --- making a template --- */
+
+/* False: not registers that are numbered in one row. */
+static bool register_class(ZydisRegister reg, uint16_t *first)
+{
+    switch (ZydisRegisterGetClass(reg)) {
+    case ZYDIS_REGCLASS_GPR8: *first = ZYDIS_REGISTER_AL; return true;
+    case ZYDIS_REGCLASS_GPR16: *first = ZYDIS_REGISTER_AX; return true;
+    case ZYDIS_REGCLASS_GPR32: *first = ZYDIS_REGISTER_EAX; return true;
+    case ZYDIS_REGCLASS_GPR64: *first = ZYDIS_REGISTER_RAX; return true;
+    case ZYDIS_REGCLASS_MMX: *first = ZYDIS_REGISTER_MM0; return true;
+    case ZYDIS_REGCLASS_XMM: *first = ZYDIS_REGISTER_XMM0; return true;
+    default: return false;
+    }
+}
+
+/* False: Zydis must be asked each time. */
+static bool add_operand(struct template *t, unsigned i, unsigned *immediates)
+{
+    const ZydisDecodedOperand *o = &t->operand[i];
+    struct varying v = { .operand = (uint8_t)i };
+    switch (o->encoding) {
+    case ZYDIS_OPERAND_ENCODING_NONE:
+        return true;
+    case ZYDIS_OPERAND_ENCODING_MODRM_REG:
+        v.source = FROM_REG;
+        break;
+    case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+        v.source = o->type == ZYDIS_OPERAND_TYPE_MEMORY ? FROM_ADDRESS : FROM_RM;
+        break;
+    case ZYDIS_OPERAND_ENCODING_OPCODE:
+        v.source = FROM_OPCODE;
+        break;
+    default:
+        if (o->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || *immediates == ARRAY_SIZE(t->z.raw.imm))
+            return false;
+        v.source = FROM_IMMEDIATE;
+        v.first = (uint16_t)(*immediates)++;
+        break;
+    }
+    bool is_register = v.source == FROM_REG || v.source == FROM_RM || v.source == FROM_OPCODE;
+    if (is_register && (o->type != ZYDIS_OPERAND_TYPE_REGISTER || !register_class(o->reg.value, &v.first)))
+        return false;
+    if (v.source == FROM_ADDRESS && o->mem.type != ZYDIS_MEMOP_TYPE_MEM && o->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
+        return false;
+    t->varying[t->varying_count++] = v;
+    return true;
+}
+
+static bool fits(struct template *t)
+{
+    unsigned immediates = 0;
+    if (t->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || t->z.address_width != 64 || t->z.operand_count > OPERANDS_MOST)
+        return false;
+    for (unsigned i = 0; i < t->z.operand_count; i++)
+        if (!add_operand(t, i, &immediates))
+            return false;
+    return true;
+}
+
+static void keep(struct templates *templates, unsigned place, uint32_t shape, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *operands)
+{
+    if (templates->count == TEMPLATES)
+        return;
+    struct template *t = &templates->template[templates->count++];
+    t->shape = shape;
+    t->z = *z;
+    memcpy(t->operand, operands, min_u64(z->operand_count, OPERANDS_MOST) * sizeof(*operands));
+    t->modrm = z->attributes & ZYDIS_ATTRIB_HAS_MODRM;
+    t->fits = fits(t);
+    templates->index[place] = (uint16_t)templates->count;
+}
+
+/* --- filling one in --- */
+
+/* Little-endian, sign-extended. */
+static int64_t read_signed(const uint8_t *at, unsigned size)
+{
+    uint64_t value = 0;
+    memcpy(&value, at, size);
+    unsigned unused = 64 - 8 * size;
+    return size ? (int64_t)(value << unused) >> unused : 0;
+}
+
+static uint64_t read_unsigned(const uint8_t *at, unsigned size)
+{
+    uint64_t value = 0;
+    memcpy(&value, at, size);
+    return value;
+}
+
+/* ModRM, SIB and displacement (SDM2 §2.1.5 "Addressing-Mode Encoding", §2.2.1.6 "RIP-Relative Addressing"); NULL: too few bytes. */
+static const uint8_t *fill_address(const struct pieces *p, ZydisDecodedInstruction *z)
+{
+    const uint8_t *at = p->at + 1;
+    unsigned mod = modrm_mod(p->modrm), rm = modrm_rm(p->modrm), size = mod == 1 ? 1 : mod == 2 ? 4 : 0;
+    if (at > p->end)
+        return NULL;
+    z->raw.modrm.mod = (uint8_t)mod;
+    z->raw.modrm.reg = (uint8_t)modrm_reg(p->modrm);
+    z->raw.modrm.rm = (uint8_t)rm;
+    z->raw.sib.scale = z->raw.sib.index = z->raw.sib.base = z->raw.sib.offset = 0;
+    z->attributes &= ~ZYDIS_ATTRIB_HAS_SIB;
+    if (mod != 3 && rm == 4) {
+        if (at >= p->end)
+            return NULL;
+        z->attributes |= ZYDIS_ATTRIB_HAS_SIB;
+        z->raw.sib.offset = (uint8_t)(at - p->bytes);
+        z->raw.sib.scale = *at >> 6;
+        z->raw.sib.index = *at >> 3 & 7;
+        z->raw.sib.base = *at & 7;
+        at++;
+    }
+    if (mod == 0 && (rm == 5 || (rm == 4 && z->raw.sib.base == 5)))
+        size = 4;
+    if (at + size > p->end)
+        return NULL;
+    z->raw.disp.value = read_signed(at, size);
+    z->raw.disp.size = (uint8_t)(8 * size);
+    z->raw.disp.offset = size ? (uint8_t)(at - p->bytes) : 0;
+    return at + size;
+}
+
+static const uint8_t *fill_immediates(const struct pieces *p, ZydisDecodedInstruction *z, const uint8_t *at)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(z->raw.imm); i++) {
+        unsigned size = z->raw.imm[i].size / 8u;
+        if (!size)
+            break;
+        if (at + size > p->end)
+            return NULL;
+        z->raw.imm[i].offset = (uint8_t)(at - p->bytes);
+        z->raw.imm[i].value.u = z->raw.imm[i].is_signed ? (uint64_t)read_signed(at, size) : read_unsigned(at, size);
+        at += size;
+    }
+    return at;
+}
+
+static ZydisRegister register_of(const struct varying *v, const struct pieces *p, unsigned number)
+{
+    if (v->first == ZYDIS_REGISTER_MM0)
+        return (ZydisRegister)(v->first + (number & 7));
+    if (v->first == ZYDIS_REGISTER_AL && p->rex && number >= 4)
+        return (ZydisRegister)(ZYDIS_REGISTER_SPL + number - 4);
+    return (ZydisRegister)(v->first + number);
+}
+
+static void fill_memory(const struct pieces *p, ZydisDecodedInstruction *z, ZydisDecodedOperandMem *m)
+{
+    unsigned base = modrm_rm(p->modrm) | (p->rex & 1) << 3, index = 4;
+    bool relative = z->raw.modrm.mod == 0 && z->raw.modrm.rm == 5, none = false;
+    if (z->raw.sib.offset) {
+        base = z->raw.sib.base | (p->rex & 1) << 3;
+        index = z->raw.sib.index | (p->rex & 2) << 2;
+        none = z->raw.modrm.mod == 0 && z->raw.sib.base == 5;
+    }
+    m->base = relative ? ZYDIS_REGISTER_RIP : none ? ZYDIS_REGISTER_NONE : (ZydisRegister)(ZYDIS_REGISTER_RAX + base);
+    m->index = index == 4 ? ZYDIS_REGISTER_NONE : (ZydisRegister)(ZYDIS_REGISTER_RAX + index);
+    m->scale = index == 4 ? 0 : (uint8_t)(1u << z->raw.sib.scale);
+    m->disp.has_displacement = z->raw.disp.size != 0;
+    m->disp.value = z->raw.disp.value;
+    if (m->segment == ZYDIS_REGISTER_DS || m->segment == ZYDIS_REGISTER_SS)
+        m->segment = m->base == ZYDIS_REGISTER_RSP || m->base == ZYDIS_REGISTER_RBP ? ZYDIS_REGISTER_SS : ZYDIS_REGISTER_DS;
+    if (relative)
+        z->attributes |= ZYDIS_ATTRIB_IS_RELATIVE;
+    else
+        z->attributes &= ~ZYDIS_ATTRIB_IS_RELATIVE;
+}
+
+static void fill_operand(const struct varying *v, const struct pieces *p, ZydisDecodedInstruction *z, ZydisDecodedOperand *o)
+{
+    switch (v->source) {
+    case FROM_REG:
+        o->reg.value = register_of(v, p, modrm_reg(p->modrm) | (p->rex & 4) << 1);
+        break;
+    case FROM_RM:
+        o->reg.value = register_of(v, p, modrm_rm(p->modrm) | (p->rex & 1) << 3);
+        break;
+    case FROM_OPCODE:
+        o->reg.value = register_of(v, p, (p->opcode & 7) | (p->rex & 1) << 3);
+        break;
+    case FROM_ADDRESS:
+        fill_memory(p, z, &o->mem);
+        break;
+    default:
+        o->imm.value.u = z->raw.imm[v->first].value.u;
+    }
+}
+
+/* False: too few bytes. */
+static bool fill(const struct template *t, const struct pieces *p, ZydisDecodedInstruction *z, ZydisDecodedOperand *operands)
+{
+    const uint8_t *at = p->at;
+    *z = t->z;
+    memcpy(operands, t->operand, t->z.operand_count * sizeof(*operands));
+    if (p->rex)
+        z->raw.prefixes[z->raw.prefix_count - 1].value = (uint8_t)p->rex;
+    z->raw.rex.R = p->rex >> 2 & 1;
+    z->raw.rex.X = p->rex >> 1 & 1;
+    z->raw.rex.B = p->rex & 1;
+    if (t->modrm && !(at = fill_address(p, z)))
+        return false;
+    at = fill_immediates(p, z, at);
+    if (!at)
+        return false;
+    z->length = (uint8_t)(at - p->bytes);
+    for (unsigned i = 0; i < t->varying_count; i++)
+        fill_operand(&t->varying[i], p, z, &operands[t->varying[i].operand]);
+    return true;
+}
+
+ZyanStatus templates_decode(struct templates *templates, const uint8_t *bytes, size_t size, ZydisDecodedInstruction *z,
+                            ZydisDecodedOperand *operands)
+{
+    struct pieces p;
+    if (!take_apart(bytes, size, &p))
+        return ZydisDecoderDecodeFull(&templates->decoder, bytes, size, z, operands);
+    uint32_t shape = shape_of(&p);
+    unsigned place = index_of(templates, shape), number = templates->index[place];
+    const struct template *t = number ? &templates->template[number - 1] : NULL;
+    if (t && t->fits && fill(t, &p, z, operands))
+        return ZYAN_STATUS_SUCCESS;
+    ZyanStatus status = ZydisDecoderDecodeFull(&templates->decoder, bytes, size, z, operands);
+    if (!t && ZYAN_SUCCESS(status))
+        keep(templates, place, shape, z, operands);
+    return status;
+}
