@@ -57,6 +57,19 @@ struct fpu {
     uint32_t pkru;
 };
 
+/* The last x87 instruction that is not a control instruction (SDM1 §8.1.8, §8.1.9), and the last memory operand of one. */
+struct x87_last {
+    uint64_t fip, fdp;
+    uint32_t fop;               /* 11 bits */
+};
+
+/* x87 state while it is in the host's processor (engine/interp/native_x87.c). What that notes of the last instruction is ours. */
+struct x87_live {
+    uint32_t live;              /* it is there; translated code tests all 32 bits */
+    bool pending;               /* an unmasked exception was as it came */
+    struct x87_last before, last;       /* as it came, and since */
+};
+
 /* What an exception or interrupt pushes and where it came from. */
 enum event_kind {
     EVENT_NONE,
@@ -178,6 +191,7 @@ struct vcpu {
     /* --- of the present instruction (not state) --- */
     uint8_t insn_length;                /* where a rule of x86/ or a fault is about it */
     bool delivering;                    /* an event is being delivered */
+    struct x87_live x87;
 
     /* --- identity and surroundings (not state) --- */
     unsigned index;                     /* 0 is the boot processor */

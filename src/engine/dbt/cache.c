@@ -211,7 +211,7 @@ void dbt_link(struct dbt *dbt, struct link *link, struct translation *to)
         link->far_next = dbt->far;
         dbt->far = link;
     }
-    retarget(dbt, link, link->live ? to->live_entry : to->entry);
+    retarget(dbt, link, to->live & ~link->live ? to->entry : to->live_entry);
 }
 
 static void unpatch(struct dbt *dbt, struct link *link)

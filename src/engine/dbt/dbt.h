@@ -12,7 +12,8 @@
  *   r10 r11 r15                                  scratch; the guest's r10 r11 r14 r15 live in the vCPU
  *   rsp                                          the host's stack: calls and signals are as everywhere
  *   GS                                           points at the vCPU
- *   vectors, opmasks, MXCSR                      the guest's while dbt->simd_live (simd.c), else nobody's
+ *   vectors, opmasks, MXCSR                      the guest's while dbt->simd_live, else nobody's
+ *   x87 and MMX                                  the guest's while vcpu->x87.live, and so as long as the engine runs (x87.c)
  *
  * Two ways to memory (memory.c): user code of a context that is hot enough runs through *windows* (mmu/window.h), with no check at
  * all and r15 = the table of windows; everything else looks each page up in the software TLB.
@@ -58,6 +59,13 @@ enum { MODE_USER = 1, MODE_WINDOW = 2, MODE_SIMD_SHIFT = 2 };
 /* Which vector state the guest may use now, by CR0, CR4 and XCR0. */
 enum simd_level { SIMD_NONE, SIMD_SSE, SIMD_AVX, SIMD_AVX512, SIMD_LEVELS };
 
+/* The last x87 instruction of a trace that is not a control instruction, as far as it has come. */
+struct x87_noted {
+    uint16_t in_page;                   /* low bits of the guest's RIP; X87_NONE: the trace had none yet */
+    uint16_t fop;
+};
+enum { X87_NONE = 0xFFFF };
+
 /* A host instruction that may fault. */
 struct trap {
     uint32_t at;                        /* bytes from the translation's code */
@@ -69,8 +77,12 @@ struct trap {
     uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or NO_ADDEND */
     bool memory;                        /* has an operand there, through a window */
     uint16_t mnemonic;                  /* ZydisMnemonic */
+    struct x87_noted x87;               /* before it */
 };
 enum { NO_ADDEND = 0xFF };
+
+/* State of the guest that is in the processor only while somebody needs it. */
+enum { LIVE_VECTORS = 1, LIVE_X87 = 2 };
 
 struct translation {
     uint64_t gpa, rip;
@@ -78,10 +90,11 @@ struct translation {
     uint64_t granules[2];               /* of its pages: a bit for each that holds bytes of it */
     uint16_t count;                     /* instructions */
     uint8_t mode;
+    uint8_t live;                       /* LIVE_*: what it needs in the processor, and leaves there */
     bool dropped;
     const uint8_t *code;                /* executable address of its first byte */
     const uint8_t *entry;               /* flags in H */
-    const uint8_t *live_entry;          /* vector state is live as well */
+    const uint8_t *live_entry;          /* what it needs is live as well */
     struct trap *trap;
     unsigned trap_count;
     struct translation *hash_next, *page_next[2];
@@ -97,7 +110,7 @@ struct link {
     struct link *next;                  /* of that list */
     struct link *far_next;              /* of the list of jumps between pages that were patched */
     bool patched;
-    bool live;                          /* vector state is live here */
+    uint8_t live;                       /* LIVE_*, here */
     bool far, far_listed;               /* between pages */
 };
 
@@ -109,6 +122,7 @@ struct site {
     uint16_t remaining;                 /* instructions of the trace from this one on */
     uint16_t mnemonic;                  /* ZydisMnemonic */
     uint16_t number;                    /* among those of the translation */
+    struct x87_noted x87;               /* before it */
 };
 
 /* How often the interpreter's handler ran an instruction of a kind for translated code (report.c). */
@@ -150,7 +164,7 @@ struct dbt {
     struct trap *trap;                  /* the one that was hit, its translation, and what the signal told */
     struct translation *trapped;
     struct trap_fault fault;
-    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *go_on, *simd_load[SIMD_LEVELS];     /* shared code, executable */
+    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *go_on, *x87_load, *simd_load[SIMD_LEVELS];     /* shared code, executable */
     struct work *work;                  /* of the translator, plan.h */
     unsigned hot;
     uint8_t mode;                       /* of the present state of the vCPU */
@@ -230,6 +244,10 @@ struct onward dbt_go_on(struct vcpu *vcpu);
 
 /* --- thunks.c --- */
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt);
+
+/* --- x87.c --- */
+/* On the way to the interpreter. */
+void dbt_note_x87(struct vcpu *vcpu, const struct translation *t, struct x87_noted noted);
 
 /* --- trap.c --- */
 bool dbt_install_traps(void);

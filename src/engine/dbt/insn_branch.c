@@ -189,11 +189,12 @@ static void emit_uncount(struct work *w, unsigned done)
     emit_store(&w->e, rm_data(&w->dbt->interp.left), S1);
 }
 
-static void emit_link(struct work *w, const struct edge *edge, bool far)
+/* With nothing to do before the link, the edge itself is what is patched. */
+static void emit_link(struct work *w, const struct edge *edge, bool far, bool bare)
 {
     struct link *link = w->link_list[w->link_count++] = dbt_alloc(w->dbt, sizeof(*link));
-    *link = (struct link){ .from = w->t, .live = w->simd, .far = far };
-    if (edge->done == w->count) {
+    *link = (struct link){ .from = w->t, .live = w->t->live, .far = far };
+    if (bare) {
         link->field = edge->field;
     } else {
         link->field = emit_jump(&w->e, JUMP, emit_here(&w->e));
@@ -239,10 +240,12 @@ void close_edges(struct work *w)
     for (unsigned i = 0; i < w->edge_count; i++) {
         const struct edge *edge = &w->edge[i];
         bool near = is_near(w, edge->target);
+        const uint8_t *start = w->e.at;
         emit_target(&w->e, edge->field, emit_here(&w->e));
         emit_uncount(w, edge->done);
+        emit_x87_noted(w, edge->done);
         if (near || !w->user)
-            emit_link(w, edge, !near);
+            emit_link(w, edge, !near, w->e.at == start);
         else
             emit_far_edge(w, edge);
     }

@@ -138,6 +138,8 @@ void translate_modrm(struct work *w, const struct planned *p)
     if (p->may_trap || (w->window && p->memory))
         emit_may_trap(w, w->window && p->memory);
     emit_copy(&w->e, p, p->z.opcode, places.reg, places.vvvv, rm);
+    if (p->noted)
+        emit_x87_operand(w, rm);
     use_scratch(w, &places, true);
     flags_written(w);
 }

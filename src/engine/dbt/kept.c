@@ -13,7 +13,7 @@ enum {
     DROPS_MOST = 8,                     /* code of pages that are written to all the time is left to the interpreter */
 };
 
-struct kept_site { uint16_t in_page, remaining, bytes_at; uint8_t length, spare; };
+struct kept_site { uint16_t in_page, remaining, bytes_at; uint8_t length, spare; struct x87_noted x87; };
 struct kept_link { uint16_t field, stub; uint8_t live, far; uint16_t spare; };
 struct kept_range { uint16_t at, size; };       /* of guest code in the page */
 
@@ -23,6 +23,7 @@ struct kept {
     uint16_t in_page, mode;
     uint16_t count;                     /* guest instructions */
     uint16_t relocs, links, sites, traps, ranges, bytes;
+    uint16_t live, spare[3];
 };
 
 struct parts {
@@ -34,7 +35,7 @@ struct parts {
     const uint8_t *bytes, *code;
     size_t size;                        /* of the whole, a multiple of 8 */
 };
-static_assert(sizeof(struct kept) % 8 == 0 && sizeof(struct reloc) == 8 && sizeof(struct kept_link) == 8 && sizeof(struct kept_site) == 8 &&
+static_assert(sizeof(struct kept) % 8 == 0 && sizeof(struct reloc) == 8 && sizeof(struct kept_link) == 8 && sizeof(struct kept_site) == 12 &&
               sizeof(struct trap) % 4 == 0 && sizeof(struct kept_range) == 4, "parts follow each other without gaps");
 
 static struct parts parts_of(const struct kept *k)
@@ -175,7 +176,7 @@ static void take_sites(const struct work *w, const struct kept *k, const struct 
         const struct site *site = w->site_list[i];
         uint16_t in_page = (site->rip + site->op.where) & PAGE_MASK;
         out[i] = (struct kept_site){ .in_page = in_page, .remaining = site->remaining, .length = site->op.length,
-                                     .bytes_at = bytes_at(k, range, in_page) };
+                                     .bytes_at = bytes_at(k, range, in_page), .x87 = site->x87 };
     }
 }
 
@@ -212,7 +213,7 @@ void kept_add(const struct work *w)
         .code_size = (uint16_t)code_size, .entry = (uint16_t)(w->t->entry - w->t->code),
         .live_entry = (uint16_t)(w->t->live_entry - w->t->code), .in_page = w->t->rip & PAGE_MASK, .mode = mode_of(w->dbt),
         .count = w->t->count, .relocs = (uint16_t)w->relocs.count, .links = (uint16_t)w->link_count,
-        .sites = (uint16_t)w->site_count, .traps = (uint16_t)w->trap_count,
+        .sites = (uint16_t)w->site_count, .traps = (uint16_t)w->trap_count, .live = w->t->live,
     };
     if (!guest || w->relocs.incomplete || code_size > UINT16_MAX || !take_bytes(w, &k, range, bytes))
         return;
@@ -261,12 +262,17 @@ static bool ranges_fit(const struct kept *k, const struct parts *p)
     return k->ranges && bytes == k->bytes && p->range[0].at == k->in_page;
 }
 
+static bool x87_fits(const struct kept *k, struct x87_noted x87)
+{
+    return x87.in_page == X87_NONE || (x87.in_page < PAGE_SIZE && (k->live & LIVE_X87));
+}
+
 static bool sites_fit(const struct kept *k, const struct parts *p)
 {
     for (unsigned i = 0; i < k->sites; i++) {
         const struct kept_site *site = &p->site[i];
         if (site->in_page >= PAGE_SIZE || !site->length || site->length > INSN_LENGTH_MAX ||
-            site->bytes_at + site->length > k->bytes || site->remaining > k->count)
+            site->bytes_at + site->length > k->bytes || site->remaining > k->count || !x87_fits(k, site->x87))
             return false;
     }
     return true;
@@ -280,7 +286,8 @@ static bool links_and_traps_fit(const struct kept *k, const struct parts *p)
     for (unsigned i = 0; i < k->traps; i++) {
         const struct trap *trap = &p->trap[i];
         if (trap->at >= k->code_size || trap->back >= k->code_size || trap->stub >= k->code_size || trap->in_page >= PAGE_SIZE ||
-            trap->remaining > k->count || trap->mnemonic > ZYDIS_MNEMONIC_MAX_VALUE || (trap->addend_of > 15 && trap->addend_of != NO_ADDEND))
+            trap->remaining > k->count || trap->mnemonic > ZYDIS_MNEMONIC_MAX_VALUE || (trap->addend_of > 15 && trap->addend_of != NO_ADDEND) ||
+            !x87_fits(k, trap->x87))
             return false;
     }
     return true;
@@ -299,7 +306,7 @@ static bool parts_fit(const struct kept *k)
 {
     struct parts p = parts_of(k);
     return k->count && k->count <= TRACE_MAX && k->entry < k->code_size && k->live_entry < k->code_size &&
-           relocs_fit(k, &p) && sites_fit(k, &p) && links_and_traps_fit(k, &p);
+           !(k->live & ~(LIVE_VECTORS | LIVE_X87)) && relocs_fit(k, &p) && sites_fit(k, &p) && links_and_traps_fit(k, &p);
 }
 
 bool kept_check(const void *bytes, size_t size) { return has_shape(bytes, size) && parts_fit(bytes); }
@@ -331,7 +338,7 @@ static struct site *make_sites(struct dbt *dbt, const struct kept *k, const stru
     memcpy(bytes, p->bytes, k->bytes);
     for (unsigned i = 0; i < k->sites; i++) {
         const struct kept_site *from = &p->site[i];
-        sites[i] = (struct site){ .translation = t, .rip = (t->rip & ~PAGE_MASK) + from->in_page, .remaining = from->remaining };
+        sites[i] = (struct site){ .translation = t, .rip = (t->rip & ~PAGE_MASK) + from->in_page, .remaining = from->remaining, .x87 = from->x87 };
         sites[i].op.length = from->length;
         sites[i].op.imm = (uintptr_t)(bytes + from->bytes_at);
     }
@@ -370,6 +377,7 @@ static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const str
     t->rip = vcpu->rip;
     t->count = k->count;
     t->mode = dbt->mode;
+    t->live = (uint8_t)k->live;
     t->code = dbt->code + dbt->shift;
     t->entry = t->code + k->entry;
     t->live_entry = t->code + k->live_entry;

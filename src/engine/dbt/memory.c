@@ -112,6 +112,8 @@ static struct rm emit_check(struct work *w, unsigned size, enum mmu_use use, boo
     emit_alu_constant(&w->e, ALU_AND, S3, -(int32_t)PAGE_SIZE | (locked ? (int32_t)size - 1 : 0));
     emit_insn(&w->e, EMIT_W, 0x3B, S3, rm_mem(S2, (int32_t)use * 8), 0);
     emit_slow(w, CC_NZ);
+    if (present(w)->noted)
+        emit_move(&w->e, S3, S1);
     emit_insn(&w->e, EMIT_W, 0x03, S1, rm_mem(S2, offsetof(struct tlb_entry, addend)), 0);
     return rm_mem(S1, 0);
 }

@@ -54,7 +54,8 @@ struct planned {
     bool reads_flags;       /* needs them: tests some, or leaves some as they are */
     bool writes_flags;
     bool flags_needed;      /* behind it: somebody reads them, may fault, or leaves, before all are written anew */
-    bool simd;              /* vector state must be live */
+    uint8_t live;           /* LIVE_*: what must be */
+    bool noted;             /* it becomes the last x87 instruction: vcpu->x87.last */
     bool may_trap;          /* the host may fault although the address is good */
     bool may_fault;         /* leaves to the interpreter, for one reason or another */
     uint16_t writes;        /* guest general registers, hidden operands included */
@@ -93,7 +94,6 @@ struct work {
     struct vcpu *vcpu;
     struct translation *t;
     bool user, window;
-    bool simd;                          /* the trace has vector instructions that are copied */
     unsigned i, count;                  /* the present instruction; all of them */
     struct site *site;                  /* its site, once there is one */
     bool in_host, in_memory;            /* where the guest's flags are: H, M */
@@ -193,6 +193,15 @@ bool plan_system(const struct work *w, const struct planned *p);
 bool plan_bit_string(const struct work *w, const struct planned *p);
 void translate_system(struct work *w, const struct planned *p);
 void translate_bit_string(struct work *w, const struct planned *p);
+
+/* --- x87.c --- */
+/* At a trace's entry: x87 state is there behind it. */
+void emit_x87_live(struct work *w);
+/* Behind an x87 instruction whose operand `rm` is: its offset is noted. */
+void emit_x87_operand(struct work *w, struct rm rm);
+/* What a way out behind so many instructions has to note, unless a site has done that; and its code, which clobbers S1. */
+struct x87_noted x87_noted(const struct work *w, unsigned done);
+void emit_x87_noted(struct work *w, unsigned done);
 
 /* --- insn_branch.c --- */
 void translate_jcc(struct work *w, const struct planned *p);

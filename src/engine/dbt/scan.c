@@ -73,6 +73,19 @@ static enum kind branch(const struct planned *p, enum kind kind)
     return kind;
 }
 
+/* Opcodes D8 to DF: without memory, all of ModRM says what it is. */
+static bool is_escape(const struct planned *p)
+{
+    return p->z.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && p->z.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (p->z.opcode & 0xF8) == 0xD8;
+}
+
+/* That CR0.TS and EM are clear is part of the mode only with a level; what is noted of an operand is its linear address. */
+static bool x87_fits(const struct planned *p, const struct vcpu *vcpu)
+{
+    return dbt_of(vcpu)->mode >> MODE_SIMD_SHIFT != SIMD_NONE &&
+           !(p->memory && (p->memory->mem.segment == ZYDIS_REGISTER_FS || p->memory->mem.segment == ZYDIS_REGISTER_GS));
+}
+
 /* What the interpreter itself runs on the host's processor is copied where its state can stay there. */
 static enum kind native(struct planned *p, const struct vcpu *vcpu, const struct native_stub *stub)
 {
@@ -85,15 +98,19 @@ static enum kind native(struct planned *p, const struct vcpu *vcpu, const struct
     default:
         break;
     }
-    enum native_copy how = native_copies(vcpu, stub);
+    unsigned how = native_copies(vcpu, stub);
     if (how == NATIVE_COPY_NOT)
+        return KIND_SITE;
+    if ((how & NATIVE_COPY_X87) && !x87_fits(p, vcpu))
         return KIND_SITE;
     for (unsigned i = 0; i < p->z.operand_count; i++)
         if (plan_is_high_byte(&p->operand[i]))
             return KIND_SITE;
-    p->simd = how == NATIVE_COPY_VECTOR;
+    p->live = (how & NATIVE_COPY_VECTOR ? LIVE_VECTORS : 0) | (how & NATIVE_COPY_X87 ? LIVE_X87 : 0);
+    p->noted = how & NATIVE_COPY_NOTED;
     p->may_trap = true;                 /* floating point, and alignment */
-    return p->z.attributes & ZYDIS_ATTRIB_HAS_MODRM ? KIND_MODRM : KIND_VERBATIM;
+    bool encoded = is_escape(p) ? p->memory != NULL : p->z.attributes & ZYDIS_ATTRIB_HAS_MODRM;
+    return encoded ? KIND_MODRM : KIND_VERBATIM;
 }
 
 static enum kind kind_of(struct planned *p, const struct vcpu *vcpu)
@@ -276,7 +293,8 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
     p->kind = KIND_SITE;
     p->memory = NULL;
     p->z.mnemonic = ZYDIS_MNEMONIC_INVALID;
-    p->reads_flags = p->writes_flags = p->simd = p->may_trap = false;
+    p->reads_flags = p->writes_flags = p->noted = p->may_trap = false;
+    p->live = 0;
     p->may_fault = true;
     p->writes = 0;
     p->adjust = 0;
@@ -294,7 +312,8 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
     if (memory_fits(p))
         p->kind = plan_system(w, p) ? KIND_SYSTEM : plan_bit_string(w, p) ? KIND_BIT_STRING : kind_of(p, w->vcpu);
     if (p->kind == KIND_SITE) {         /* the interpreter keeps all of this itself, in M */
-        p->simd = p->may_trap = false;
+        p->may_trap = p->noted = false;
+        p->live = 0;
         return;
     }
     plan_writes_of(p);

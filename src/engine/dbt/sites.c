@@ -11,6 +11,7 @@ static struct site *site_of(struct work *w)
         w->site->rip = present(w)->block_rip;
         w->site->remaining = (uint16_t)(w->count - w->i);
         w->site->mnemonic = (uint16_t)present(w)->z.mnemonic;
+        w->site->x87 = x87_noted(w, w->i);
     }
     return w->site;
 }
@@ -65,6 +66,7 @@ void emit_may_trap(struct work *w, bool memory)
         .length = present(w)->op->length,
         .memory = memory,
         .mnemonic = (uint16_t)present(w)->z.mnemonic,
+        .x87 = x87_noted(w, w->i),
     };
     if (!w->window)
         add_slow(w)->trap = trap;

@@ -310,6 +310,7 @@ static struct onward run_site(struct vcpu *vcpu, struct site *site)
     block->count = site->remaining;
     vcpu->rip = site->rip;
     count_site(dbt, site->mnemonic, site->rip + site->op.where);
+    dbt_note_x87(vcpu, site->translation, site->x87);
     int64_t left = dbt->interp.left;
     struct block *next = site->op.run(vcpu, &dbt->mini->op[0]);
     dbt->interp.link_from = NULL;
@@ -319,8 +320,11 @@ static struct onward run_site(struct vcpu *vcpu, struct site *site)
             dbt->interp.left += site->remaining - 1;
         return dbt_go_on(vcpu);
     }
-    if (likely(!site->translation->dropped))
+    if (likely(!site->translation->dropped)) {
+        if (site->translation->live & LIVE_X87)
+            native_load_x87(vcpu);
         return (struct onward){ .same = true };
+    }
     vcpu->rip = site->rip + site->op.where + site->op.length;
     dbt->interp.left += site->remaining - 1;
     return dbt_go_on(vcpu);
@@ -388,6 +392,25 @@ static void make_trap_entry(struct emitter *e, struct vcpu *vcpu, struct dbt *db
     emit_target(e, elsewhere, dbt->go_on);
 }
 
+/* Called where a trace begins, flags in H, RCX in S2, as it leaves them. */
+static void make_x87_load(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
+{
+    dbt->x87_load = emit_here(e);
+    emit_move(e, RCX, S2);
+    save_rax_and_flags(e, dbt);
+    spill(e);
+    save_vectors(e, dbt);
+    emit_constant(e, RDI, (uintptr_t)vcpu);
+    adjust_stack(e, -8);
+    emit_call(e, (uintptr_t)native_load_x87);
+    adjust_stack(e, 8);
+    restore_vectors(e, dbt);
+    reload(e, dbt);
+    restore_flags_and_rax(e, dbt);
+    emit_move(e, S2, RCX);
+    emit8(e, 0xC3);
+}
+
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
 {
     struct emitter e = { .at = dbt->code, .shift = dbt->shift };
@@ -404,5 +427,6 @@ void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
     make_help(&e, vcpu, dbt, false);
     make_help(&e, vcpu, dbt, true);
     make_trap_entry(&e, vcpu, dbt);
+    make_x87_load(&e, vcpu, dbt);
     dbt->code = dbt->code_start = (uint8_t *)align_up((uintptr_t)e.at, 16);
 }

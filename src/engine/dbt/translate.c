@@ -78,13 +78,20 @@ static void emit_live(struct work *w)
     emit_jump(e, CALL, w->dbt->simd_load[w->t->mode >> MODE_SIMD_SHIFT]);
     emit_target(e, live, emit_here(e));
     emit_move(e, RCX, S2);
+}
 
+/* Through the jump tables, and not by one of the trace's edges. */
+static bool is_indirect(const struct planned *p)
+{
+    return p->kind == KIND_RET || ((p->kind == KIND_JMP || p->kind == KIND_CALL) && p->operand[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE);
 }
 
 static void translate_insn(struct work *w)
 {
     const struct planned *p = present(w);
     w->site = NULL;
+    if (is_indirect(p))
+        emit_x87_noted(w, w->i);
     switch (p->kind) {
     case KIND_NOTHING:
         break;
@@ -128,7 +135,9 @@ static void translate_trace(struct work *w)
     bool flags_dead = !plan_flags(w) && !w->dbt->exact;
     struct entry entry = { .fields = 0 };
     w->t->entry = emit_here(&w->e);
-    if (w->simd)
+    if (w->t->live & LIVE_X87)
+        emit_x87_live(w);
+    if (w->t->live & LIVE_VECTORS)
         emit_live(w);
     w->t->live_entry = emit_here(&w->e);
     emit_entry(w, flags_dead, &entry);
@@ -178,9 +187,8 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
     w->t->mode = dbt->mode;
     w->t->code = emit_here(&w->e);
     trace_form(w, block);
-    w->simd = false;
     for (unsigned i = 0; i < w->count; i++)
-        w->simd |= w->plan[i].simd;
+        w->t->live |= w->plan[i].live;
     translate_trace(w);
     keep_traps(w);
     if (dbt->store)

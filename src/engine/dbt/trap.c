@@ -5,6 +5,7 @@
  * the program counter.
  */
 #include "engine/dbt/dbt.h"
+#include "engine/interp/native.h"
 #include "mmu/window.h"
 
 static struct trap *find_trap(const struct translation *t, uint32_t at)
@@ -63,6 +64,7 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
     flags_set(vcpu, dbt->flags);
     vcpu->rip = (t->rip & ~PAGE_MASK) | trap->in_page;
     count_site(dbt, trap->mnemonic, vcpu->rip);
+    dbt_note_x87(vcpu, t, trap->x87);
     bool goes_on = run_one(vcpu, &dbt->interp, vcpu->rip + trap->length);
     dbt->flags = flags_pack(vcpu->rflags);
     if (missed)
@@ -81,5 +83,7 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
     }
     if (trap->addend_of != NO_ADDEND)
         dbt->trap_addend = window_addend(dbt->context - WINDOW_BIAS, vcpu->gpr[trap->addend_of]);
+    if (t->live & LIVE_X87)
+        native_load_x87(vcpu);
     return (struct onward){ .code = t->code + trap->back, .same = true };
 }

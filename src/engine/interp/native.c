@@ -117,11 +117,7 @@ static bool make_stub(struct native_cache *cache, const struct vcpu *vcpu, const
         return true;
     }
     native_plan(insn, operands, stub, &plan);
-    if (native_is_x87(insn)) {
-        unsigned modrm = encoding.bytes[encoding.length - 1];
-        stub->fop_host = (uint16_t)((insn->opcode & 7) << 8 | modrm);
-        stub->fop_guest = (uint16_t)((insn->opcode & 7) << 8 | (insn->raw.modrm.mod << 6 | insn->raw.modrm.reg << 3 | insn->raw.modrm.rm));
-    }
+    stub->fop = (uint16_t)((insn->opcode & 7) << 8 | insn->raw.modrm.mod << 6 | insn->raw.modrm.reg << 3 | insn->raw.modrm.rm);
     return native_emit(&cache->arena, stub, &encoding, &plan);
 }
 
@@ -187,14 +183,22 @@ static bool moves_live_state(const struct stub *stub)
     }
 }
 
-enum native_copy native_copies(const struct vcpu *vcpu, const struct native_stub *public)
+/* x87 instructions that change what is noted of the last one. */
+static bool forgets_last(const struct stub *stub)
+{
+    return stub->detail.mnemonic == ZYDIS_MNEMONIC_FNINIT || stub->detail.mnemonic == ZYDIS_MNEMONIC_FNCLEX;
+}
+
+unsigned native_copies(const struct vcpu *vcpu, const struct native_stub *public)
 {
     const struct stub *stub = stub_of(public);
     bool plain = stub->handler == native_run_register || stub->handler == native_run_memory || stub->handler == native_run_masked ||
-                 moves_live_state(stub);
-    if (!plain || stub->x87 || stub->other_encoding || !permitted(vcpu, stub))
+                 (stub->handler == native_run_x87 && !forgets_last(stub)) || moves_live_state(stub);
+    if (!plain || stub->other_encoding || !permitted(vcpu, stub))
         return NATIVE_COPY_NOT;
-    return stub->cr0_nm ? NATIVE_COPY_VECTOR : NATIVE_COPY_GENERAL;
+    bool vector = stub->x87 ? stub->cr4_need & CR4_OSFXSR : stub->cr0_nm;
+    return NATIVE_COPY | (vector ? NATIVE_COPY_VECTOR : 0) | (stub->x87 ? NATIVE_COPY_X87 : 0) |
+           (stub->x87 && !stub->control ? NATIVE_COPY_NOTED : 0);
 }
 
 bool native_execute(struct vcpu *vcpu, const struct native_stub *public)

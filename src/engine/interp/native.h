@@ -62,20 +62,24 @@ enum native_verdict native_prepare(struct native_cache *cache, const struct vcpu
 bool native_execute(struct vcpu *vcpu, const struct native_stub *stub);
 
 /*
- * For a translator that keeps vector state in the processor and sees to the memory operand itself: may the instruction be copied into
- * its code, in the present state of control registers?
+ * For a translator that keeps vector and x87 state in the processor and sees to the memory operand itself: may the instruction be copied
+ * into its code, in the present state of control registers?
  */
-enum native_copy {
-    NATIVE_COPY_NOT,
-    NATIVE_COPY_GENERAL,        /* it knows general registers and memory only */
-    NATIVE_COPY_VECTOR,
+enum {
+    NATIVE_COPY_NOT = 0,
+    NATIVE_COPY = 1,            /* with what else is set: */
+    NATIVE_COPY_VECTOR = 2,     /* vector registers or MXCSR must be the guest's */
+    NATIVE_COPY_X87 = 4,        /* x87 state must be in the processor (native_load_x87) */
+    NATIVE_COPY_NOTED = 8,      /* it becomes the last x87 instruction: vcpu->x87.last */
 };
-enum native_copy native_copies(const struct vcpu *vcpu, const struct native_stub *stub);
+unsigned native_copies(const struct vcpu *vcpu, const struct native_stub *stub);
 
 /*
  * x87 state stays in the host's processor between x87 instructions: this brings it back to vcpu->fpu. To be called on the
  * thread that ran native_execute before anybody else looks at vcpu->fpu.fxsave: at the latest when the engine returns.
  */
 void native_sync(struct vcpu *vcpu);
+/* Brings x87 state into the processor if it is not there; clobbers vector registers. */
+void native_load_x87(struct vcpu *vcpu);
 
 #endif

@@ -63,7 +63,7 @@ struct stub {
     bool aligned;               /* #GP(0) unless the operand is aligned to its size */
     uint8_t length;
     uint16_t size;              /* bytes of the memory operand */
-    uint16_t fop_guest, fop_host;       /* x87 opcode as the guest wrote it and as the stub runs it */
+    uint16_t fop;               /* x87 opcode (SDM1 §8.1.9) */
     struct stub_address address;
     struct stub_detail detail;
     /* Where the instruction itself is, and where a fault goes on: for the signal handler. */

@@ -1,6 +1,6 @@
 /*
- * x87 and MMX. Their state stays in the host's processor between instructions, and what the processor notes about the last of
- * them (SDM1 §8.1.8: its address, its opcode, its operand's address) is the stub's and must not reach the guest.
+ * x87 and MMX. Their state stays in the host's processor between instructions. What a processor notes about the last of them (SDM1
+ * §8.1.8: its address, its opcode, its operand's address) is of our code there, and AMD's lose it; so it is noted here.
  */
 #include "engine/interp/native_impl.h"
 
@@ -11,85 +11,83 @@
 /*
  * Loading and storing x87 state costs a hundred cycles, most x87 instructions cost one. So the state of the vCPU that used
  * it last stays in this thread's processor: the VMM's own code uses no x87 (no long double), the kernel keeps it
- * across switches and signals. What the processor notes about the last instruction is put right when the state comes back.
+ * across switches and signals.
  */
-struct x87_live {
-    struct vcpu *vcpu;          /* whose state is in the processor; NULL: nobody's */
-    const struct stub *last;    /* last non-control instruction since it came, NULL if none */
-    uint64_t rip;               /* its guest address */
-    const struct stub *with_memory;     /* last one with a memory operand */
-    const void *memory;         /* where the stub had that, and its guest offset */
-    uint64_t offset;
-    uint16_t fop;               /* as it was loaded */
-};
-static _Thread_local struct x87_live live;
+static _Thread_local struct vcpu *live;         /* whose state is in the processor; NULL: nobody's */
 
 #define XMM_CLOBBERS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",    \
     "xmm13", "xmm14", "xmm15", "memory"
-
-/*
- * A memory form runs from [RSI], so the opcode that the processor notes for it differs from the guest's. One that the guest
- * brings along and that looks like that is loaded with another register, which no stub uses: so the two are told apart.
- */
-static bool looks_like_ours(uint16_t fop)
-{
-    return (fop & 0xC7) == 0x06;
-}
 
 /* FXRSTOR brings the guest's MXCSR along: the host's default goes back at once. */
 static __attribute__((noinline)) void load(struct vcpu *vcpu)
 {
     const uint32_t host_mxcsr = MXCSR_INIT;
-    if (live.vcpu)
-        native_sync(live.vcpu);
-    live = (struct x87_live){ .vcpu = vcpu, .fop = (uint16_t)image_get(vcpu->fpu.fxsave + IMAGE_FOP, 2) };
-    if (looks_like_ours(live.fop))
-        image_put(vcpu->fpu.fxsave + IMAGE_FOP, live.fop ^ 1, 2);
+    const uint8_t *image = vcpu->fpu.fxsave;
+    const struct x87_last last = {
+        .fip = image_get(image + IMAGE_FIP, 8), .fdp = image_get(image + IMAGE_FDP, 8), .fop = (uint32_t)image_get(image + IMAGE_FOP, 2),
+    };
+    if (live)
+        native_sync(live);
+    live = vcpu;
+    vcpu->x87 = (struct x87_live){ .live = true, .pending = fpu_exception_pending(&vcpu->fpu), .before = last, .last = last };
     __asm__ volatile("fxrstor64 %0\n\tldmxcsr %1" : : "m"(vcpu->fpu.fxsave), "m"(host_mxcsr) : XMM_CLOBBERS);
 }
 
-/* The stub's addresses and opcode must not reach the guest. */
-static void put_pointers_right(uint8_t *image)
+void native_load_x87(struct vcpu *vcpu)
 {
-    uint16_t fop = (uint16_t)image_get(image + IMAGE_FOP, 2);
-    if (live.last && image_get(image + IMAGE_FIP, 8) == live.last->insn_at)
-        image_put(image + IMAGE_FIP, live.rip, 8);
-    if (live.memory && image_get(image + IMAGE_FDP, 8) == (uintptr_t)live.memory)
-        image_put(image + IMAGE_FDP, live.offset, 8);
-    if (live.with_memory && fop == live.with_memory->fop_host)
-        image_put(image + IMAGE_FOP, live.with_memory->fop_guest, 2);
-    else if (looks_like_ours(live.fop) && fop == (live.fop ^ 1))
-        image_put(image + IMAGE_FOP, live.fop, 2);
+    if (unlikely(!vcpu->x87.live))
+        load(vcpu);
+}
+
+/*
+ * NOTE(spec): the opcode is that of the last instruction with an unmasked exception (SDM1 §8.1.9), as on processors that
+ * have no choice in that; so is the operand where CPUID says so (SDM1 §8.1.8).
+ */
+static void put_pointers(struct vcpu *vcpu)
+{
+    const struct x87_live *x87 = &vcpu->x87;
+    bool raised = fpu_exception_pending(&vcpu->fpu) && !x87->pending;
+    bool operand = raised || !x86_has(vcpu, FEATURE_FDP_EXCPTN_ONLY);
+    image_put(vcpu->fpu.fxsave + IMAGE_FIP, x87->last.fip, 8);
+    image_put(vcpu->fpu.fxsave + IMAGE_FDP, operand ? x87->last.fdp : x87->before.fdp, 8);
+    image_put(vcpu->fpu.fxsave + IMAGE_FOP, raised ? x87->last.fop : x87->before.fop, 2);
 }
 
 void native_sync(struct vcpu *vcpu)
 {
-    if (likely(live.vcpu != vcpu))
+    if (likely(live != vcpu))
         return;
     uint32_t mxcsr = fpu_mxcsr(&vcpu->fpu);
     /* Outside the engine the compiler's code finds an empty stack and masked exceptions. */
     __asm__ volatile("fxsave64 %0\n\tfninit" : "+m"(vcpu->fpu.fxsave) : : "memory");
     fpu_set_mxcsr(&vcpu->fpu, mxcsr);
-    put_pointers_right(vcpu->fpu.fxsave);
-    live.vcpu = NULL;
+    put_pointers(vcpu);
+    vcpu->x87.live = false;
+    live = NULL;
+}
+
+static void note(struct vcpu *vcpu, const struct stub *stub, const void *memory, uint64_t offset)
+{
+    struct x87_last *last = &vcpu->x87.last;
+    if (stub->detail.mnemonic == ZYDIS_MNEMONIC_FNINIT)
+        vcpu->x87 = (struct x87_live){ .live = true };
+    if (stub->control)
+        return;
+    last->fip = vcpu->rip;
+    last->fop = stub->fop;
+    if (memory)
+        last->fdp = offset;
 }
 
 /* Runs the stub on the state in the processor. */
 static inline bool run_live(struct vcpu *vcpu, const struct stub *stub, void *memory, uint64_t offset)
 {
-    if (unlikely(live.vcpu != vcpu))
-        load(vcpu);
+    if (stub->detail.mnemonic == ZYDIS_MNEMONIC_FNCLEX)
+        native_sync(vcpu);              /* what raised the exception that goes */
+    native_load_x87(vcpu);
     if (!native_call(vcpu, stub, memory))
         return native_reflect(vcpu, stub);
-    if (stub->control)
-        return true;
-    live.last = stub;
-    live.rip = vcpu->rip;
-    if (memory) {
-        live.with_memory = stub;
-        live.memory = memory;
-        live.offset = offset;
-    }
+    note(vcpu, stub, memory, offset);
     return true;
 }
 
@@ -148,7 +146,6 @@ static bool run_load_slowly(struct vcpu *vcpu, const struct stub *stub, uint64_t
     uint64_t gla;
     bool done = native_address(vcpu, stub, &gla) && mmu_load_slow(vcpu, gla, at, stub->size, vcpu->mmu->data_class) &&
                 run_live(vcpu, stub, at, offset);
-    native_sync(vcpu);          /* the buffer's address must not be taken for a later operand's */
     return done;
 }
 
