@@ -29,10 +29,12 @@ enum http_status endpoint_doppel_info(struct call *call)
     if (!machine)
         return HTTP_OK;
     call_settle_counters(machine);
-    json_t *more = json_pack("{s:s, s:I, s:I, s:I}", "engine", machine->vcpu[0]->engine->name, "guest_ns",
+    json_t *more = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "engine", machine->vcpu[0]->engine->name, "guest_ns",
                              (json_int_t)clock_ns(machine->clock), "instructions",
                              (json_int_t)machine_counter(machine, COUNTER_instructions), "memory_granted",
-                             (json_int_t)ram_granted(machine->ram));
+                             (json_int_t)ram_granted(machine->ram), "guest_panics",
+                             (json_int_t)machine_counter(machine, COUNTER_guest_panics), "watchdog_expiries",
+                             (json_int_t)machine_counter(machine, COUNTER_watchdog_expiries));
     json_object_update_new(call->answer, more);
     vmm_give_back(call->subject->vmm);
     return HTTP_OK;

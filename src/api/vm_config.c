@@ -164,6 +164,8 @@ json_t *vm_config_to_json(const struct vm_config *config, const char *console_lo
                              console_to_json(machine->virtio_console), "debug_console", console_to_json(machine->debug_console));
     if (machine->rng)
         json_object_set_new(json, "rng", json_pack("{s:s}", "src", "/dev/urandom"));
+    json_object_set_new(json, "watchdog", json_boolean(machine->watchdog));
+    json_object_set_new(json, "pvpanic", json_true());
     json_t *own = json_pack("{s:b}", "no_reboot", machine->no_reboot);
     set_text(own, "engine", machine->engine);
     set_text(own, "cpu", machine->cpu_model);

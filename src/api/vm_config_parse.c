@@ -300,9 +300,10 @@ static bool parse_all(struct vm_config *config, json_t *json, struct error *err)
     json_t *doppel = take_object(json, "doppel", "doppel", &ok, err);
     if (!ok || !parse_cpus(config, cpus, err) || !take_memory(memory, "size", &config->own.memory, err) || !parse_payload(config, payload, err) ||
         !parse_list(config, json, "disks", "disk", parse_disk, err) || !parse_list(config, json, "net", "net", parse_net, err) ||
-        !parse_consoles(config, json, err) || !parse_own(config, doppel, err))
+        !take_bool(json, "watchdog", &config->own.watchdog, err) || !parse_consoles(config, json, err) || !parse_own(config, doppel, err))
         return false;
     config->own.rng |= rng != NULL;
+    config->own.on_watchdog = MACHINE_ACTION_RESET;     /* Cloud Hypervisor's */
     if (config->own.kernel || config->own.firmware)
         return true;
     config->own.firmware = "bios";

@@ -13,6 +13,10 @@ int exit_status_of(enum machine_end end, uint32_t code)
         return EXIT_TRIPLE_FAULT;
     case END_DEBUG_EXIT:
         return (int)((code << 1 | 1) & 0xFF);
+    case END_PANIC:
+        return EXIT_PANIC;
+    case END_WATCHDOG:
+        return EXIT_WATCHDOG;
     case END_QUIT:
         return EXIT_SIGNAL + (int)(code ? code : SIGINT);
     case END_NONE:
@@ -34,6 +38,10 @@ const char *exit_reason_of(enum machine_end end)
         return "a guest processor shut down (triple fault)";
     case END_DEBUG_EXIT:
         return "the guest ended it through the debug-exit port";
+    case END_PANIC:
+        return "the guest's kernel panicked";
+    case END_WATCHDOG:
+        return "the guest's watchdog ran out";
     case END_QUIT:
         return "ended by a signal, from its terminal or its monitor";
     case END_NONE:

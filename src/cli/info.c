@@ -48,6 +48,10 @@ static void print_own(const json_t *own)
         return;
     printf("%-14s %.1f s\n", "guest's clock", (double)json_integer_value(json_object_get(own, "guest_ns")) / 1e9);
     printf("%-14s %lld\n", "instructions", (long long)json_integer_value(json_object_get(own, "instructions")));
+    if (json_integer_value(json_object_get(own, "guest_panics")))
+        printf("%-14s %lld\n", "panics", (long long)json_integer_value(json_object_get(own, "guest_panics")));
+    if (json_integer_value(json_object_get(own, "watchdog_expiries")))
+        printf("%-14s %lld\n", "watchdog", (long long)json_integer_value(json_object_get(own, "watchdog_expiries")));
     printf("%-14s %lld MiB\n", "granted", (long long)json_integer_value(json_object_get(own, "memory_granted")) / (long long)MiB);
 }
 

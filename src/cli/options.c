@@ -319,6 +319,18 @@ static bool option_disk(struct options *options, const char *value, struct error
     return *disk->path || error_set(err, "--disk needs the name of an image");
 }
 
+static bool option_user_data(struct options *options, const char *value, struct error *err)
+{
+    options->user_data = value;
+    return true;
+}
+
+static bool option_ssh_key(struct options *options, const char *value, struct error *err)
+{
+    options->ssh_key = value;
+    return true;
+}
+
 static bool option_ephemeral(struct options *options, const char *value, struct error *err)
 {
     options->ephemeral = true;
@@ -420,6 +432,28 @@ static bool option_no_rng(struct options *options, const char *value, struct err
 {
     options->config.rng = false;
     return true;
+}
+
+static bool parse_action(const char *value, enum machine_action *action, struct error *err)
+{
+    static const char *const names[] = { [MACHINE_ACTION_END] = "end", [MACHINE_ACTION_RESET] = "reset", [MACHINE_ACTION_NONE] = "none" };
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+        if (!strcmp(value, names[i])) {
+            *action = (enum machine_action)i;
+            return true;
+        }
+    return error_set(err, "'%s' is nothing that can be done then; there are end, reset and none", value);
+}
+
+static bool option_watchdog(struct options *options, const char *value, struct error *err)
+{
+    options->config.watchdog = true;
+    return parse_action(value, &options->config.on_watchdog, err);
+}
+
+static bool option_on_panic(struct options *options, const char *value, struct error *err)
+{
+    return parse_action(value, &options->config.on_panic, err);
 }
 
 static bool option_device(struct options *options, const char *value, struct error *err)

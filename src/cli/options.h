@@ -23,6 +23,7 @@ struct options {
     const char *log;                            /* path; NULL: standard error */
     const char *trace[OPTIONS_TRACES_MAX];
     unsigned trace_count;
+    const char *user_data, *ssh_key;            /* paths; NULL: none (cli/seed.h) */
     bool ephemeral;                             /* every disk; it is in `config` already */
     bool counters;                              /* print them at the end */
     bool help;                                  /* --help: nothing is to be run */

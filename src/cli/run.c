@@ -5,6 +5,7 @@
 #include "cli/exit_status.h"
 #include "cli/help.h"
 #include "cli/process.h"
+#include "cli/seed.h"
 #include "x86/x86.h"
 
 static void print_model(const char *name, const char *text, void *out)
@@ -36,6 +37,8 @@ static int run_command(int argc, char **argv, bool (*parse)(struct options *, in
         fprintf(stderr, "doppel: %s\n", err.text);
     else if (options.help || options.cpu_help || options.trace_help)
         status = print_lists(&options);
+    else if (!seed_add(&options, &err))
+        fprintf(stderr, "doppel: %s\n", err.text);
     else
         status = process_run(&options);
     options_free(&options);

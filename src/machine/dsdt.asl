@@ -225,6 +225,16 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
                     })
                 }
 
+                /* Where a kernel says that it panicked; Linux looks for the id. */
+                Device (PEVT)
+                {
+                    Name (_HID, "QEMU0001")
+                    Name (_CRS, ResourceTemplate ()
+                    {
+                        IO (Decode16, 0x0505, 0x0505, 1, 1)
+                    })
+                }
+
                 Device (COM1)
                 {
                     Name (_HID, EisaId ("PNP0501"))

@@ -42,6 +42,9 @@ struct net_config {
     uint8_t mac[6];             /* all zero: derived from the index */
 };
 
+/* What becomes of a machine whose guest is in trouble. */
+enum machine_action { MACHINE_ACTION_END, MACHINE_ACTION_RESET, MACHINE_ACTION_NONE };
+
 /*
  * Strings are borrowed and must live as long as the machine. Zero-initialise, then machine_config_defaults. What the board
  * depends on also has a row in snapshot_config.c.
@@ -75,6 +78,9 @@ struct machine_config {
     const char *translations;   /* directory of translations that are kept for later runs; "memory": for this run; NULL: none are */
     bool translations_try;      /* where the directory cannot be used, say so and keep them for this run */
     bool rng;                   /* a virtio entropy device */
+    bool watchdog;              /* a watchdog timer */
+    enum machine_action on_watchdog;    /* when it runs out */
+    enum machine_action on_panic;       /* when the guest's kernel says that it panicked */
     bool display;               /* a VGA, keyboard and mouse also without firmware */
     bool no_display;            /* none even with firmware, and the BIOS talks on the serial line */
     const char *vnc;            /* text for vnc_open; NULL: no VNC server */
@@ -83,7 +89,8 @@ struct machine_config {
 };
 
 /* How a machine ended; also the exit status of `doppel run` (cli/exit_status.h maps it). */
-enum machine_end { END_NONE, END_POWER_OFF, END_REBOOT, END_TRIPLE_FAULT, END_DEBUG_EXIT, END_HOST_ERROR, END_QUIT };
+enum machine_end { END_NONE, END_POWER_OFF, END_REBOOT, END_TRIPLE_FAULT, END_DEBUG_EXIT, END_PANIC, END_WATCHDOG,
+                   END_HOST_ERROR, END_QUIT };
 
 struct device;
 struct chardev;

@@ -31,8 +31,10 @@
 #include "dev/net/e1000.h"
 #include "dev/pci/host_bridge.h"
 #include "dev/pci/lpc.h"
+#include "dev/pci/watchdog.h"
 #include "dev/pic.h"
 #include "dev/pit.h"
+#include "dev/pvpanic.h"
 #include "dev/rtc.h"
 #include "dev/storage/ahci.h"
 #include "dev/storage/flash.h"
@@ -63,6 +65,15 @@ struct pc {
 
 /* --- what the board tells the machine --- */
 
+static void act(struct machine *machine, enum machine_action action, enum machine_end end)
+{
+    switch (action) {
+    case MACHINE_ACTION_END: machine_end(machine, end, 0); break;
+    case MACHINE_ACTION_RESET: machine_reset(machine); break;
+    case MACHINE_ACTION_NONE: break;
+    }
+}
+
 static void on_system_request(void *owner, enum system_request request, uint32_t code)
 {
     struct machine *machine = owner;
@@ -75,6 +86,20 @@ static void on_system_request(void *owner, enum system_request request, uint32_t
         break;
     case SYSTEM_REQUEST_DEBUG_EXIT:
         machine_end(machine, END_DEBUG_EXIT, code);
+        break;
+    case SYSTEM_REQUEST_PANICKED:
+        counter_add_shared(&machine->counters, COUNTER_guest_panics, 1);
+        log_message(&machine->log, LOG_WARNING, "the guest's kernel panicked");
+        act(machine, machine->config.on_panic, END_PANIC);
+        break;
+    case SYSTEM_REQUEST_CRASH_KERNEL:
+        counter_add_shared(&machine->counters, COUNTER_guest_panics, 1);
+        log_message(&machine->log, LOG_WARNING, "the guest's kernel panicked; its crash kernel takes over");
+        break;
+    case SYSTEM_REQUEST_WATCHDOG:
+        counter_add_shared(&machine->counters, COUNTER_watchdog_expiries, 1);
+        log_message(&machine->log, LOG_WARNING, "the guest's watchdog ran out");
+        act(machine, machine->config.on_watchdog, END_WATCHDOG);
         break;
     }
 }
@@ -211,6 +236,12 @@ static void wire_debug_exit(struct device *device, void *opaque)
     ((struct debug_exit *)device)->signal = wiring->machine->pc->signal;
 }
 
+static void wire_pvpanic(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    ((struct pvpanic *)device)->signal = wiring->machine->pc->signal;
+}
+
 static void wire_testdev(struct device *device, void *opaque)
 {
     for (unsigned i = 0; i < GSI_COUNT; i++)
@@ -255,6 +286,13 @@ static void wire_flash(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
     firmware_wire_flash(wiring->machine->firmware, (struct flash *)device);
+}
+
+static void wire_watchdog(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    wire_pci(wiring, device);
+    ((struct watchdog *)device)->signal = wiring->machine->pc->signal;
 }
 
 static void wire_vga(struct device *device, void *opaque)
@@ -442,6 +480,7 @@ static bool add_chips(struct machine *machine, struct error *err)
            add(machine, &device_hpet, "hpet", wire_hpet, NULL, err) &&
            (machine->i8042 = add(machine, &device_i8042, "i8042", wire_i8042, NULL, err)) &&
            (machine->vmgenid = add(machine, &device_vmgenid, "vmgenid", wire_vmgenid, NULL, err)) &&
+           add(machine, &device_pvpanic, "pvpanic", wire_pvpanic, NULL, err) &&
            (!config->debug_console || add(machine, &device_debugcon, "debugcon", wire_debugcon, NULL, err)) &&
            (!config->debug_exit || add(machine, &device_debug_exit, "debug-exit", wire_debug_exit, NULL, err));
 }
@@ -526,7 +565,8 @@ static bool add_pci(struct machine *machine, struct error *err)
            add_nets(machine, err) &&
            add_numbered(machine, &device_virtio_console, "virtio-console", machine->virtio_console != NULL,
                         wire_virtio_console, err) &&
-           add_numbered(machine, &device_virtio_rng, "virtio-rng", config->rng, wire_plain_pci, err);
+           add_numbered(machine, &device_virtio_rng, "virtio-rng", config->rng, wire_plain_pci, err) &&
+           add_numbered(machine, &device_watchdog, "watchdog", config->watchdog, wire_watchdog, err);
 }
 
 /* --device: what people who test kernels and hypervisors ask for. */

@@ -1,4 +1,4 @@
-"""The screen and its input, as people and programs reach them."""
+"""The screen, its input, and other hardware of a PC, as people, programs and stock drivers reach them."""
 import os
 import socket
 import subprocess
@@ -107,3 +107,45 @@ def vnc_bad_input(test):
                               check=False)
         if done.returncode != exit_status("USAGE") or text not in done.stderr or done.stderr.count("\n") != 1:
             raise Failure("%s: status %d, and it says %r" % (options, done.returncode, done.stderr))
+
+
+@case("a kernel that panics says so through pvpanic, and the machine ends with a status of its own")
+def pvpanic(test):
+    with test.linux("amd64", append="doppel.more=yes doppel.test=panic") as machine:
+        machine.expect("sysrq: Trigger a crash")
+        machine.end(exit_status("PANIC"))
+
+
+@case("a watchdog that Linux's own driver has opened and nobody feeds resets the machine")
+def watchdog(test):
+    with test.linux("amd64", "--watchdog", "reset", append="doppel.more=yes doppel.test=watchdog") as machine:
+        machine.expect("DOPPEL-WATCHDOG i6300ESB timer")
+        machine.end(exit_status("REBOOT"))
+
+
+@case("what --user-data and --ssh-key say is on a volume that cloud-init looks for, and bad files are told")
+def cloud_seed(test):
+    data, key, cache = test.path("user-data"), test.path("key.pub"), test.path("cache")
+    for path, text in ((data, "#cloud-config\nruncmd: [echo, hello]\n"), (key, "# mine\nssh-ed25519 AAAAC3Nz \"me\"@here\n"),
+                       (test.path("private"), "-----BEGIN OPENSSH PRIVATE KEY-----\n")):
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+    environment = dict(os.environ, XDG_CACHE_HOME=cache)
+    for options, text in ((["--user-data", "/nowhere/file"], "cannot read the user data in /nowhere/file"),
+                          (["--ssh-key", test.path("private")], "is a private key"), (["--ssh-key", data], "there is no public SSH key in")):
+        done = subprocess.run([DOPPEL, "run", boot_sector(test), *options], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                              timeout=60, check=False, env=environment)
+        if done.returncode != exit_status("USAGE") or text not in done.stderr or done.stderr.count("\n") != 1:
+            raise Failure("%s: status %d, and it says %r" % (options, done.returncode, done.stderr))
+    with test.linux("cloud", "--disk", test.disk(), "--user-data", data, "--ssh-key", key, "--name", "seed-%d" % os.getpid(),
+                    append="doppel.more=yes doppel.test=seed doppel.seed=/dev/vdb", environment=environment) as machine:
+        machine.expect(r"^DOPPEL-SEED #cloud-config$")
+        machine.expect(r"^DOPPEL-SEED runcmd: \[echo, hello\]$")
+        machine.expect(r"^DOPPEL-SEED instance-id: seed-\d+-[0-9a-f]{16}$")
+        machine.expect(r"^DOPPEL-SEED local-hostname: seed-\d+$")
+        machine.expect(r'^DOPPEL-SEED public-keys: \["ssh-ed25519 AAAAC3Nz \\"me\\"@here"\]$')
+        machine.result("seed")
+        machine.end(exit_status("DONE"))
+    (seed,) = os.listdir(os.path.join(cache, "doppel", "seeds"))
+    if os.stat(os.path.join(cache, "doppel", "seeds", seed)).st_mode & 0o077:
+        raise Failure("others may read the seed")

@@ -1,5 +1,6 @@
 /* PCI: configuration space, BARs, interrupts of all three kinds, and the edu device that uses them all. */
 #include "dev/pci/lpc.h"
+#include "dev/pci/watchdog.h"
 #include "dev/rig.h"
 
 enum { EDU = 3 << 3, EDU2 = 11 << 3 };      /* slots 3 and 11 share a line */
@@ -345,6 +346,61 @@ static void pirqs_reach_the_8259_inputs_that_they_are_routed_to(void **state)
     rig_destroy(&rig);
 }
 
+/* --- the watchdog --- */
+
+enum { WATCHDOG_SLOT = 5 << 3 };
+static unsigned watchdog_requests;
+
+static void watchdog_request(void *owner, enum system_request request, uint32_t code)
+{
+    assert_int_equal(request, SYSTEM_REQUEST_WATCHDOG);
+    watchdog_requests++;
+}
+
+static void watchdog_configure(struct device *device, void *opaque)
+{
+    ((struct watchdog *)device)->signal = (struct system_signal){ watchdog_request, NULL };
+}
+
+static void unlock(struct rig *rig, uint64_t bar, unsigned offset, uint32_t value)
+{
+    rig_write(rig, bar + 0xC, 2, 0x80);
+    rig_write(rig, bar + 0xC, 2, 0x86);
+    rig_write(rig, bar + offset, offset == 0xC ? 2 : 4, value);
+}
+
+static void watchdog_runs_out_in_two_stages_unless_it_is_fed(void **state)
+{
+    struct rig rig;
+    const uint64_t second = 1000000000;
+    rig_create(&rig);
+    struct pci_function *watchdog = rig_add(&rig, &device_watchdog, WATCHDOG_SLOT, watchdog_configure, NULL);
+    uint64_t bar = rig_bar(&rig, WATCHDOG_SLOT, 0);
+    rig_write(&rig, bar, 4, 1);                         /* locked: nothing happens */
+    assert_int_equal(rig_read(&rig, bar, 4), 0xFFFFF);
+    unlock(&rig, bar, 0, 1007);                         /* a second each */
+    unlock(&rig, bar, 4, 1007);
+    rig_config_write(&rig, WATCHDOG_SLOT, 0x68, 1, 3);  /* enabled, for good */
+    rig_config_write(&rig, WATCHDOG_SLOT, 0x68, 1, 0);
+    assert_int_equal(rig_config_read(&rig, WATCHDOG_SLOT, 0x68, 1), 3);
+    for (unsigned i = 0; i < 5; i++) {
+        clock_advance(rig.clock, second * 9 / 10);
+        unlock(&rig, bar, 0xC, 0x100);
+    }
+    assert_false(rig.line[pci_intx_line(WATCHDOG_SLOT, 0)]);
+    clock_advance(rig.clock, second * 11 / 10);
+    assert_true(rig.line[pci_intx_line(WATCHDOG_SLOT, 0)]);
+    assert_int_equal(rig_read(&rig, bar + 8, 4), 1);
+    rig_write(&rig, bar + 8, 4, 1);
+    assert_false(rig.line[pci_intx_line(WATCHDOG_SLOT, 0)]);
+    assert_int_equal(watchdog_requests, 0);
+    clock_advance(rig.clock, second);
+    assert_int_equal(watchdog_requests, 1);
+    assert_int_equal(rig_read(&rig, bar + 0xC, 2), 0x200);
+    device_destroy(&watchdog->device);
+    rig_destroy(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -360,6 +416,7 @@ int main(void)
         cmocka_unit_test(dma_reaches_peers_but_not_itself),
         cmocka_unit_test(state_survives_a_save_and_a_load),
         cmocka_unit_test(ecam_moves_with_pciexbar),
+        cmocka_unit_test(watchdog_runs_out_in_two_stages_unless_it_is_fed),
         cmocka_unit_test(pam_registers_name_their_segments),
         cmocka_unit_test(pirqs_reach_the_8259_inputs_that_they_are_routed_to),
     };

@@ -8,6 +8,7 @@
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
 #include "dev/i8042.h"
+#include "dev/pvpanic.h"
 #include "dev/testdev.h"
 
 enum { SCI = 9, KEYBOARD = 1, MOUSE = 12, PM = 0x600 };
@@ -374,6 +375,24 @@ static void mouse_shows_its_wheel_and_buttons_to_those_who_knock(void **state)
     expect_packet(f, 4, (const uint8_t[]){ 0xFA, 0x20, 2, 80 });
 }
 
+/* --- pvpanic --- */
+
+static void configure_pvpanic(struct device *device, void *opaque) { ((struct pvpanic *)device)->signal = board_signal(opaque); }
+
+static void panics_are_told(void **state)
+{
+    struct fixture *f = *state;
+    struct device *pvpanic = board_device(f->board, &device_pvpanic, configure_pvpanic, f->board);
+    assert_int_equal(in8(f->board, 0x505), 3);
+    out8(f->board, 0x505, 0xFC);                        /* events that it does not know */
+    assert_int_equal(f->board->requests, 0);
+    out8(f->board, 0x505, 2);
+    assert_int_equal(f->board->request, SYSTEM_REQUEST_CRASH_KERNEL);
+    out8(f->board, 0x505, 1);
+    assert_int_equal(f->board->request, SYSTEM_REQUEST_PANICKED);
+    device_destroy(pvpanic);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -381,6 +400,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(mouse_shows_its_wheel_and_buttons_to_those_who_knock, setup, teardown),
         cmocka_unit_test_setup_teardown(keyboard_answers_and_reports_keys, setup, teardown),
         CASE(pm_timer_counts_at_3_579545_mhz),
+        CASE(panics_are_told),
         CASE(timer_carry_sets_its_status_and_interrupts),
         CASE(power_button_raises_the_sci_until_it_is_acknowledged),
         CASE(general_purpose_events),

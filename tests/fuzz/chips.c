@@ -51,7 +51,7 @@ void device_destroy(struct device *device)
 static uint64_t now_ms(void)
 {
     struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);        /* other programs' time is not ours */
     return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
@@ -134,7 +134,7 @@ static void e1000_descriptor(void)
         word[1] = (word[1] & 0xFFFFFFFFFF000000) | below(one_in(4) ? 70000 : 2000) | (one_in(2) ? 1ull << 20 | 1ull << 29 : 0);
     if (one_in(6)) {            /* a context */
         word[0] = 14 | 24ull << 8 | 33ull << 16 | (one_in(4) ? fuzz_random(&seed) << 32 : 34ull << 32 | 50ull << 40);
-        word[1] = below(70000) | (0x20ull | below(8)) << 24 | below(256) << 40 | (one_in(4) ? below(4) : 1460ull) << 48;
+        word[1] = below(70000) | (0x20ull | below(8)) << 24 | below(256) << 40 | (one_in(16) ? 0 : one_in(4) ? 64 + below(2000) : 1460ull) << 48;
     }
     ram_write(rig.ram, at, word, sizeof(word));
 }
