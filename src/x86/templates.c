@@ -6,8 +6,9 @@
 #include "base/base.h"
 
 enum {
-    TEMPLATES = 2048,
-    INDEX_BITS = 13,
+    TEMPLATES = 2047,
+    NUMBER_BITS = 11, SHAPE_BITS = 18,
+    INDEX_BITS = 12,
     OPERANDS_MOST = 6,
     LENGTH_MOST = 15,
 };
@@ -21,7 +22,6 @@ struct varying {
 };
 
 struct template {
-    uint32_t shape;
     bool fits;                          /* else Zydis is asked each time */
     bool modrm;
     uint8_t varying_count;
@@ -33,7 +33,7 @@ struct template {
 struct templates {
     ZydisDecoder decoder;
     unsigned count;
-    uint16_t index[1 << INDEX_BITS];    /* by hash of the shape or behind that place; 0: none, else a template's number + 1 */
+    uint32_t index[1 << INDEX_BITS];    /* by hash of the shape or behind that place: the shape, a template's number + 1; 0: none */
     struct template template[TEMPLATES];
 };
 
@@ -135,11 +135,11 @@ static uint32_t shape_of(const struct pieces *p)
 static unsigned index_of(const struct templates *templates, uint32_t shape)
 {
     unsigned i = (shape * 0x9E3779B1u) >> (32 - INDEX_BITS);
-    while (templates->index[i] && templates->template[templates->index[i] - 1].shape != shape)
+    while (templates->index[i] && templates->index[i] >> NUMBER_BITS != shape)
         i = (i + 1) % ARRAY_SIZE(templates->index);
     return i;
 }
-static_assert(TEMPLATES < 1 << INDEX_BITS, "there is always an empty place");
+static_assert(TEMPLATES < 1 << INDEX_BITS && TEMPLATES < 1 << NUMBER_BITS && NUMBER_BITS + SHAPE_BITS <= 32, "there is always an empty place");
 
 /* --- making a template --- */
 
@@ -206,12 +206,11 @@ static void keep(struct templates *templates, unsigned place, uint32_t shape, co
     if (templates->count == TEMPLATES)
         return;
     struct template *t = &templates->template[templates->count++];
-    t->shape = shape;
     t->z = *z;
     memcpy(t->operand, operands, min_u64(z->operand_count, OPERANDS_MOST) * sizeof(*operands));
     t->modrm = z->attributes & ZYDIS_ATTRIB_HAS_MODRM;
     t->fits = fits(t);
-    templates->index[place] = (uint16_t)templates->count;
+    templates->index[place] = shape << NUMBER_BITS | templates->count;
 }
 
 /* --- filling one in --- */
@@ -359,7 +358,7 @@ ZyanStatus templates_decode(struct templates *templates, const uint8_t *bytes, s
     if (!take_apart(bytes, size, &p))
         return ZydisDecoderDecodeFull(&templates->decoder, bytes, size, z, operands);
     uint32_t shape = shape_of(&p);
-    unsigned place = index_of(templates, shape), number = templates->index[place];
+    unsigned place = index_of(templates, shape), number = templates->index[place] & ((1u << NUMBER_BITS) - 1);
     const struct template *t = number ? &templates->template[number - 1] : NULL;
     if (t && t->fits && fill(t, &p, z, operands))
         return ZYAN_STATUS_SUCCESS;

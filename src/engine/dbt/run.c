@@ -119,16 +119,18 @@ static void set_mode(struct vcpu *vcpu, struct dbt *dbt)
     dbt_pick_jumps(vcpu, dbt);
 }
 
-/* The translation at rip if there is one and the TLB knows the page. */
-static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
+/* The translation at rip if there is one and the TLB knows the page; `cold`: there is a block, to be interpreted. */
+static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt, bool *cold)
 {
     const struct tlb_table *table = vcpu->tlb_code;
     unsigned i = tlb_index(vcpu->rip);
+    *cold = false;
     if (table->entry[i].tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK) || dbt->stub_flushes != dbt->interp.cache->stub_flushes)
         return NULL;
     uint64_t gpa = (table->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);
     struct block *block = block_lookup(dbt->interp.cache, gpa, dbt->interp.key);
-    if (block && block->generation != dbt->generation && !is_hot(dbt, block))
+    *cold = block && block->generation != dbt->generation && !is_hot(dbt, block);
+    if (*cold)
         return NULL;                    /* most likely there is none */
     struct translation *t = find_translation(dbt, block, gpa, vcpu->rip);
     if (!t || t->gpa2 != BLOCK_DROPPED)
@@ -161,7 +163,8 @@ static const uint8_t *enter_new(struct dbt *dbt, struct link *link, const uint8_
 static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link *link, bool *stop)
 {
     struct interp *interp = &dbt->interp;
-    struct translation *known = known_translation(vcpu, dbt);
+    bool cold;
+    struct translation *known = known_translation(vcpu, dbt, &cold);
     *stop = false;
     if (known && likely(interp->left >= known->count)) {
         if (link)
@@ -170,7 +173,7 @@ static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link 
         return known->entry;
     }
     const uint8_t *code = dbt->code;
-    struct translation *kept = known ? NULL : kept_translation(vcpu, dbt);
+    struct translation *kept = known || cold ? NULL : kept_translation(vcpu, dbt);
     if (kept && likely(interp->left >= kept->count))
         return enter_new(dbt, link, code, kept);
     struct block *block = interp_next_block(vcpu, interp);
@@ -238,7 +241,8 @@ static const uint8_t *next_code(struct vcpu *vcpu, struct dbt *dbt)
     const uint8_t *code = dbt_find_jump(dbt, vcpu->rip);
     if (code)
         return code;
-    struct translation *t = known_translation(vcpu, dbt);
+    bool cold;
+    struct translation *t = known_translation(vcpu, dbt, &cold);
     return t ? t->entry : NULL;
 }
 
