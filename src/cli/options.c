@@ -501,6 +501,12 @@ static bool option_perf_map(struct options *options, const char *value, struct e
     return true;
 }
 
+static bool option_jitdump(struct options *options, const char *value, struct error *err)
+{
+    options->config.jitdump = value;
+    return *value || error_set(err, "--jitdump needs a directory");
+}
+
 static bool option_counters(struct options *options, const char *value, struct error *err)
 {
     options->counters = true;

@@ -8,12 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/loop.h"
 #include "bus/bus.h"
 #include "dev/device.h"
+#include "engine/dbt/perf.h"
 #include "engine/dbt/store.h"
 #include "engine/engine.h"
 #include "machine/firmware.h"
@@ -143,7 +143,7 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
     vcpu->ports = machine->ports;
     vcpu->clock = machine->clock;
     vcpu->log = &machine->log;
-    vcpu->perf_map = machine->perf_map;
+    vcpu->perf = machine->perf;
     vcpu->translations = machine->translations;
     vcpu->all = machine->vcpu;
     vcpu->all_count = machine->config.cpus;
@@ -207,16 +207,6 @@ static bool first_state(struct machine *machine, const struct machine_origin *or
     return origin->load(origin->owner, machine, err);
 }
 
-/* Where perf looks for it. Anybody may have put something of that name there, so it is made anew. */
-static bool open_perf_map(struct machine *machine, struct error *err)
-{
-    char path[64];
-    snprintf(path, sizeof(path), "/tmp/perf-%ld.map", (long)getpid());
-    unlink(path);
-    machine->perf_map = fopen(path, "wxe");
-    return machine->perf_map || error_errno(err, errno, "cannot write %s", path);
-}
-
 static bool open_translations(struct machine *machine, struct error *err)
 {
     const struct machine_config *config = &machine->config;
@@ -256,7 +246,7 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     machine->model = x86_model_create(config->cpu_model, config->cpus, clock_tsc_hz(machine->clock), err);
     if (!machine->model)
         return false;
-    if (config->perf_map && !open_perf_map(machine, err))
+    if ((config->perf_map || config->jitdump) && !(machine->perf = perf_open(config->perf_map, config->jitdump, err)))
         return false;
     if (config->translations && !open_translations(machine, err))
         return false;
@@ -300,8 +290,7 @@ void machine_destroy(struct machine *machine)
     for (unsigned i = 0; machine->vcpu && i < machine->config.cpus; i++)
         destroy_vcpu(machine->vcpu[i]);
     free(machine->vcpu);
-    if (machine->perf_map)
-        fclose(machine->perf_map);
+    perf_close(machine->perf);
     store_destroy(machine->translations);
     if (machine->model)
         x86_model_destroy(machine->model);

@@ -75,6 +75,7 @@ struct machine_config {
     bool debug_exit;            /* port 0xF4 */
     bool no_reboot;
     bool perf_map;              /* write a map of translated code for perf */
+    const char *jitdump;        /* directory for a dump of translated code for perf; NULL: none */
     const char *translations;   /* directory of translations that are kept for later runs; "memory": for this run; NULL: none are */
     bool translations_try;      /* where the directory cannot be used, say so and keep them for this run */
     bool rng;                   /* a virtio entropy device */
@@ -141,7 +142,7 @@ struct machine {
     unsigned pause_depth;
     pthread_mutex_t snapshot_lock;      /* one snapshot at a time; taken before pause_lock */
     char snapshot_id[33];               /* since which DIRTY_SNAPSHOT marks pages (machine/snapshot.h); empty: none */
-    FILE *perf_map;                     /* NULL: none */
+    struct perf *perf;                  /* engine/dbt/perf.h; NULL: none */
     struct store *translations;         /* engine/dbt/store.h; NULL: none */
     struct images *images;              /* machine/image.h */
     struct firmware *firmware;          /* machine/firmware.h; NULL: none */

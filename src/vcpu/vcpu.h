@@ -203,7 +203,7 @@ struct vcpu {
     const struct intc_ops *intc_ops;
     void *intc;
     struct log *log;
-    struct _IO_FILE *perf_map;          /* where an engine names the host code that it makes, for perf; NULL: nowhere */
+    struct perf *perf;                  /* where an engine names the host code that it makes (engine/dbt/perf.h); NULL: nowhere */
     struct store *translations;         /* that engines keep for later (engine/dbt/store.h); NULL: none */
     struct counters counters;
     struct vcpu **all;                  /* every vCPU of the machine, all_count of them */

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "engine/dbt/perf.h"
 #include "mem/code_map.h"
 
 enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
@@ -137,11 +138,12 @@ struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, 
     return t;
 }
 
-/* A line of /tmp/perf-PID.map, as Linux's tools/perf/Documentation/jit-interface.txt has it. */
-static void name_for_perf(FILE *map, const struct translation *t, size_t size)
+static void name_for_perf(struct perf *perf, const struct translation *t, size_t size)
 {
-    fprintf(map, "%llx %llx %s_%llx%s\n", (unsigned long long)(uintptr_t)t->code, (unsigned long long)size,
-            t->mode & MODE_USER ? "user" : "kernel", (unsigned long long)t->rip, t->mode & MODE_WINDOW ? "_window" : "");
+    char name[64];
+    snprintf(name, sizeof(name), "%s_%llx%s", t->mode & MODE_USER ? "user" : "kernel", (unsigned long long)t->rip,
+             t->mode & MODE_WINDOW ? "_window" : "");
+    perf_name(perf, name, t->code, size);
 }
 
 static void add(struct dbt *dbt, struct translation *t)
@@ -159,8 +161,8 @@ static void add(struct dbt *dbt, struct translation *t)
 
 void dbt_publish(struct vcpu *vcpu, struct dbt *dbt, struct translation *t, uint8_t *end)
 {
-    if (unlikely(vcpu->perf_map))
-        name_for_perf(vcpu->perf_map, t, (size_t)(end - dbt->code));
+    if (unlikely(vcpu->perf))
+        name_for_perf(vcpu->perf, t, (size_t)(end - dbt->code));
     dbt->code = (uint8_t *)align_up((uintptr_t)end, 16);
     add(dbt, t);
 }

@@ -1,5 +1,12 @@
 #include "engine/dbt/emit.h"
 
+static void emit_constant32(struct emitter *e, uint32_t value, bool note)
+{
+    emit32(e, value);
+    if (note)
+        reloc_note_constant(e->relocs, e->at - 4);
+}
+
 void emit_modrm(struct emitter *e, unsigned reg, const struct rm *rm, unsigned after, bool wide)
 {
     reg = (reg & 7) << 3;
@@ -32,7 +39,7 @@ void emit_modrm(struct emitter *e, unsigned reg, const struct rm *rm, unsigned a
         if (mod == 0x40)
             emit8(e, (uint8_t)rm->disp);
         else if (mod == 0x80 || no_base)
-            emit32(e, (uint32_t)rm->disp);
+            emit_constant32(e, (uint32_t)rm->disp, !rm->guest);
     }
     }
 }
@@ -93,20 +100,22 @@ static void emit_long_constant(struct emitter *e, unsigned reg, uint64_t value)
     emit64(e, value);
 }
 
-void emit_constant(struct emitter *e, unsigned reg, uint64_t value)
+static void emit_short_constant(struct emitter *e, unsigned reg, uint64_t value, bool note)
 {
     if (value == (uint32_t)value) {
         if (reg & 8)
             emit8(e, 0x41);
         emit8(e, 0xB8 | (reg & 7));
-        emit32(e, (uint32_t)value);
+        emit_constant32(e, (uint32_t)value, note);
     } else if (value == (uint64_t)(int64_t)(int32_t)value) {
         emit_insn(e, EMIT_W, 0xC7, 0, rm_reg(reg), 4);
-        emit32(e, (uint32_t)value);
+        emit_constant32(e, (uint32_t)value, note);
     } else {
         emit_long_constant(e, reg, value);
     }
 }
+
+void emit_constant(struct emitter *e, unsigned reg, uint64_t value) { emit_short_constant(e, reg, value, true); }
 
 void emit_address_of(struct emitter *e, unsigned reg, const void *at, enum reloc_kind kind, unsigned number)
 {
@@ -117,7 +126,7 @@ void emit_address_of(struct emitter *e, unsigned reg, const void *at, enum reloc
 void emit_guest_address(struct emitter *e, unsigned reg, uint64_t gla)
 {
     bool zero = gla == (uint32_t)gla, sign = gla == (uint64_t)(int64_t)(int32_t)gla;
-    emit_constant(e, reg, gla);
+    emit_short_constant(e, reg, gla, false);
     if (zero || sign)
         reloc_note_guest(e->relocs, e->at - 4, zero ? RELOC_GUEST_ZERO : RELOC_GUEST_SIGN, gla);
     else

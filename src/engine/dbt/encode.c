@@ -107,6 +107,7 @@ void emit_copy(struct emitter *e, const struct planned *p, unsigned opcode, unsi
     if (p->z.raw.disp.size)
         at = p->z.raw.disp.offset + p->z.raw.disp.size / 8u;
     emit_modrm(e, reg, &rm, after - at, wide);
-    while (at < after)
-        emit8(e, p->bytes[at++]);
+    emit_bytes(e, p->bytes + at, after - at);
+    if (p->z.raw.imm[0].size == 32)
+        reloc_note_constant(e->relocs, e->at - (after - p->z.raw.imm[0].offset));
 }

@@ -68,6 +68,8 @@ static void emit_again(struct work *w, const struct planned *p, unsigned change)
         unsigned opcode_at = p->op->length - 1u - p->z.raw.imm[0].size / 8u;
         for (unsigned i = 0; i < p->op->length; i++)
             emit8(&w->e, i == opcode_at ? p->bytes[i] ^ change : p->bytes[i]);
+        if (p->z.raw.imm[0].size == 32)
+            reloc_note_constant(w->e.relocs, w->e.at - 4);
         return;
     }
     unsigned reg = operand_register(p, ZYDIS_OPERAND_ENCODING_MODRM_REG, p->z.raw.modrm.reg);

@@ -164,6 +164,8 @@ void translate_opcode_reg(struct work *w, const struct planned *p)
     emit8(&w->e, (p->z.opcode & 0xF8u) | (reg & 7));
     for (unsigned i = 0; i < p->z.raw.imm[0].size / 8u; i++)
         emit8(&w->e, p->bytes[p->z.raw.imm[0].offset + i]);
+    if (p->z.raw.imm[0].size == 32)
+        reloc_note_constant(w->e.relocs, w->e.at - 4);
     emit_put(w, plan_gpr(operand), reg);
     flags_written(w);
 }
@@ -217,6 +219,7 @@ void translate_push(struct work *w, const struct planned *p)
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         emit_insn(&w->e, EMIT_W, 0xC7, 0, rm, 4);
         emit32(&w->e, (uint32_t)operand->imm.value.s);
+        reloc_note_constant(w->e.relocs, w->e.at - 4);
     } else {
         emit_store(&w->e, rm, from);
     }

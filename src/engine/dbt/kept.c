@@ -9,21 +9,36 @@
 #include "x86/model.h"
 
 enum {
-    PROBE = 12,                         /* bytes of guest code that an entry is looked for by */
+    PROBE = 12,                         /* bytes of guest code that an entry is looked for by, at most */
+    PROBES = 3,
+    HOLE = 4,                           /* bytes */
+    HOLES_MOST = 32,
+    BYTES_MOST = TRACE_MAX * INSN_LENGTH_MAX,
     DROPS_MOST = 8,                     /* code of pages that are written to all the time is left to the interpreter */
 };
+/*
+ * An entry is found by as many of the bytes from its first instruction on as are its own and lie before its first hole; half of that,
+ * if it is not relative, is the same in every place that a kernel is moved to.
+ */
+static const uint8_t probe[PROBES] = { PROBE, 5, 3 };
 
 struct kept_site { uint16_t in_page, remaining, bytes_at; uint8_t length, spare; struct x87_noted x87; };
 struct kept_link { uint16_t field, stub; uint8_t live, far; uint16_t spare; };
 struct kept_range { uint16_t at, size; };       /* of guest code in the page */
+struct kept_hole {
+    uint16_t at;                        /* in `bytes` */
+    uint16_t same_as;                   /* the first hole with the same value; relative: itself */
+    uint16_t next;                      /* relative: the place in the page that the displacement counts from; `bytes` has the sum */
+    uint16_t relative;
+};
 
 /* What follows it is in this order; code last. */
 struct kept {
     uint16_t code_size, entry, live_entry;
     uint16_t in_page, mode;
     uint16_t count;                     /* guest instructions */
-    uint16_t relocs, links, sites, traps, ranges, bytes;
-    uint16_t live, spare[3];
+    uint16_t relocs, links, sites, traps, ranges, holes, bytes;
+    uint16_t live, spare[2];
 };
 
 struct parts {
@@ -32,11 +47,12 @@ struct parts {
     const struct kept_site *site;
     const struct trap *trap;
     const struct kept_range *range;
+    const struct kept_hole *hole;
     const uint8_t *bytes, *code;
     size_t size;                        /* of the whole, a multiple of 8 */
 };
 static_assert(sizeof(struct kept) % 8 == 0 && sizeof(struct reloc) == 8 && sizeof(struct kept_link) == 8 && sizeof(struct kept_site) == 12 &&
-              sizeof(struct trap) % 4 == 0 && sizeof(struct kept_range) == 4, "parts follow each other without gaps");
+              sizeof(struct trap) % 4 == 0 && sizeof(struct kept_range) == 4 && sizeof(struct kept_hole) == 8, "parts follow each other without gaps");
 
 static struct parts parts_of(const struct kept *k)
 {
@@ -46,7 +62,8 @@ static struct parts parts_of(const struct kept *k)
     p.site = (const struct kept_site *)(p.link + k->links);
     p.trap = (const struct trap *)(p.site + k->sites);
     p.range = (const struct kept_range *)(p.trap + k->traps);
-    p.bytes = (const uint8_t *)(p.range + k->ranges);
+    p.hole = (const struct kept_hole *)(p.range + k->ranges);
+    p.bytes = (const uint8_t *)(p.hole + k->holes);
     p.code = p.bytes + k->bytes;
     p.size = align_up((size_t)(p.code + k->code_size - (const uint8_t *)k), 8);
     return p;
@@ -54,14 +71,15 @@ static struct parts parts_of(const struct kept *k)
 
 static uint16_t mode_of(const struct dbt *dbt) { return (uint16_t)(dbt->mode | (dbt->exact ? 0x100 : 0)); }
 
-static uint32_t key_of(uint16_t mode, const uint8_t *code, uint16_t in_page)
+static uint32_t key_of(uint16_t mode, const uint8_t *code, uint16_t in_page, unsigned size)
 {
-    uint64_t a;
-    uint32_t b;
-    memcpy(&a, code, 8);
-    memcpy(&b, code + 8, 4);
+    uint64_t a = 0;
+    uint32_t b = 0;
+    memcpy(&a, code, size < 8 ? size : 8);
+    if (size == PROBE)
+        memcpy(&b, code + 8, 4);
     a = (a ^ (uint64_t)b << 23) * 0x9E3779B97F4A7C15u;
-    a = (a ^ a >> 29 ^ ((uint64_t)mode << 16 | in_page)) * 0xBF58476D1CE4E5B9u;
+    a = (a ^ a >> 29 ^ ((uint64_t)size << 32 | (uint64_t)mode << 16 | in_page)) * 0xBF58476D1CE4E5B9u;
     return (uint32_t)(a >> 32);
 }
 
@@ -161,6 +179,100 @@ static uint16_t bytes_at(const struct kept *k, const struct kept_range *range, u
     return 0;
 }
 
+static uint32_t load32(const uint8_t *at)
+{
+    uint32_t value;
+    memcpy(&value, at, 4);
+    return value;
+}
+
+static void add_hole(struct kept *k, struct kept_hole *hole, const uint8_t *bytes, unsigned at)
+{
+    if (k->holes == HOLES_MOST || !reloc_may_move(load32(bytes + at)))
+        return;
+    unsigned first = 0;
+    while (first < k->holes && (hole[first].relative || load32(bytes + hole[first].at) != load32(bytes + at)))
+        first++;
+    hole[k->holes] = (struct kept_hole){ .at = (uint16_t)at, .same_as = first < k->holes ? hole[first].at : (uint16_t)at };
+    k->holes++;
+}
+
+/* False: no room. */
+static bool add_relative_hole(struct kept *k, struct kept_hole *hole, uint8_t *bytes, unsigned at, uint64_t next_rip, int64_t displacement)
+{
+    uint32_t sum = (uint32_t)(next_rip + (uint64_t)displacement);
+    if (k->holes == HOLES_MOST)
+        return false;
+    hole[k->holes++] = (struct kept_hole){ .at = (uint16_t)at, .same_as = (uint16_t)at, .next = (uint16_t)(((next_rip - 1) & PAGE_MASK) + 1), .relative = 1 };
+    memcpy(bytes + at, &sum, HOLE);
+    return true;
+}
+
+/*
+ * Says what the places in the host's code are that have the value of a hole. False: it is in none, although the instruction is copied, or the
+ * value is somewhere where nobody noted it.
+ */
+static bool fill_hole(struct reloc_list *list, const uint8_t *code, size_t size, uint32_t value, unsigned at)
+{
+    unsigned noted = 0, there = 0;
+    for (unsigned i = 0; i < list->count; i++) {
+        struct reloc *reloc = &list->reloc[i];
+        if (reloc->kind != RELOC_GUEST_BYTES || reloc->addend != NO_HOLE || load32(code + reloc->at) != value)
+            continue;
+        reloc->addend = (int32_t)at;
+        noted++;
+    }
+    for (size_t i = 0; i + HOLE <= size; i++)
+        there += load32(code + i) == value;
+    return noted && noted == there;
+}
+
+/* Those that are no hole's are as they are. */
+static void drop_unfilled(struct reloc_list *list)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < list->count; i++)
+        if (list->reloc[i].kind != RELOC_GUEST_BYTES || list->reloc[i].addend != NO_HOLE)
+            list->reloc[count++] = list->reloc[i];
+    list->count = count;
+}
+
+/* Of supervisor code: constants and displacements that may be addresses in a kernel that is moved. */
+static void take_holes(struct work *w, struct kept *k, struct kept_hole *hole, uint8_t *bytes, const uint8_t *code)
+{
+    unsigned at = 0;
+    for (unsigned i = 0; i < w->count && !w->user; at += w->plan[i++].op->length) {
+        const struct planned *p = &w->plan[i];
+        if (p->kind == KIND_SITE || p->kind == KIND_NOTHING)    /* the site is decoded from the bytes that are there then */
+            continue;
+        if (plan_is_per_cpu(w, p))
+            w->relocs.incomplete |= !add_relative_hole(k, hole, bytes, at + p->z.raw.disp.offset, p->next_rip, p->memory->mem.disp.value);
+        else if (p->z.raw.disp.size == 32 && p->memory && p->memory->mem.base != ZYDIS_REGISTER_RIP)
+            add_hole(k, hole, bytes, at + p->z.raw.disp.offset);
+        if (p->z.raw.imm[0].size == 32 && !p->z.raw.imm[0].is_relative)
+            add_hole(k, hole, bytes, at + p->z.raw.imm[0].offset);
+    }
+    for (unsigned i = 0; i < k->holes; i++)
+        if (hole[i].same_as == hole[i].at && !hole[i].relative &&
+            !fill_hole(&w->relocs, code, k->code_size, load32(bytes + hole[i].at), hole[i].at))
+            w->relocs.incomplete = true;
+    drop_unfilled(&w->relocs);
+    k->relocs = (uint16_t)w->relocs.count;
+}
+
+/* By how many bytes it is looked for. */
+static unsigned probe_of(const struct kept *k, const struct kept_range *range, const struct kept_hole *hole)
+{
+    unsigned first = range[0].size;
+    for (unsigned i = 0; i < k->holes; i++)
+        if (hole[i].at + (hole[i].relative ? 0 : HOLE / 2u) < first)
+            first = hole[i].at + (hole[i].relative ? 0 : HOLE / 2u);
+    for (unsigned i = 0; i < PROBES; i++)
+        if (probe[i] <= first)
+            return probe[i];
+    return 0;
+}
+
 static void take_links(const struct work *w, struct kept_link *out)
 {
     for (unsigned i = 0; i < w->link_count; i++) {
@@ -201,10 +313,11 @@ static bool has_foreign_address(const struct work *w, const uint8_t *code, size_
     return false;
 }
 
-void kept_add(const struct work *w)
+void kept_add(struct work *w)
 {
     struct kept_range range[TRACE_MAX];
-    uint8_t bytes[TRACE_MAX * INSN_LENGTH_MAX];
+    struct kept_hole hole[HOLES_MOST];
+    uint8_t bytes[BYTES_MOST];
     const uint8_t *code = w->t->code - w->dbt->shift;
     size_t code_size = (size_t)(w->e.at - code);
     uint64_t gpa;
@@ -212,10 +325,14 @@ void kept_add(const struct work *w)
     struct kept k = {
         .code_size = (uint16_t)code_size, .entry = (uint16_t)(w->t->entry - w->t->code),
         .live_entry = (uint16_t)(w->t->live_entry - w->t->code), .in_page = w->t->rip & PAGE_MASK, .mode = mode_of(w->dbt),
-        .count = w->t->count, .relocs = (uint16_t)w->relocs.count, .links = (uint16_t)w->link_count,
+        .count = w->t->count, .links = (uint16_t)w->link_count,
         .sites = (uint16_t)w->site_count, .traps = (uint16_t)w->trap_count, .live = w->t->live,
     };
-    if (!guest || w->relocs.incomplete || code_size > UINT16_MAX || !take_bytes(w, &k, range, bytes))
+    if (!guest || code_size > UINT16_MAX || !take_bytes(w, &k, range, bytes))
+        return;
+    take_holes(w, &k, hole, bytes, code);
+    unsigned probed = probe_of(&k, range, hole);
+    if (w->relocs.incomplete || !probed)
         return;
     size_t size = parts_of(&k).size;
     struct kept *out = size <= STORE_ENTRY_MOST ? calloc(1, size) : NULL;
@@ -228,11 +345,12 @@ void kept_add(const struct work *w)
     take_sites(w, &k, range, (void *)p.site);
     memcpy((void *)p.trap, w->trap, k.traps * sizeof(struct trap));
     memcpy((void *)p.range, range, k.ranges * sizeof(*range));
+    memcpy((void *)p.hole, hole, k.holes * sizeof(*hole));
     memcpy((void *)p.bytes, bytes, k.bytes);
     memcpy((void *)p.code, code, code_size);
     reloc_normalize(&w->relocs, (void *)p.code, (uint32_t)(code - w->dbt->code_base));
     if (!has_foreign_address(w, p.code, code_size))
-        store_add(w->dbt->store, key_of(k.mode, guest, k.in_page), out, (uint32_t)size);
+        store_add(w->dbt->store, key_of(k.mode, guest, k.in_page, probed), out, (uint32_t)size);
     free(out);
 }
 
@@ -244,6 +362,8 @@ static bool relocs_fit(const struct kept *k, const struct parts *p)
         const struct reloc *reloc = &p->reloc[i];
         unsigned numbers = reloc->kind == RELOC_SITE ? k->sites : reloc->kind == RELOC_LINK ? k->links : 0;
         bool numbered = reloc->kind == RELOC_SITE || reloc->kind == RELOC_LINK;
+        if (reloc->kind == RELOC_GUEST_BYTES && (reloc->addend < 0 || reloc->addend + HOLE > k->bytes))
+            return false;
         if (reloc->kind >= RELOC_KINDS || reloc->at + reloc_size(reloc->kind) > k->code_size ||
             (numbered && (reloc->addend < 0 || (unsigned)reloc->addend >= numbers)))
             return false;
@@ -260,6 +380,18 @@ static bool ranges_fit(const struct kept *k, const struct parts *p)
             return false;
     }
     return k->ranges && bytes == k->bytes && p->range[0].at == k->in_page;
+}
+
+/* In order, and none over another. */
+static bool holes_fit(const struct kept *k, const struct parts *p)
+{
+    unsigned end = 0;
+    for (unsigned i = 0; i < k->holes; i++) {
+        if (p->hole[i].at < end || p->hole[i].at + HOLE > k->bytes || p->hole[i].same_as > p->hole[i].at)
+            return false;
+        end = p->hole[i].at + HOLE;
+    }
+    return true;
 }
 
 static bool x87_fits(const struct kept *k, struct x87_noted x87)
@@ -293,13 +425,13 @@ static bool links_and_traps_fit(const struct kept *k, const struct parts *p)
     return true;
 }
 
-/* Do the parts lie in the entry, and the ranges in a page? */
+/* Do the parts lie in the entry, the ranges in a page, the holes in the bytes? */
 static bool has_shape(const struct kept *k, size_t size)
 {
     if (size < sizeof(*k))
         return false;
     struct parts p = parts_of(k);
-    return p.size == size && ranges_fit(k, &p);
+    return p.size == size && k->bytes <= BYTES_MOST && ranges_fit(k, &p) && holes_fit(k, &p);
 }
 
 static bool parts_fit(const struct kept *k)
@@ -313,13 +445,23 @@ bool kept_check(const void *bytes, size_t size) { return has_shape(bytes, size) 
 
 /* --- using --- */
 
-static bool same_code(const struct kept *k, const struct parts *p, const uint8_t *page)
+/* The guest's bytes as they are now in `now`; true: they are what the entry was made of, but for holes. */
+static bool same_code(const struct kept *k, const struct parts *p, const uint8_t *page, uint64_t page_gla, uint8_t now[BYTES_MOST])
 {
-    const uint8_t *bytes = p->bytes;
+    unsigned bytes = 0;
     for (unsigned i = 0; i < k->ranges; bytes += p->range[i++].size)
-        if (memcmp(page + p->range[i].at, bytes, p->range[i].size))
+        memcpy(now + bytes, page + p->range[i].at, p->range[i].size);
+    unsigned at = 0;
+    for (unsigned i = 0; i < k->holes; i++) {
+        const struct kept_hole *hole = &p->hole[i];
+        uint32_t value = load32(now + hole->at);
+        bool fits = hole->relative ? page_gla + hole->next + (uint64_t)(int32_t)value == load32(p->bytes + hole->at)
+                                   : value == load32(now + hole->same_as) && (value == load32(p->bytes + hole->at) || reloc_may_move(value));
+        if (!fits || memcmp(now + at, p->bytes + at, hole->at - at))
             return false;
-    return true;
+        at = hole->at + HOLE;
+    }
+    return memcmp(now + at, p->bytes + at, k->bytes - at) == 0;
 }
 
 static void watch(struct vcpu *vcpu, const struct kept *k, const struct parts *p, struct translation *t)
@@ -331,11 +473,11 @@ static void watch(struct vcpu *vcpu, const struct kept *k, const struct parts *p
     }
 }
 
-static struct site *make_sites(struct dbt *dbt, const struct kept *k, const struct parts *p, const struct translation *t)
+static struct site *make_sites(struct dbt *dbt, const struct kept *k, const struct parts *p, const struct translation *t, const uint8_t *now)
 {
     uint8_t *bytes = dbt_alloc(dbt, k->bytes);
     struct site *sites = dbt_alloc(dbt, k->sites * sizeof(*sites));
-    memcpy(bytes, p->bytes, k->bytes);
+    memcpy(bytes, now, k->bytes);
     for (unsigned i = 0; i < k->sites; i++) {
         const struct kept_site *from = &p->site[i];
         sites[i] = (struct site){ .translation = t, .rip = (t->rip & ~PAGE_MASK) + from->in_page, .remaining = from->remaining, .x87 = from->x87 };
@@ -354,11 +496,11 @@ static struct link *make_links(struct dbt *dbt, const struct kept *k, const stru
     return links;
 }
 
-static bool make_code(struct dbt *dbt, const struct kept *k, const struct parts *p, struct translation *t)
+static bool make_code(struct dbt *dbt, const struct kept *k, const struct parts *p, struct translation *t, const uint8_t *now)
 {
     struct reloc_place place = {
-        .code = dbt->code, .offset = (uint32_t)(dbt->code - dbt->code_base), .rip = t->rip,
-        .sites = (uintptr_t)make_sites(dbt, k, p, t), .site_size = sizeof(struct site),
+        .code = dbt->code, .offset = (uint32_t)(dbt->code - dbt->code_base), .rip = t->rip, .guest = now,
+        .sites = (uintptr_t)make_sites(dbt, k, p, t, now), .site_size = sizeof(struct site),
         .links = (uintptr_t)make_links(dbt, k, p, t), .link_size = sizeof(struct link),
     };
     memcpy(dbt->code, p->code, k->code_size);
@@ -369,6 +511,7 @@ static bool make_code(struct dbt *dbt, const struct kept *k, const struct parts 
 static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const struct kept *k, const uint8_t *page, uint64_t gpa)
 {
     struct parts p = parts_of(k);
+    uint8_t now[BYTES_MOST];
     dbt_make_room(dbt);
     size_t used = dbt->data_used;
     struct translation *t = dbt_alloc(dbt, sizeof(*t));
@@ -385,7 +528,7 @@ static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const str
     t->trap = dbt_alloc(dbt, k->traps * sizeof(struct trap));
     memcpy(t->trap, p.trap, k->traps * sizeof(struct trap));
     watch(vcpu, k, &p, t);
-    if (!same_code(k, &p, page) || !make_code(dbt, k, &p, t)) {
+    if (!same_code(k, &p, page, t->rip & ~PAGE_MASK, now) || !make_code(dbt, k, &p, t, now)) {
         dbt->data_used = used;
         return NULL;
     }
@@ -394,36 +537,45 @@ static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const str
     return t;
 }
 
+/* The entry that fits what is at `code`, among those with the key. */
+static const struct kept *find(struct store *store, uint32_t key, uint16_t mode, const uint8_t *code, uint64_t rip)
+{
+    uint16_t in_page = rip & PAGE_MASK;
+    uint8_t now[BYTES_MOST];
+    for (const struct store_entry *entry = store_first(store, key); entry; entry = store_next(entry)) {
+        const struct kept *k = (const void *)entry->bytes;
+        if (!store_good(store, entry))
+            continue;
+        if (!has_shape(k, entry->size)) {
+            store_refuse(store, entry);
+            continue;
+        }
+        struct parts p = parts_of(k);
+        if (k->mode != mode || k->in_page != in_page || !same_code(k, &p, code - in_page, rip & ~PAGE_MASK, now))
+            continue;
+        if (parts_fit(k)) {
+            store_use(entry);
+            return k;
+        }
+        store_refuse(store, entry);
+    }
+    return NULL;
+}
+
 struct translation *kept_use(struct vcpu *vcpu, struct dbt *dbt)
 {
     uint64_t gpa;
     const uint8_t *code = dbt->store ? code_at(vcpu, &gpa) : NULL;
-    if (!code)
+    if (!code || dbt->drops[dbt_page(gpa)] >= DROPS_MOST)
         return NULL;
     uint16_t in_page = vcpu->rip & PAGE_MASK, mode = mode_of(dbt);
-    if (dbt->drops[dbt_page(gpa)] >= DROPS_MOST)
+    const struct kept *k = NULL;
+    for (unsigned i = 0; i < PROBES && !k; i++)
+        k = find(dbt->store, key_of(mode, code, in_page, probe[i]), mode, code, vcpu->rip);
+    if (!k)
         return NULL;
-    const struct store_entry *entry = store_first(dbt->store, key_of(mode, code, in_page));
-    for (; entry; entry = store_next(entry)) {
-        const struct kept *k = (const void *)entry->bytes;
-        if (!store_good(dbt->store, entry))
-            continue;
-        if (!has_shape(k, entry->size)) {
-            store_refuse(dbt->store, entry);
-            continue;
-        }
-        struct parts p = parts_of(k);
-        if (k->mode != mode || k->in_page != in_page || !same_code(k, &p, code - in_page))
-            continue;
-        if (!parts_fit(k)) {
-            store_refuse(dbt->store, entry);
-            continue;
-        }
-        store_use(entry);
-        struct translation *t = dbt_find(dbt, gpa, vcpu->rip, dbt->mode);
-        return t ? t : install(vcpu, dbt, k, code - in_page, gpa);
-    }
-    return NULL;
+    struct translation *t = dbt_find(dbt, gpa, vcpu->rip, dbt->mode);
+    return t ? t : install(vcpu, dbt, k, code - in_page, gpa);
 }
 
 bool kept_bind(struct vcpu *vcpu, struct site *site)

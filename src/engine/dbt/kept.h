@@ -6,6 +6,11 @@
  * would begin a block; it is used only if all its bytes are the guest's now, at whatever linear and physical address. So the same code
  * in another process, at another address or on another vCPU is translated once, and what an earlier run translated not at all.
  *
+ * A kernel that the loader moves (KASLR) has its own addresses in constants and displacements of 32 bits, so its code is not the same
+ * in two boots but for those. What may be one is a *hole*: it is not compared, and put into the host's code as the guest has it now. An
+ * emitter must use such a value as it is, or not at all. Displacements from RIP to per-CPU variables are holes as well; there the sum
+ * must be what it was.
+ *
  * Its sites come without the interpreter's ops: each is decoded, from the bytes that were compared, when it first runs.
  */
 #ifndef DOPPEL_DBT_KEPT_H
@@ -19,7 +24,7 @@ struct work;
 /* Opens the vCPU's store for what shapes the code of this engine; without one, or if it is of another shape, nothing is kept. */
 void kept_attach(struct vcpu *vcpu, struct dbt *dbt);
 /* Of a translation that has just been made, before any jump of it is patched. */
-void kept_add(const struct work *w);
+void kept_add(struct work *w);
 /* The translation at rip made from an entry, if the TLB knows the page and there is one; it may flush the cache. */
 struct translation *kept_use(struct vcpu *vcpu, struct dbt *dbt);
 /* Gives a site its op. False: no room; the interpreter's blocks and stubs were flushed, leave. */

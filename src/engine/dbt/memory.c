@@ -48,7 +48,7 @@ static uint64_t constant_address(struct work *w, const ZydisDecodedOperandMem *m
 
 static void emit_constant_address(struct work *w, const ZydisDecodedOperandMem *m, unsigned to)
 {
-    if (is_rip_relative(m))
+    if (is_rip_relative(m) && !plan_is_per_cpu(w, present(w)))
         emit_guest_address(&w->e, to, constant_address(w, m));
     else
         emit_constant(&w->e, to, constant_address(w, m));

@@ -240,6 +240,16 @@ static inline unsigned plan_gpr(const ZydisDecodedOperand *operand)
     return ZydisRegisterGetClass(operand->reg.value) == ZYDIS_REGCLASS_GPR8 && id >= 8 ? id - 4 : id;
 }
 
+/*
+ * The compilers of kernels write per-CPU variables as RIP-relative with a segment: the displacement leads to a small number, which stays
+ * the same where the kernel is moved (kept.c).
+ */
+static inline bool plan_is_per_cpu(const struct work *w, const struct planned *p)
+{
+    return !w->user && p->memory && p->memory->mem.base == ZYDIS_REGISTER_RIP && p->memory->mem.segment == ZYDIS_REGISTER_GS &&
+           p->next_rip + (uint64_t)p->memory->mem.disp.value == (uint32_t)(p->next_rip + (uint64_t)p->memory->mem.disp.value);
+}
+
 static inline bool plan_writes(const ZydisDecodedOperand *operand)
 {
     return operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;

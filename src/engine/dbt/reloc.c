@@ -23,6 +23,14 @@ void reloc_note_guest(struct reloc_list *list, const uint8_t *field, enum reloc_
         reloc_note(list, field, kind, (int64_t)(gla - list->rip));
 }
 
+void reloc_note_constant(struct reloc_list *list, const uint8_t *field)
+{
+    uint32_t value;
+    memcpy(&value, field, 4);
+    if (list && reloc_may_move(value))
+        reloc_note(list, field, RELOC_GUEST_BYTES, NO_HOLE);
+}
+
 static void add32(uint8_t *field, uint32_t value)
 {
     uint32_t old;
@@ -37,7 +45,7 @@ void reloc_normalize(const struct reloc_list *list, uint8_t *code, uint32_t offs
         uint8_t *field = code + list->reloc[i].at;
         if (list->reloc[i].kind == RELOC_RELATIVE)
             add32(field, offset);
-        else
+        else if (list->reloc[i].kind != RELOC_GUEST_BYTES)
             memset(field, 0, reloc_size(list->reloc[i].kind));
     }
 }
@@ -77,6 +85,9 @@ static bool apply(const struct reloc *reloc, const struct reloc_place *place)
         return put32(field, (gla >> WINDOW_CHUNK_SHIFT) * 8 - WINDOW_BIAS, true);
     case RELOC_GUEST_JUMP:
         return put32(field, jump_index(gla) * 8, true);
+    case RELOC_GUEST_BYTES:
+        memcpy(field, place->guest + reloc->addend, 4);
+        return true;
     default:
         return false;
     }

@@ -18,6 +18,7 @@ enum reloc_kind {
     RELOC_GUEST_ZERO, RELOC_GUEST_SIGN,         /* the same, in 32 bits that are extended by zeroes or the sign */
     RELOC_GUEST_CHUNK,          /* 32 bits: the displacement of that address's window in the table of windows */
     RELOC_GUEST_JUMP,           /* 32 bits: the displacement of that address's entry in a jump table */
+    RELOC_GUEST_BYTES,          /* 32 bits: those of the guest's code, `addend` bytes from the start of what the entry has of it (kept.c) */
     RELOC_KINDS
 };
 
@@ -36,17 +37,29 @@ struct reloc_list {
     struct reloc reloc[RELOCS_MAX];
 };
 
+enum { NO_HOLE = -1 };
+
+/* Where a kernel of 64 bits lies, and with it all that its code names in 32 bits that are extended by the sign. */
+static inline bool reloc_may_move(uint32_t value) { return value >= 0x80000000u && value < 0xC0000000u; }
+
 static inline size_t reloc_size(unsigned kind) { return kind == RELOC_SITE || kind == RELOC_LINK || kind == RELOC_GUEST64 ? 8 : 4; }
 
 /* NULL: nobody wants to know. */
 void reloc_note(struct reloc_list *list, const uint8_t *field, enum reloc_kind kind, int64_t addend);
 void reloc_note_guest(struct reloc_list *list, const uint8_t *field, enum reloc_kind kind, uint64_t gla);
 
+/*
+ * The 32 bits at `field` have been written, and are a constant or displacement as the guest's instruction has it: RELOC_GUEST_BYTES with
+ * NO_HOLE, for kept.c to say which, if it may be one that moves.
+ */
+void reloc_note_constant(struct reloc_list *list, const uint8_t *field);
+
 /* Where the code lies now, and what it belongs to. */
 struct reloc_place {
     uint8_t *code;              /* writable view */
     uint32_t offset;            /* of that from the cache's start */
     uint64_t rip;
+    const uint8_t *guest;       /* the guest's bytes */
     uintptr_t sites, links;     /* the first ones' addresses, and how large one is */
     size_t site_size, link_size;
 };

@@ -66,6 +66,8 @@ static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, st
         t = NULL;
     }
     if (!t)
+        t = kept_use(vcpu, dbt);                /* from another vCPU or process since the block was decoded */
+    if (!t)
         t = dbt_translate(vcpu, dbt, block);
     if (t)
         dbt_remember_jump(vcpu, dbt, t);
@@ -139,10 +141,12 @@ static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt,
     return t;
 }
 
-/* One that is kept, where the page is not written to all the time. */
+/* One that is kept, for code that is met for the first time: where there is a block, one was looked for before. */
 static struct translation *kept_translation(struct vcpu *vcpu, struct dbt *dbt)
 {
-    if (dbt->stub_flushes != dbt->interp.cache->stub_flushes)
+    unsigned i = tlb_index(vcpu->rip);
+    uint64_t gpa = (vcpu->tlb_code->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);
+    if (dbt->stub_flushes != dbt->interp.cache->stub_flushes || block_lookup(dbt->interp.cache, gpa, dbt->interp.key))
         return NULL;
     struct translation *t = kept_use(vcpu, dbt);
     if (t)

@@ -14,6 +14,7 @@
 
 enum { BUCKET_BITS = 16 };
 enum { DIRECTORY_BYTES_MOST = 512 << 20 };      /* of the files of other shapes: other builds, processor models */
+enum { WORTH_WRITING = 50 };                    /* one new entry for so many old ones is */
 enum { LOCK_TRIES = 50, LOCK_WAIT_NS = 100000000 };
 enum state { UNCHECKED, GOOD, BAD };
 
@@ -283,7 +284,7 @@ void store_destroy(struct store *store)
 {
     if (!store)
         return;
-    if (store->opened && store->directory >= 0 && store->added)
+    if (store->opened && store->directory >= 0 && store->added > store->read / WORTH_WRITING)
         save(store);
     store_unmap(&store->file);
     if (store->directory >= 0)

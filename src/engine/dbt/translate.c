@@ -101,8 +101,9 @@ static void translate_insn(struct work *w)
         registers_written(w);
         if (p->may_trap)
             emit_may_trap(w, false);
-        memcpy(w->e.at, p->bytes, p->z.length);
-        w->e.at += p->z.length;
+        emit_bytes(&w->e, p->bytes, p->z.length);
+        if (p->z.raw.imm[0].size == 32)
+            reloc_note_constant(w->e.relocs, w->e.at - (p->z.length - p->z.raw.imm[0].offset));
         flags_written(w);
         break;
     case KIND_MODRM: translate_modrm(w, p); break;
