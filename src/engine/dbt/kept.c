@@ -294,20 +294,26 @@ static void take_sites(const struct work *w, const struct kept *k, const struct 
 
 static bool lies_in(uint64_t address, const void *start, size_t size) { return address - (uintptr_t)start < size; }
 
+static bool is_ours(const struct work *w, uint64_t v)
+{
+    extern const char __executable_start[], end[];
+    const struct dbt *dbt = w->dbt;
+    return lies_in(v, dbt, sizeof(*dbt)) || lies_in(v, dbt->code_base, DBT_CODE_SIZE) ||
+           lies_in(v, dbt->code_base + dbt->shift, DBT_CODE_SIZE) || lies_in(v, dbt->data, DBT_DATA_SIZE) ||
+           lies_in(v, w->vcpu, sizeof(*w->vcpu)) || lies_in(v, __executable_start, (size_t)(end - __executable_start));
+}
+
 /*
  * A net under whoever writes emitters: is there an address in the code, of ours or of guest code close by, that was not noted? (Those
  * that were are 0 by now.)
  */
 static bool has_foreign_address(const struct work *w, const uint8_t *code, size_t size)
 {
-    extern const char __executable_start[], end[];
-    enum { CLOSE = 64 << 10 };
+    enum { CLOSE = 64 << 10, USER_HIGH = 0x8000 };      /* the upper half of a host address is lower, and not 0 */
     for (size_t i = 0; i + 8 <= size; i++) {
         uint64_t v;
         memcpy(&v, code + i, 8);
-        if (v - w->t->rip + CLOSE < 2 * CLOSE || lies_in(v, w->dbt, sizeof(*w->dbt)) || lies_in(v, w->dbt->code_base, DBT_CODE_SIZE) ||
-            lies_in(v, w->dbt->code_base + w->dbt->shift, DBT_CODE_SIZE) || lies_in(v, w->dbt->data, DBT_DATA_SIZE) ||
-            lies_in(v, w->vcpu, sizeof(*w->vcpu)) || lies_in(v, __executable_start, (size_t)(end - __executable_start)))
+        if (v - w->t->rip + CLOSE < 2 * CLOSE || ((v >> 32) - 1 < USER_HIGH - 1 && is_ours(w, v)))
             return true;
     }
     return false;
