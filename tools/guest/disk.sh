@@ -55,11 +55,13 @@ make_disk() {
     stage=$(dirname "$out")
     case $(id -u) in 0) mode=root ;; *) mode=unshare ;; esac
     say "making a disk with Debian and GRUB on it (mmdebstrap, two minutes or so)"
-    rootfs_sources >"$stage/sources.list"
+    # Not every mirror has i386 in all its parts: the release itself does.
+    rootfs_sources | if [ "$name" = i386 ]; then grep ' bookworm main'; else cat; fi >"$stage/sources.list"
     grep -q . "$stage/sources.list" || die "the package sources name no Debian 12"
     chmod 755 "$stage"
     mapfile -t excludes < <(disk_excludes)
     { disk_menu_head; disk_menu "$name"; } >"$stage/grub.cfg"
+    disk_dom0_init >"$stage/dom0"
     mmdebstrap --mode="$mode" --variant=minbase --quiet --include="$(disk_packages "$name")" --architectures="$(disk_arch "$name")" \
         --aptopt='Acquire::Languages "none"' "${excludes[@]}" \
         --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d"; echo MODULES=list >"$1/etc/initramfs-tools/conf.d/doppel"' \
@@ -72,6 +74,7 @@ make_disk() {
         --customize-hook='chroot "$1" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service' \
         --customize-hook='mkdir -p "$1/boot/grub"; cd "$1"; for k in boot/vmlinuz-*; do n=${k##*[0-9]-}; \
             ln -sf "$k" "vmlinuz-$n"; ln -sf "boot/initrd.img-${k#boot/vmlinuz-}" "initrd-$n"; done' \
+        --customize-hook="copy-in $stage/dom0 /usr/local/sbin; chmod 755 \"\$1/usr/local/sbin/dom0\"" \
         --customize-hook="copy-in $stage/grub.cfg /usr/lib/grub/i386-pc /usr/lib/grub/x86_64-efi /boot/grub" \
         bookworm "$stage/root.tar" "$stage/sources.list" >&2 || return 1
     disk_partition "$out" && disk_boot_code "$out" "$stage" && disk_esp "$out" "$stage" && disk_root "$out" "$stage"
@@ -95,6 +98,27 @@ disk_entry() {
     printf "menuentry '%s' --hotkey=%s {\n    linux /vmlinuz-%s root=LABEL=doppel %s\n    initrd /initrd-%s\n}\n" "$2" "$1" "$3" "$4" "$3"
 }
 
+# disk_xen_entry KEY TITLE ARGUMENTS
+disk_xen_entry() {
+    printf "menuentry '%s' --hotkey=%s {\n    multiboot2 /boot/xen-4.17-amd64.gz com1=115200,8n1 console=com1 dom0_mem=400M,max:400M\n" "$2" "$1"
+    printf '    module2 /vmlinuz-amd64 root=LABEL=doppel console=hvc0 %s\n    module2 /initrd-amd64\n}\n' "$3"
+}
+
+# What a first process of domain 0 does that wants no more than to ask Xen. Nothing on the other disks calls it.
+disk_dom0_init() {
+    cat <<'END'
+#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /run; mount -o remount,rw /
+mkdir -p /run/xen /run/xenstored
+for module in xen-privcmd xen-evtchn xen-gntdev xenfs; do modprobe -q $module; done
+mount -t xenfs xenfs /proc/xen
+/usr/lib/xen-4.17/bin/xenstored && /usr/lib/xen-4.17/bin/xen-init-dom0
+setsid -c sh -i
+poweroff -f
+END
+}
+
 # A hotkey for each entry: the tests press it.
 disk_menu() {
     local name=$1 serial='console=tty0 console=ttyS0'
@@ -103,14 +127,8 @@ disk_menu() {
         disk_entry d 'Debian' pae "$serial"
         disk_entry n 'Debian without PAE' 686 "$serial" ;;
     xen)
-        cat <<'END'
-menuentry 'Debian on Xen' --hotkey=d {
-    multiboot2 /boot/xen-4.17-amd64.gz com1=115200,8n1 console=com1 dom0_mem=400M,max:400M
-    module2 /vmlinuz-amd64 root=LABEL=doppel console=hvc0
-    module2 /initrd-amd64
-}
-END
-        ;;
+        disk_xen_entry d 'Debian on Xen' ''
+        disk_xen_entry x 'Debian on Xen: the tools only' init=/usr/local/sbin/dom0 ;;
     *)
         disk_entry d 'Debian' amd64 "$serial"
         disk_entry s 'Debian, quiet, with the screen as its console' amd64 'console=ttyS0 console=tty0 quiet' ;;
