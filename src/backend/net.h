@@ -28,7 +28,7 @@ struct net_client {
     void *owner;
 };
 
-/* "user[,hostfwd=tcp|udp:[hostaddr]:port-[guestaddr]:port]...[,restrict=on]" or "tap[,ifname=NAME]". NULL: err says why. */
+/* "user[,hostfwd=tcp|udp:[hostaddr]:port-[guestaddr]:port]...[,tftp=FOLDER][,bootfile=FILE][,restrict=on]" or "tap[,ifname=NAME]". NULL: err says why. */
 struct net *net_open(const char *text, struct loop *loop, struct clock *clock, pthread_mutex_t *lock, struct log *log,
                      struct error *err);
 void net_close(struct net *net);

@@ -22,6 +22,7 @@ struct net_options {
     enum { NET_USER, NET_TAP } kind;
     bool restricted;
     char ifname[16];
+    char tftp[1024], bootfile[128];     /* what DHCP names for a network boot, and the folder it is fetched from; empty: none */
     struct net_hostfwd hostfwd[NET_HOSTFWD_MAX];
     unsigned hostfwd_count;
 };

@@ -1,4 +1,4 @@
-/* The text of a network backend: "user[,hostfwd=...]...[,restrict=on]" or "tap[,ifname=NAME]". */
+/* The text of a network backend: "user[,hostfwd=...]...[,tftp=FOLDER][,bootfile=FILE][,restrict=on]" or "tap[,ifname=NAME]". */
 #include "backend/net_internal.h"
 
 #include <arpa/inet.h>
@@ -54,6 +54,14 @@ static bool add_hostfwd(const char *value, struct net_options *options, struct e
     return true;
 }
 
+static bool take_text(const char *name, const char *value, char *text, size_t size, struct error *err)
+{
+    if (!*value || strlen(value) >= size)
+        return error_set(err, "%s= has 1 to %zu characters", name, size - 1);
+    strcpy(text, value);
+    return true;
+}
+
 static bool parse_option(char *option, struct net_options *options, struct error *err)
 {
     char *value = strchr(option, '=');
@@ -66,12 +74,12 @@ static bool parse_option(char *option, struct net_options *options, struct error
         options->restricted = strcmp(value, "on") == 0;
         return options->restricted || strcmp(value, "off") == 0 || error_set(err, "restrict= is on or off, not %s", value);
     }
-    if (options->kind == NET_TAP && strcmp(option, "ifname") == 0) {
-        if (!*value || strlen(value) >= sizeof(options->ifname))
-            return error_set(err, "an interface's name has 1 to %zu characters", sizeof(options->ifname) - 1);
-        strcpy(options->ifname, value);
-        return true;
-    }
+    if (options->kind == NET_USER && strcmp(option, "tftp") == 0)
+        return take_text(option, value, options->tftp, sizeof(options->tftp), err);
+    if (options->kind == NET_USER && strcmp(option, "bootfile") == 0)
+        return take_text(option, value, options->bootfile, sizeof(options->bootfile), err);
+    if (options->kind == NET_TAP && strcmp(option, "ifname") == 0)
+        return take_text(option, value, options->ifname, sizeof(options->ifname), err);
     return error_set(err, "the network option \"%s\" is not known for %s", option, options->kind == NET_USER ? "user" : "tap");
 }
 

@@ -199,6 +199,8 @@ static bool forward(struct user *user, const struct net_hostfwd *hostfwd, struct
 static Slirp *make_slirp(struct user *user, const struct net_options *options)
 {
     SlirpConfig config = { .version = 4, .restricted = options->restricted, .in_enabled = true, .in6_enabled = true };
+    config.tftp_path = *options->tftp ? options->tftp : NULL;
+    config.bootfile = *options->bootfile ? options->bootfile : NULL;
     config.vnetwork = ipv4(0);
     config.vnetmask = (struct in_addr){ htonl(0xFFFFFF00u) };
     config.vhost = ipv4(2);

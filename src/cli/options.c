@@ -374,14 +374,24 @@ static bool option_net(struct options *options, const char *value, struct error 
         return false;
     struct net_config *net = &options->config.net[options->config.net_count++];
     *net = (struct net_config){ .backend = text };
-    char address[32], model[32];
+    char address[32], model[32], boot[8];
     if (take_part(text, "mac", address, sizeof(address)) && !parse_mac(address, net->mac))
         return error_set(err, "'%s' is not a network card's address; write it like 52:54:00:12:34:56", address);
+    if (take_part(text, "boot", boot, sizeof(boot)) && !(net->boot = !strcmp(boot, "on")) && strcmp(boot, "off"))
+        return error_set(err, "boot= is on or off, not '%s'", boot);
     if (!take_part(text, "model", model, sizeof(model)))
         return true;
     net->model = strcmp(model, "e1000") ? NET_MODEL_VIRTIO : NET_MODEL_E1000;
     return net->model == NET_MODEL_E1000 || !strcmp(model, "virtio") ||
            error_set(err, "'%s' is not a network card; there are virtio and e1000", model);
+}
+
+static bool boots_from_net(const struct machine_config *config)
+{
+    for (unsigned i = 0; i < config->net_count; i++)
+        if (config->net[i].boot)
+            return true;
+    return false;
 }
 
 static bool option_display(struct options *options, const char *value, struct error *err)
@@ -687,7 +697,7 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
         return error_set(err, "--disks, --verify, --clone, --copy-memory and --share-memory are for 'doppel restore'");
     for (unsigned i = 0; i < options->config.disk_count; i++)
         options->config.disk[i].image.ephemeral |= options->ephemeral;
-    bool anything = options->config.kernel || options->config.disk_count || options->config.firmware;
+    bool anything = options->config.kernel || options->config.disk_count || options->config.firmware || boots_from_net(&options->config);
     options->serving = options->api_socket && !anything;
     if (!finish(options, err))
         return false;

@@ -90,7 +90,7 @@ static void write_control(struct acpi_pm *pm, uint16_t value)
     if (!(value & SLP_EN))
         return;
     unsigned type = value >> 10 & 7;
-    if (type == ACPI_PM_SLP_TYP_S5)
+    if (type == ACPI_PM_SLP_TYP_S5 || type == ACPI_PM_SLP_TYP_OFF)
         system_signal_send(&pm->signal, SYSTEM_REQUEST_POWER_OFF, 0);
     else
         unimplemented(pm->device.world.log, "ACPI sleep type %u", type);

@@ -6,7 +6,7 @@
 #include "dev/system_signal.h"
 
 /* The value of SLP_TYPx that means S5, as \_S5 in the DSDT says; the timer has 32 bits (FADT: TMR_VAL_EXT). */
-enum { ACPI_PM_SLP_TYP_S5 = 5, ACPI_PM_TIMER_HZ = 3579545 };
+enum { ACPI_PM_SLP_TYP_S5 = 5, ACPI_PM_SLP_TYP_OFF = 0 /* EDK II's, which reads no DSDT */, ACPI_PM_TIMER_HZ = 3579545 };
 
 struct acpi_pm {
     struct device device;

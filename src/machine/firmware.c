@@ -21,13 +21,14 @@
 #include "machine/smbios.h"
 #include "mem/ram.h"
 
-enum { FIRMWARE_SIZE_MAX = 16 * MiB, VGA_BIOS_SIZE_MAX = 256 * KiB };
+enum { FIRMWARE_SIZE_MAX = 16 * MiB, ROM_SIZE_MAX = 1 * MiB };
 
 struct firmware {
     struct blob image;
     struct blob variables;      /* UEFI: what the flash chip holds at the start, right below the image; size 0: no chip */
     int variables_fd;           /* the file that keeps them; -1: none */
     struct blob vga_bios;       /* padded to a power of two; none with UEFI, which brings its own driver */
+    struct blob virtio_rom, e1000_rom;  /* the same; for the cards that are booted from */
 };
 
 /* --- finding the image --- */
@@ -41,6 +42,8 @@ static const struct known {
     { "uefi", "ovmf", { "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/edk2/x64/OVMF_CODE.4m.fd" } },
     { "uefi-variables", "ovmf", { "/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/OVMF/OVMF_VARS.fd",
                                   "/usr/share/edk2/x64/OVMF_VARS.4m.fd" } },
+    { "virtio-boot", "ipxe-qemu", { "/usr/lib/ipxe/qemu/efi-virtio.rom", "/usr/share/qemu/efi-virtio.rom" } },
+    { "e1000-boot", "ipxe-qemu", { "/usr/lib/ipxe/qemu/efi-e1000.rom", "/usr/share/qemu/efi-e1000.rom" } },
     { "vga-bios", "seabios", { "/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin" } },
 };
 
@@ -59,20 +62,31 @@ static const char *find_image(const char *name, struct error *err)
     return name;
 }
 
-static bool read_vga_bios(struct firmware *firmware, struct error *err)
+/* An expansion ROM, padded to a power of two. */
+static bool read_rom(const char *name, struct blob *rom, struct error *err)
 {
-    const char *path = find_image("vga-bios", err);
-    struct blob *rom = &firmware->vga_bios;
+    const char *path = find_image(name, err);
     size_t size = 2048;
-    if (!path || !image_read("VGA BIOS", path, rom, err))
+    if (!path || !image_read("ROM", path, rom, err))
         return false;
     while (size < rom->size)
         size *= 2;
-    uint8_t *padded = size <= VGA_BIOS_SIZE_MAX ? realloc((void *)rom->data, size) : NULL;
+    uint8_t *padded = size <= ROM_SIZE_MAX ? realloc((void *)rom->data, size) : NULL;
     if (!padded)
-        return error_set(err, "the VGA BIOS '%s' is too large", path);
+        return error_set(err, "the ROM '%s' is too large", path);
     memset(padded + rom->size, 0xFF, size - rom->size);
     *rom = (struct blob){ padded, size, rom->name };
+    return true;
+}
+
+static bool read_net_roms(struct firmware *firmware, const struct machine_config *config, struct error *err)
+{
+    for (unsigned i = 0; i < config->net_count; i++) {
+        bool virtio = config->net[i].model == NET_MODEL_VIRTIO;
+        struct blob *rom = virtio ? &firmware->virtio_rom : &firmware->e1000_rom;
+        if (config->net[i].boot && !rom->data && !read_rom(virtio ? "virtio-boot" : "e1000-boot", rom, err))
+            return false;
+    }
     return true;
 }
 
@@ -152,8 +166,8 @@ struct firmware *firmware_open(const struct machine_config *config, struct error
     if (!firmware)
         return NULL;
     firmware->variables_fd = -1;
-    if (read_image(firmware, path, err) &&
-        (is_uefi(config) ? read_variables(firmware, config, err) : config->no_display || read_vga_bios(firmware, err)))
+    if (read_image(firmware, path, err) && read_net_roms(firmware, config, err) &&
+        (is_uefi(config) ? read_variables(firmware, config, err) : config->no_display || read_rom("vga-bios", &firmware->vga_bios, err)))
         return firmware;
     firmware_close(firmware);
     return NULL;
@@ -165,6 +179,8 @@ void firmware_close(struct firmware *firmware)
         free((void *)firmware->image.data);
         free((void *)firmware->vga_bios.data);
         free((void *)firmware->variables.data);
+        free((void *)firmware->virtio_rom.data);
+        free((void *)firmware->e1000_rom.data);
         if (firmware->variables_fd >= 0)
             close(firmware->variables_fd);
     }
@@ -182,6 +198,10 @@ void firmware_wire_flash(const struct firmware *firmware, struct flash *flash)
 bool firmware_has_flash(const struct firmware *firmware) { return firmware->variables.size; }
 
 const struct blob *firmware_vga_bios(const struct firmware *firmware) { return &firmware->vga_bios; }
+const struct blob *firmware_net_rom(const struct firmware *firmware, bool virtio)
+{
+    return virtio ? &firmware->virtio_rom : &firmware->e1000_rom;
+}
 
 bool firmware_map(struct machine *machine, struct error *err)
 {
@@ -272,6 +292,9 @@ static bool add_boot_order(struct machine *machine)
             break;
         }
     }
+    for (unsigned i = 0; i < machine->config.net_count; i++)
+        if (machine->config.net[i].boot)
+            print(&text, "/pci@i0cf8/ethernet@%x/ethernet-phy@0\n", ((const struct pci_function *)machine->net_device[i])->devfn >> 3);
     print(&text, "HALT");       /* what is not listed is not tried */
     return fw_cfg_add_file(fw_cfg_of(machine), "bootorder", text.bytes, (uint32_t)text.used + 1, NULL);
 }

@@ -18,6 +18,8 @@ bool firmware_has_flash(const struct firmware *firmware);
 void firmware_wire_flash(const struct firmware *firmware, struct flash *flash);
 /* The VGA BIOS, a power of two in size; size 0: none. */
 const struct blob *firmware_vga_bios(const struct firmware *firmware);
+/* What boots from a network card, a virtio card or an e1000: the same, if there is one that the machine boots from. */
+const struct blob *firmware_net_rom(const struct firmware *firmware, bool virtio);
 /* Places the image in guest memory; with the machine's other memory. */
 bool firmware_map(struct machine *machine, struct error *err);
 /* Fills in fw_cfg and CMOS. All devices have been made. */

@@ -40,6 +40,7 @@ struct net_config {
     const char *backend;        /* text for net_open */
     enum net_model model;
     uint8_t mac[6];             /* all zero: derived from the index */
+    bool boot;                  /* it has a boot ROM, and firmware tries it after the disks */
 };
 
 /* What becomes of a machine whose guest is in trouble. */
@@ -125,6 +126,7 @@ struct machine {
     struct device *i8042;
     struct device *vga;                 /* NULL: no display */
     struct device *ahci;                /* NULL: no disk is on it */
+    struct device *net_device[MACHINE_NETS_MAX];
     struct device *disk_device[MACHINE_DISKS_MAX];      /* the PCI function that each is on */
     struct device *lapic[MACHINE_CPUS_MAX];
     struct chardev *console, *virtio_console, *debug_console;

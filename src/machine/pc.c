@@ -534,14 +534,20 @@ static bool add_disks(struct machine *machine, struct error *err)
     return true;
 }
 
+static void add_net_rom(struct pci_function *function, const struct blob *rom) { pci_rom_init(function, rom->data, (uint32_t)rom->size); }
+
 static bool add_nets(struct machine *machine, struct error *err)
 {
     for (unsigned i = 0; i < machine->config.net_count; i++) {
         bool virtio = machine->config.net[i].model == NET_MODEL_VIRTIO;
         char name[32];
         snprintf(name, sizeof(name), "%s%u", virtio ? "virtio-net" : "e1000-", i);
-        if (!add(machine, virtio ? &device_virtio_net : &device_e1000, name, virtio ? wire_virtio_net : wire_e1000, (const void *)(uintptr_t)i, err))
+        machine->net_device[i] = add(machine, virtio ? &device_virtio_net : &device_e1000, name, virtio ? wire_virtio_net : wire_e1000,
+                                     (const void *)(uintptr_t)i, err);
+        if (!machine->net_device[i])
             return false;
+        if (machine->firmware && machine->config.net[i].boot)
+            add_net_rom((struct pci_function *)machine->net_device[i], firmware_net_rom(machine->firmware, virtio));
     }
     return true;
 }

@@ -44,7 +44,7 @@ static const struct field disk_fields[] = {
 
 static const struct field net_fields[] = {
     FIELD(struct net_config, backend, FIELD_TEXT), FIELD(struct net_config, mac, FIELD_MAC),
-    FIELD(struct net_config, model, FIELD_UINT),
+    FIELD(struct net_config, model, FIELD_UINT), FIELD(struct net_config, boot, FIELD_BOOL),
 };
 
 /* --- saving --- */

@@ -1,4 +1,5 @@
 """What a person has on a disk, through firmware."""
+import hashlib
 import os
 import shutil
 import struct
@@ -104,39 +105,6 @@ def bios_missing(test):
             raise Failure("status %d, and it says %r" % (done.returncode, done.stderr))
 
 
-def copy_of_disk(test):
-    """The disk with Debian and GRUB on it, to be written to."""
-    path = test.path("debian.img")
-    subprocess.run(["cp", "--sparse=always", "--reflink=auto", asset("disk"), path], check=True)
-    return path
-
-
-def to_a_login(machine):
-    """Through GRUB's menu to a login, and power off from inside."""
-    machine.expect("GNU GRUB")
-    machine.expect(r"Linux version", 2 * BOOT_SECONDS)
-    machine.expect(r"doppel-disk login: ", 3 * BOOT_SECONDS)
-    machine.send("root\n")
-    machine.expect("Password: ")
-    machine.send("doppel\n")
-    machine.expect(r"root@doppel-disk:~# ", BOOT_SECONDS)
-    machine.command_line("echo root on $(findmnt -no SOURCE /)", r"^root on /dev/\w+$", BOOT_SECONDS)
-    machine.send("poweroff\n")
-    machine.end(exit_status("DONE"), BOOT_SECONDS)
-
-
-@case("Debian on a virtio disk boots through SeaBIOS and GRUB to a login, and powers off", long=True)
-def bios_debian_virtio(test):
-    with test.machine(copy_of_disk(test), "--memory", "512M", "--engine", "dbt") as machine:
-        to_a_login(machine)
-
-
-@case("Debian on an AHCI disk boots through SeaBIOS and GRUB to a login with two processors", long=True, cpus=2)
-def bios_debian_ahci(test):
-    with test.machine("--disk", copy_of_disk(test) + ",bus=ahci", "--memory", "512M", "--cpus", 2, "--engine", "dbt") as machine:
-        to_a_login(machine)
-
-
 def rescue_iso(test):
     """A CD that grub-mkrescue makes, with the cloud kernel and the test guest on it."""
     tree, path = test.path("iso"), test.path("rescue.iso")
@@ -180,7 +148,88 @@ def uefi_iso(test):
         raise Failure("the file with UEFI's variables holds no BootOrder")
 
 
-@case("Debian on a virtio disk boots through OVMF and GRUB to a login", long=True)
-def uefi_debian_virtio(test):
-    with test.machine(copy_of_disk(test), "--memory", "512M", "--engine", "dbt", "--firmware", "uefi") as machine:
-        to_a_login(machine)
+def uefi_disk(test):
+    """A disk whose boot record has no code, with an EFI system partition that holds no more than a text."""
+    path, fat, note = test.path("esp-only.img"), test.path("esp.img"), test.path("note.efi")
+    with open(note, "w", encoding="utf-8") as file:
+        file.write("not a program\n")
+    for command in (["truncate", "-s", "34M", path], ["truncate", "-s", "32M", fat], ["mformat", "-i", fat, "-v", "ESP", "::"],
+                    ["mcopy", "-i", fat, note, "::/NOTE.EFI"], ["dd", "if=" + fat, "of=" + path, "bs=1M", "seek=1", "conv=notrunc", "status=none"]):
+        subprocess.run(command, check=True)
+    subprocess.run(["sfdisk", "-q", path], input="label: dos\nstart=1MiB, size=32MiB, type=ef\n", text=True, check=True)
+    return path
+
+
+def to_the_shell(machine):
+    machine.expect(r"UEFI Interactive Shell")
+    machine.expect(r"to skip|to continue")
+    machine.send("\x1b")
+    machine.expect(r"Shell> ")
+
+
+def shell_command(machine, command, answer):
+    machine.send(command + "\r")
+    match = machine.expect(answer, 60)
+    machine.expect(r"Shell> ", 60)
+    return match
+
+
+@case("a disk that only UEFI could boot starts OVMF by itself; its shell maps memory and keeps variables and boot entries over a restart")
+def uefi_shell(test):
+    path = uefi_disk(test)
+    variable = "setvar Doppel -guid 12345678-1234-1234-1234-123456789abc"
+    with test.machine(path, "--memory", "256M", "--display", "none") as machine:
+        to_the_shell(machine)
+        shell_command(machine, "memmap", r"RT_Code\s*: ")
+        shell_command(machine, variable + " -bs -rt -nv =0xD0770001", r"setvar")
+        shell_command(machine, "bcfg boot add 5 fs0:\\note.efi Reminder", r"Target = |Boot\w* ")
+        machine.send("reset\r")            # and again, without leaving the process
+        to_the_shell(machine)
+        shell_command(machine, "bcfg boot dump", r"(?i)Desc\s*-\s*Reminder")
+        machine.send("reset -s\r")
+        machine.end(exit_status("DONE"))
+    if not os.path.exists(path + ".uefi-variables"):
+        raise Failure("there is no file with UEFI's variables beside the disk")
+    with test.machine(path, "--memory", "256M", "--display", "none") as machine:
+        to_the_shell(machine)
+        shell_command(machine, variable, r"D0 77 00 01|D0770001|01 00 77 D0")
+        machine.send("reset -s\r")
+        machine.end(exit_status("DONE"))
+
+
+@case("two namespaces of an NVMe controller are disks of a Linux with two processors, each with a queue of its own", cpus=2)
+def nvme_linux(test):
+    first, second = test.disk("first.img"), test.disk("second.img", seed=2)
+    with test.linux("cloud", "--disk", first + ",bus=nvme,serial=NV1", "--disk", second + ",bus=nvme,ro", "--engine", "dbt",
+                    append="doppel.more=yes", cpus=2) as machine:
+        machine.expect(r"nvme nvme0: 2/0/0 default/read/poll queues")
+        machine.expect(r"^doppel:/# ")
+        for name, path in (("nvme0n1", first), ("nvme0n2", second)):
+            with open(path, "rb") as file:
+                digest = hashlib.sha256(file.read()).hexdigest()
+            machine.command_line("sha256sum /dev/%s" % name, "^%s " % digest)
+        machine.command_line("cat /sys/block/nvme0n1/device/serial; cat /sys/block/nvme0n2/ro", r"^NV1\s*\n1$")
+        machine.command_line("dd if=/dev/urandom of=/tmp/x bs=64k count=16 2>&-; taskset 1 dd if=/tmp/x of=/dev/nvme0n1 bs=64k oflag=direct 2>&-; "
+                             "taskset 2 dd if=/dev/nvme0n1 of=/tmp/y bs=64k count=16 iflag=direct 2>&-; cmp /tmp/x /tmp/y && echo the same", "^the same$")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
+
+
+@case("iPXE boots a kernel over user networking's DHCP and TFTP: from a virtio card, and its script from an e1000")
+def net_boot(test):
+    folder = test.path("tftp")
+    os.mkdir(folder)
+    shutil.copy(asset("kernel", "cloud"), os.path.join(folder, "vmlinuz"))
+    shutil.copy(asset("initramfs", "cloud"), os.path.join(folder, "initrd"))
+    with open(os.path.join(folder, "boot.ipxe"), "w", encoding="utf-8") as file:
+        file.write("#!ipxe\necho This came over the network.\nkernel vmlinuz console=ttyS0 panic=-1\ninitrd initrd\nboot\n")
+    with open(os.path.join(folder, "off.ipxe"), "w", encoding="utf-8") as file:
+        file.write("#!ipxe\necho So did this.\npoweroff\n")
+    network = "user,tftp=%s,boot=on,bootfile=" % folder
+    with test.machine("--memory", "512M", "--display", "none", "--engine", "dbt", "--net", network + "boot.ipxe") as machine:
+        machine.expect(r"This came over the network\.")
+        machine.expect(r"^doppel:/# ")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
+    with test.machine("--memory", "256M", "--display", "none", "--engine", "dbt", "--net", network + "off.ipxe,model=e1000") as machine:
+        machine.expect(r"So did this\.")

@@ -25,6 +25,7 @@ import cases_workload  # noqa: F401 (the same)
 import cases_snapshot  # noqa: F401 (the same)
 import cases_vmx  # noqa: F401 (the same)
 import cases_firmware # noqa: F401 (the same)
+import cases_systems # noqa: F401 (the same)
 import cases_screen  # noqa: F401 (the same)
 from machine import DOPPEL, ROOT, Failure, Skip
 

@@ -74,7 +74,7 @@ make_disk() {
         --customize-hook='chroot "$1" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service' \
         --customize-hook='mkdir -p "$1/boot/grub"; cd "$1"; for k in boot/vmlinuz-*; do n=${k##*[0-9]-}; \
             ln -sf "$k" "vmlinuz-$n"; ln -sf "boot/initrd.img-${k#boot/vmlinuz-}" "initrd-$n"; done' \
-        --customize-hook="copy-in $stage/dom0 /usr/local/sbin; chmod 755 \"\$1/usr/local/sbin/dom0\"" \
+        --customize-hook="copy-in $stage/dom0 /usr/local/sbin" --customize-hook='chmod 755 "$1/usr/local/sbin/dom0"' \
         --customize-hook="copy-in $stage/grub.cfg /usr/lib/grub/i386-pc /usr/lib/grub/x86_64-efi /boot/grub" \
         bookworm "$stage/root.tar" "$stage/sources.list" >&2 || return 1
     disk_partition "$out" && disk_boot_code "$out" "$stage" && disk_esp "$out" "$stage" && disk_root "$out" "$stage"
