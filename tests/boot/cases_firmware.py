@@ -13,11 +13,11 @@ from machine import BOOT_SECONDS, DOPPEL, Failure, Monitor, exit_status
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def boot_sector(test, name="mbr.img"):
-    """A disk with tests/boot/mbr.S on it."""
+def boot_sector(test, name="mbr.img", source="mbr.S"):
+    """A disk with tests/boot/mbr.S, or another such program, on it."""
     path = test.path(name)
     subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x7c00,--oformat=binary,--build-id=none",
-                    os.path.join(HERE, "mbr.S"), "-o", path], check=True)
+                    os.path.join(HERE, source), "-o", path], check=True)
     os.truncate(path, 1 << 20)
     return path
 
@@ -32,6 +32,20 @@ def bios_boot_sector(test):
             machine.expect(r"^the second sector was read$")
             machine.send("k")
             machine.expect(r"^key k$")
+            machine.end(exit_status("DONE"))
+
+
+@case("a monitor in protected mode runs a virtual-8086 task on the BIOS's calls and clock, on both engines")
+def bios_v86(test):
+    path = boot_sector(test, "v86.img", "v86.S")
+    for engine in ("interp", "dbt"):
+        with test.machine(path, "--engine", engine, "--display", "none") as machine:
+            machine.expect(r"^in real mode$")
+            machine.expect(r"^in virtual-8086 mode$")
+            machine.expect(r"^the clock ticked$")
+            reflected = int(machine.expect(r"^back in real mode, reflected ([0-9A-F]{4})$")[1], 16)
+            if reflected < 40:          # there are more characters than that
+                raise Failure("only %d interrupts were reflected" % reflected)
             machine.end(exit_status("DONE"))
 
 
