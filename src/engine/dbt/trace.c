@@ -2,6 +2,9 @@
  * Which blocks make a trace: from the first, at each branch whose ways are known, the way that was gone more often (the
  * interpreter counted), as long as it stays in the page and finds a block that is not in the trace yet. What ends a trace goes
  * on with the next one, so nothing here decides what is right.
+ *
+ * A short loop that leads back to the trace's beginning, and does so often, is in it several times: what is done where a trace begins
+ * costs as much as a handful of instructions.
  */
 #include "engine/dbt/plan.h"
 
@@ -65,17 +68,36 @@ static struct block *successor(struct work *w, const struct block *block)
     }
 }
 
+enum { LOOP_MOST = 48, TURNS_OFTEN = 4 };       /* instructions of all its turns; runs for each time that it is left */
+
+/* Back to the trace's beginning, from its end `last`: is there room for another turn, and will it be needed? */
+static bool turns_again(const struct work *w, const struct block *first, const struct block *last, unsigned loop, unsigned loop_blocks,
+                        unsigned blocks)
+{
+    const struct planned *p = &w->plan[w->count - 1];
+    const struct block *out = last->link[p->follows == FOLLOWS_TARGET ? 1 : 0];
+    return p->kind == KIND_JCC && w->count + loop <= LOOP_MOST && blocks + loop_blocks <= TRACE_BLOCKS &&
+           (!out || first->heat / TURNS_OFTEN >= out->heat);
+}
+
 void trace_form(struct work *w, struct block *block)
 {
     const struct block *first = block;
     uint64_t seen[TRACE_BLOCKS];
     unsigned blocks = 0, most = w->dbt->drops[dbt_page(block->gpa)] ? 1 : TRACE_BLOCKS;
+    unsigned seen_from = 0, loop = 0, loop_blocks = 0;
     w->count = 0;
     for (;;) {
         add_block(w, block);
         seen[blocks++] = block->gpa;
         struct block *next = blocks < most ? successor(w, block) : NULL;
-        if (!suits(w, first, next, seen, blocks)) {
+        if (next == first && !loop) {
+            loop = w->count;
+            loop_blocks = blocks;
+        }
+        if (next == first && turns_again(w, first, block, loop, loop_blocks, blocks))
+            seen_from = blocks;
+        if (!suits(w, first, next, seen + seen_from, blocks - seen_from)) {
             w->plan[w->count - 1].follows = FOLLOWS_NOTHING;
             break;
         }
