@@ -27,6 +27,7 @@ import cases_vmx  # noqa: F401 (the same)
 import cases_firmware # noqa: F401 (the same)
 import cases_systems # noqa: F401 (the same)
 import cases_screen  # noqa: F401 (the same)
+import cases_translations  # noqa: F401 (the same)
 from machine import DOPPEL, ROOT, Failure, Skip
 
 LOGS = os.path.join(ROOT, "build", "boot-logs")

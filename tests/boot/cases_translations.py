@@ -1,0 +1,120 @@
+"""Translations that are kept for the next start, and what perf is told about them."""
+import os
+import re
+import struct
+
+from cases import case
+from machine import Failure, exit_status
+
+
+def boot(test, *options, memory="512M", cpus=1):
+    """A boot to the end; what it counted, and what it printed."""
+    before = os.path.getsize(test.log) if os.path.exists(test.log) else 0
+    with test.linux("cloud", "--counters", *options, append="quiet doppel.test=cpu", memory=memory, cpus=cpus) as machine:
+        machine.expect(r"^DOPPEL-TEST cpu ok")
+        machine.end(exit_status("DONE"))
+    with open(test.log, errors="replace") as log:
+        log.seek(before)
+        text = log.read()
+    return {name: int(value) for name, value in re.findall(r"^([a-z0-9_]+) +(\d+) ", text, re.MULTILINE)}, text
+
+
+def the_file(directory):
+    names = os.listdir(directory)
+    if len(names) != 1 or not names[0].startswith("translations-"):
+        raise Failure("the directory of translations holds %s" % names)
+    path = os.path.join(directory, names[0])
+    if os.stat(path).st_mode & 0o777 != 0o600:
+        raise Failure("others may read the file of translations")
+    return path
+
+
+@case("the second boot uses the first one's translations, at other addresses; damaged ones are told of once, not used and made anew")
+def translations_kept(test):
+    cache = ("--translation-cache", test.path("translations"))
+    first, _ = boot(test, *cache)
+    path = the_file(cache[1])
+    second, text = boot(test, *cache)
+    if first["translations"] < 5000 or second["translations"] > first["translations"] / 5:
+        raise Failure("%d translations in the first boot, %d in the second" % (first["translations"], second["translations"]))
+    if second["translations_reused"] < first["translations"] / 2:
+        raise Failure("only %d translations were used again" % second["translations_reused"])
+    if "damaged" in text or "not used" in text:
+        raise Failure("the second boot complains")
+    with open(path, "r+b") as file:             # one byte in 4 KiB, behind the header and the index
+        size = os.path.getsize(path)
+        for at in range(size // 4, size, 4096):
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 0x40]))
+    third, text = boot(test, *cache)
+    if len(re.findall("are damaged", text)) != 1 or third["translations"] < second["translations"] * 2:
+        raise Failure("damaged translations were not refused with one warning")
+    with open(path, "r+b") as file:
+        file.write(b"something else")
+    fourth, text = boot(test, *cache)
+    if len(re.findall("are not used: it is no file of translations", text)) != 1 or fourth["translations"] < first["translations"] / 2:
+        raise Failure("a foreign file was not refused with one warning")
+    if boot(test, *cache)[0]["translations"] > first["translations"] / 5:
+        raise Failure("the foreign file was not replaced")
+
+
+def states(test, name, memory, *options):
+    """A boot with counted time: number, RIP and digest of the states that it goes through, and of memory."""
+    path = test.path(name)
+    boot(test, "--clock", "instructions", "--state-log", path + ",every=100003,memory=1000", *options, memory=memory)
+    with open(path) as log:
+        lines = [line.split() for line in log]
+    return [line[:3] + line[4:] for line in lines]      # without flags that nobody reads
+
+
+@case("with counted time a boot goes through the same states without kept translations, while they are made, and with them, "
+      "its kernel elsewhere, too")
+def translations_lockstep(test):
+    cache = ("--translation-cache", test.path("translations"))
+    for name, memory in (("made", "256M"), ("moved", "300M")):
+        without = states(test, name + "-without", memory, "--translation-cache", "off")
+        for run in ("first", "second"):
+            if states(test, name + "-" + run, memory, *cache) != without:
+                raise Failure("%s, %s run: the states differ from those without kept translations" % (name, run))
+        if len(without) < 1000:
+            raise Failure("only %d states" % len(without))
+
+
+@case("two processors and two machines share kept translations", cpus=2)
+def translations_shared(test):
+    cache = ("--translation-cache", test.path("translations"))
+    boot(test, *cache, cpus=2)
+    with test.linux("cloud", *cache, append="quiet doppel.test=cpu", cpus=2) as other:
+        counted, _ = boot(test, *cache, cpus=2)
+        other.expect(r"^DOPPEL-TEST cpu ok")
+        other.end(exit_status("DONE"))
+    the_file(cache[1])
+    if counted["translations_reused"] < 5000:
+        raise Failure("only %d translations were used again" % counted["translations_reused"])
+
+
+@case("--jitdump writes all translated code with its names, as perf inject reads it")
+def jitdump(test):
+    directory = test.path("dump")
+    os.mkdir(directory)
+    counted, _ = boot(test, "--jitdump", directory)
+    (name,) = os.listdir(directory)
+    with open(os.path.join(directory, name), "rb") as file:
+        dump = file.read()
+    magic, version, header, machine, _, pid, _, _ = struct.unpack_from("<6IQQ", dump)
+    if (magic, version, header, machine) != (0x4A695444, 1, 40, 62) or name != "jit-%d.dump" % pid:
+        raise Failure("the header is wrong")
+    at, loads, last = header, 0, None
+    while at < len(dump):
+        last, size, _ = struct.unpack_from("<IIQ", dump, at)
+        if last == 0:
+            _, _, vma, address, code, index = struct.unpack_from("<IIQQQQ", dump, at + 16)
+            text = dump[at + 56:at + size - code]
+            if vma != address or index != loads or not re.fullmatch(rb"(kernel|user)_[0-9a-f]+(_window)?\0", text):
+                raise Failure("record %d is wrong" % loads)
+            loads += 1
+        at += size
+    if at != len(dump) or last != 3 or loads != counted["translations"] + counted["translations_reused"]:
+        raise Failure("%d records, %s translations" % (loads, counted["translations"]))
