@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Times the boot of Debian's cloud kernel on doppel's engines and, where it is installed, on QEMU's TCG.
 
-usage: bench/boot.py [--runs N] [--cpus N] [--only interp|dbt|qemu] [--work NAME]
+usage: bench/boot.py [--runs N] [--cpus N] [--only interp|dbt|cold|saved|qemu]... [--work NAME]
 
 The programs run in turn, so that a machine whose speed drifts is fair to all.
 Each run boots to the first line of user space with a quiet console and 512 MiB, and powers off.
 Shown are the medians (and the range) of the time to that line, the time to the end, the processor
 time used, the most memory held, and for doppel the guest instructions carried out a second of
-processor time. --work names what the guest does then: one of the tests in tools/guest/init.
+processor time. `dbt` keeps no translations, `cold` saves them to an empty cache, `saved` finds those of an earlier boot. --work names what the guest does then: one of the tests in tools/guest/init.
 """
 import argparse
 import os
@@ -16,11 +16,13 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 QEMU = "qemu-system-x86_64"
-ENGINES = ["interp", "dbt"]
+# Names of the runs of doppel, their engines, and what they do with translations.
+DOPPEL = {"interp": "interp", "dbt": "dbt", "cold": "dbt", "saved": "dbt"}
 
 
 def asset(kind):
@@ -28,11 +30,12 @@ def asset(kind):
                           stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def commands(cpus, work):
+def commands(cpus, work, cache):
     kernel, initramfs = asset("kernel"), asset("initramfs")
     append = "console=ttyS0 quiet panic=-1 doppel.test=" + work
-    for engine in ENGINES:
-        yield engine, [os.path.join(ROOT, "build", "doppel"), "run", "--engine", engine, "--memory", "512M",
+    for name, engine in DOPPEL.items():
+        kept = os.path.join(cache, name) if name in ("cold", "saved") else "off"
+        yield name, [os.path.join(ROOT, "build", "doppel"), "run", "--engine", engine, "--translation-cache", kept, "--memory", "512M",
                        "--cpus", str(cpus), "--counters", "--kernel", kernel, "--initrd", initramfs, "--append", append,
                        "--no-reboot"]
     if shutil.which(QEMU):
@@ -61,23 +64,37 @@ def run(command):
     return figures
 
 
+def measure(arguments, cache):
+    programs = {name: command for name, command in commands(arguments.cpus, arguments.work, cache)
+                if not arguments.only or name in arguments.only}
+    runs = {name: [] for name in programs}
+    if "saved" in programs:
+        run(programs["saved"])
+    for _ in range(arguments.runs):
+        for name, command in programs.items():
+            shutil.rmtree(os.path.join(cache, "cold"), ignore_errors=True)
+            runs[name].append(run(command))
+    return runs
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--work", default="cpu")
-    parser.add_argument("--only", choices=[*ENGINES, "qemu"])
+    parser.add_argument("--only", choices=[*DOPPEL, "qemu"], action="append")
     arguments = parser.parse_args()
-    programs = {name: command for name, command in commands(arguments.cpus, arguments.work)
-                if arguments.only in (None, name)}
-    runs = {name: [] for name in programs}
-    for _ in range(arguments.runs):
-        for name, command in programs.items():
-            runs[name].append(run(command))
+    with tempfile.TemporaryDirectory() as cache:
+        runs = measure(arguments, cache)
     for name, results in runs.items():
         for figure in results[0]:
             values = [figures[figure] for figures in results]
             print("%-8s %-24s %9.2f  (%.2f to %.2f)" % (name, figure, statistics.median(values), min(values), max(values)))
+    for figure in ("to user space, s", "processor time, s"):
+        medians = {name: statistics.median(figures[figure] for figures in results) for name, results in runs.items()}
+        if "saved" in medians:
+            print("%-33s saved takes %s" % (figure.split(",")[0], ", ".join(
+                "%.2f of %s" % (medians["saved"] / value, name) for name, value in medians.items() if name != "saved")))
 
 
 if __name__ == "__main__":
