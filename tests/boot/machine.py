@@ -18,6 +18,8 @@ BOOT_SECONDS = 300 * float(os.environ.get("DOPPEL_TIMEOUT_FACTOR", "1"))
 # What programs send to a terminal to colour, move and ask it.
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>78]")
 
+TIED = ["setpriv", "--pdeathsig", "KILL"]     # no machine outlives a test run that was killed
+
 
 class Failure(Exception):
     """The machine did not do what the test asks for."""
@@ -50,12 +52,12 @@ class Machine:
         self.terminal = None
         if terminal:
             self.terminal, other = os.openpty()
-            self.process = subprocess.Popen(self.command, stdin=other, stdout=other, stderr=other,
+            self.process = subprocess.Popen(TIED + self.command, stdin=other, stdout=other, stderr=other,
                                             start_new_session=True, env=environment)
             self.slave = other  # kept open: what the process leaves behind in it is looked at
             self.input = self.output = self.terminal
         else:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            self.process = subprocess.Popen(TIED + self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                             stderr=subprocess.STDOUT, start_new_session=True, env=environment)
             self.input, self.output = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.output, False)
