@@ -40,6 +40,7 @@ void block_flush(struct vcpu *vcpu)
     struct interp *interp = interp_of(vcpu);
     memset(interp->cache->hash, 0, sizeof(interp->cache->hash));
     memset(interp->cache->page, 0, sizeof(interp->cache->page));
+    memset(interp->cache->live, 0, sizeof(interp->cache->live));
     memset(interp->cache->heat, 0, sizeof(interp->cache->heat));
     interp->cache->used = 0;
     interp->cache->flushes++;
@@ -106,10 +107,37 @@ void block_watch(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
         mmu_unshare_writes(vcpu, gpa);
 }
 
-/* Dropped blocks stay in the other list that they may be in until somebody comes by there. */
+/* A bit for each granule of a page that these bytes of it are in. */
+static uint64_t granules(uint64_t gpa, uint64_t size)
+{
+    unsigned first = (gpa & PAGE_MASK) >> CODE_GRANULE_SHIFT;
+    unsigned last = (unsigned)min_u64((gpa & PAGE_MASK) + size - 1, PAGE_MASK) >> CODE_GRANULE_SHIFT;
+    return (~0ull << first) & (~0ull >> (63 - last));
+}
+static_assert(PAGE_SIZE >> CODE_GRANULE_SHIFT == 64, "a bit for each granule");
+
+/* Of its bytes in the page of gpa, or in that of gpa2. */
+static uint64_t block_granules(const struct block *block, unsigned which)
+{
+    return which ? granules(0, block->bytes - (PAGE_SIZE - (block->gpa & PAGE_MASK))) : granules(block->gpa, block->bytes);
+}
+
+static void note_live(struct block_cache *cache, const struct block *block)
+{
+    for (unsigned which = 0; which < (block->gpa2 == BLOCK_DROPPED ? 1 : 2); which++)
+        cache->live[page_hash(which ? block->gpa2 : block->gpa)] |= block_granules(block, which);
+}
+
+/*
+ * Dropped blocks stay in the other list that they may be in until somebody comes by there. A page whose code is written anew, piece by piece,
+ * has a long list and few live granules.
+ */
 static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool watched)
 {
     struct block_cache *cache = interp_of(vcpu)->cache;
+    uint64_t live = 0;
+    if (watched && !(cache->live[page_hash(gpa)] & granules(gpa, size)))
+        return;                         /* stale ones stay watched */
     for (unsigned which = 0; which < 2; which++) {
         struct block **at = &cache->page[which][page_hash(gpa)];
         while (*at) {
@@ -119,12 +147,15 @@ static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool wa
                 if (!block->stale)
                     make_stale(vcpu, block);
             }
+            if (!block->stale)
+                live |= block_granules(block, which);
             if (block->gpa == BLOCK_DROPPED)
                 *at = block->page_next[which];
             else
                 at = &block->page_next[which];
         }
     }
+    cache->live[page_hash(gpa)] = live;
 }
 
 static void drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool watched)
@@ -297,14 +328,14 @@ static enum step decode_one(struct vcpu *vcpu, struct source *source, struct blo
     return bound == BIND_FLOWS ? STEP_MORE : STEP_CLOSED;
 }
 
-/* Decodes at most `most` instructions; false: fault pending, or (flushed) start again. */
-static bool decode_block(struct vcpu *vcpu, struct source *source, struct block *block, unsigned most, bool *flushed)
+/* Decodes at most `most` instructions, the last of which begins before `end`; false: fault pending, or (flushed) start again. */
+static bool decode_block(struct vcpu *vcpu, struct source *source, struct block *block, unsigned most, unsigned end, bool *flushed)
 {
     uint8_t code[(BLOCK_OPS_MAX + 1) * INSN_LENGTH_MAX];
     unsigned where = 0;
     enum step step = STEP_MORE;
     *flushed = false;
-    while (step == STEP_MORE && block->count < most) {
+    while (step == STEP_MORE && block->count < most && where < end) {
         step = decode_one(vcpu, source, block, where, code);
         if (step == STEP_FAULT)
             return false;
@@ -345,6 +376,7 @@ static void hook(struct block_cache *cache, struct block *block)
         *page = block;
     }
     cache->used += block_size(block);
+    note_live(cache, block);
 }
 
 /* Puts the new block where the stale one lies, lists and links to it unchanged, if there is room. */
@@ -374,7 +406,7 @@ static struct block *decode_scratch(struct vcpu *vcpu, struct source *source, ui
     bool flushed;
     do {
         start_block(interp->scratch, source, key);
-        if (!decode_block(vcpu, source, interp->scratch, 1, &flushed) && !flushed)
+        if (!decode_block(vcpu, source, interp->scratch, 1, PAGE_SIZE, &flushed) && !flushed)
             return NULL;
     } while (flushed);
     interp->scratch->linkable = false;
@@ -410,6 +442,7 @@ static bool revive(struct vcpu *vcpu, struct block *block, const struct source *
     for (unsigned i = 0; i < block->op_count; i++)
         block->op[i].run = (op_fn *)((intptr_t)op_stale + block->op[i].handler);
     block->stale = false;
+    note_live(interp_of(vcpu)->cache, block);
     return true;
 }
 
@@ -431,11 +464,13 @@ static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uin
     struct interp *interp = interp_of(vcpu);
     struct block *block;
     uint64_t flushes = interp->cache->flushes;
+    enum { GRANULE = 1 << CODE_GRANULE_SHIFT };
     bool flushed, hot = heat(interp->cache, source->gpa, old);
+    unsigned end = hot ? (unsigned)(GRANULE - (source->gpa & (GRANULE - 1))) : PAGE_SIZE;
     do {
         block = arena_reserve(vcpu);
         start_block(block, source, key);
-        if (!decode_block(vcpu, source, block, hot ? BLOCK_OPS_HOT : BLOCK_OPS_MAX, &flushed) && !flushed)
+        if (!decode_block(vcpu, source, block, BLOCK_OPS_MAX, end, &flushed) && !flushed)
             return NULL;
     } while (flushed);
     counter_add(&vcpu->counters, COUNTER_blocks_decoded, 1);
@@ -446,8 +481,10 @@ static struct block *decode_cached(struct vcpu *vcpu, struct source *source, uin
         block->linkable = false;
     }
     if (old && interp->cache->flushes == flushes) {
-        if (replace(old, block))
+        if (replace(old, block)) {
+            note_live(interp->cache, old);
             return old;
+        }
         discard(vcpu, old);
     }
     hook(interp->cache, block);

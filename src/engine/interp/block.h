@@ -17,8 +17,7 @@ enum {
     BLOCK_HASH_BITS = 18,
     BLOCK_PAGE_BITS = 12,
     BLOCK_ARENA_SIZE = 96 << 20,
-    BLOCK_HEAT = 32,            /* blocks of a page whose bytes changed before its new ones are kept short */
-    BLOCK_OPS_HOT = 1,
+    BLOCK_HEAT = 32,            /* blocks of a page whose bytes changed before its new ones end with their granule */
     BLOCK_COOLING = 8192,       /* after so many decoded blocks all pages are cool again */
 };
 #define BLOCK_DROPPED (~0ull)
@@ -26,6 +25,7 @@ enum {
 struct block_cache {
     struct block *hash[1 << BLOCK_HASH_BITS];
     struct block *page[2][1 << BLOCK_PAGE_BITS];    /* lists of blocks by page of gpa, and by gpa2 */
+    uint64_t live[1 << BLOCK_PAGE_BITS];            /* of these pages: a bit for each granule that a block may be in which is not stale */
     uint8_t heat[1 << BLOCK_PAGE_BITS];             /* changed blocks, by page, saturating */
     uint8_t *arena;
     size_t used;
