@@ -424,6 +424,47 @@ static bool crossing_holds(struct vcpu *vcpu, const struct block *block, const s
     return mmu_fetch_page(vcpu, source->gla + block->bytes - 1, &gpa, &mmio) && (gpa & ~PAGE_MASK) == block->gpa2;
 }
 
+/* The op of the instruction that is in memory now, if it can take the old one's place. */
+static bool decode_again(struct vcpu *vcpu, const struct block *block, const struct op *old, const uint8_t *bytes, struct op *op)
+{
+    const struct decoder *decoder = &interp_of(vcpu)->cache->decoder[block->key & KEY_MODE];
+    bool last = old == &block->op[block->op_count - 1];
+    struct insn insn;
+    if (decode(decoder, bytes, old->length, &insn) != DECODE_OK || insn.length != old->length)
+        return false;
+    enum bind_result bound = bind_op(vcpu, &insn, op, old->where, block->key, decoder);
+    if (bound == BIND_FULL || (bound == BIND_ENDS) != last)
+        return false;
+    op->back = old->back;
+    op->handler = (int32_t)((intptr_t)op->run - (intptr_t)op_stale);
+    op->run = op_stale;
+    return true;
+}
+
+/*
+ * Decodes anew just the instructions of a stale block whose bytes have changed: constants and displacements do, mostly. False: it is
+ * another block now.
+ */
+static bool patch(struct vcpu *vcpu, struct block *block, const struct source *source)
+{
+    uint8_t bytes[INSN_LENGTH_MAX];
+    if (block->gpa2 != BLOCK_DROPPED || crosses_page(block))
+        return false;
+    for (unsigned i = 0; i < block->count; i++) {
+        struct op *op = &block->op[i], now = { 0 };
+        if (op->length && memcmp(source->host + op->where, block_code(block) + op->where, op->length) == 0)
+            continue;
+        memcpy(bytes, source->host + op->where, op->length);
+        if (!op->length || !decode_again(vcpu, block, op, bytes, &now))
+            return false;
+        *op = now;
+        memcpy(block_code(block) + now.where, bytes, now.length);
+    }
+    memset(block->link, 0, sizeof(block->link));
+    block->heat = 0;
+    return true;
+}
+
 /* Watches the bytes of a stale block again and compares them with what it was decoded from. */
 static bool revive(struct vcpu *vcpu, struct block *block, const struct source *source)
 {
@@ -437,7 +478,8 @@ static bool revive(struct vcpu *vcpu, struct block *block, const struct source *
     unsigned first = min_u64(block->bytes, in_page), rest = block->bytes - first;
     if (rest && !mmu_fetch_bytes(vcpu, source->gla + first, rest_of_it, rest))
         return false;
-    if (memcmp(source->host, block_code(block), first) || memcmp(rest_of_it, block_code(block) + first, rest))
+    bool same = !memcmp(source->host, block_code(block), first) && !memcmp(rest_of_it, block_code(block) + first, rest);
+    if (!same && !patch(vcpu, block, source))
         return false;
     for (unsigned i = 0; i < block->op_count; i++)
         block->op[i].run = (op_fn *)((intptr_t)op_stale + block->op[i].handler);

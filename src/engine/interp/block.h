@@ -3,9 +3,9 @@
  * away as a whole when it is full.
  *
  * Code is watched in granules of 64 bytes (mem/code_map.h). A vCPU's own write drops what it touches; one by another vCPU or a
- * device drops whole granules or pages, and with them code that did not change. A dropped block is therefore only made stale: when it is wanted again and its bytes are as they
- * were it is revived, which costs a comparison. In pages where that happens often new blocks are kept short, so that little
- * is decoded anew for each byte that did change.
+ * device drops whole granules or pages, and with them code that did not change. A dropped block is therefore only made stale: when it
+ * is wanted again and its bytes are as they were it is revived, which costs a comparison; if only constants in it have changed, just
+ * those instructions are decoded anew. In pages where that does not help blocks end with their granule.
  */
 #ifndef DOPPEL_INTERP_BLOCK_H
 #define DOPPEL_INTERP_BLOCK_H
