@@ -247,3 +247,36 @@ def net_boot(test):
         machine.end(exit_status("DONE"))
     with test.machine("--memory", "256M", "--display", "none", "--engine", "dbt", "--net", network + "off.ipxe,model=e1000") as machine:
         machine.expect(r"So did this\.")
+
+
+def menu_iso(test):
+    """A CD with GRUB alone, for BIOS and UEFI: it waits for a key, says which came, and powers off."""
+    tree, path = test.path("menu"), test.path("menu.iso")
+    os.makedirs(os.path.join(tree, "boot", "grub"))
+    with open(os.path.join(tree, "boot", "grub", "grub.cfg"), "w", encoding="utf-8") as file:
+        file.write("if [ $grub_platform = pc ]; then\nserial --unit=0 --speed=115200\nterminal_input serial\nterminal_output serial\nfi\n"
+                   "set timeout=-1\nmenuentry 'The entry' --hotkey=x {\necho The entry was chosen.\nsleep 1\nhalt\n}\n")
+    subprocess.run(["grub-mkrescue", "-o", path, tree], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return path
+
+
+def goes_on(test, name, options, ready, key, answer, status="DONE"):
+    """Keeps the machine when it is ready; a restored one takes the key."""
+    socket, kept = test.path(name + ".monitor"), test.path(name + ".snapshot")
+    with test.machine(*options, "--display", "none", "--memory", "256M", "--monitor", "socket:" + socket) as machine:
+        machine.expect(ready)
+        machine.read(0.5)
+        with Monitor(socket) as monitor:
+            monitor.snapshot(kept)
+    with test.machine(restore=kept) as machine:
+        machine.send(key)
+        machine.expect(answer)
+        machine.end(exit_status(status))
+
+
+@case("machines kept while the BIOS waits for a key, in GRUB's menu and in UEFI's GRUB go on when they are restored")
+def firmware_snapshot(test):
+    menu = menu_iso(test)
+    goes_on(test, "bios", ("--disk", boot_sector(test) + ",ro"), r"^the second sector was read$", "k", r"^key k$")
+    goes_on(test, "grub", (menu,), r"The entry", "x", r"The entry was chosen\.")
+    goes_on(test, "uefi", (menu, "--firmware", "uefi"), r"The entry", "x", r"The entry was chosen\.")
