@@ -108,6 +108,8 @@ static json_t *disk_to_json(const struct disk_config *disk, unsigned index)
     if (vhost_user)
         json_object_set_new(json, "vhost_user", json_true());
     set_text(json, "serial", disk->serial);
+    if (disk->bus != DISK_VIRTIO)
+        set_text(json, "doppel_bus", disk_bus_name(disk->bus));
     return json;
 }
 

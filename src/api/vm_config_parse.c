@@ -178,9 +178,17 @@ static bool take_disk_path(struct vm_config *config, json_t *json, const char **
     return asprintf(&text, "vhost-user:%s", socket) >= 0 && (*path = own(config, text, err));
 }
 
+static bool parse_bus(const char *bus, struct disk_config *disk, struct error *err)
+{
+    if (!disk_bus_parse(bus, &disk->bus))
+        return error_set(err, "'doppel_bus' must be virtio, ahci, cdrom or nvme, not '%.32s'", bus);
+    disk->image.read_only |= disk->bus == DISK_CDROM;
+    return true;
+}
+
 static bool parse_disk(struct vm_config *config, json_t *json, struct error *err)
 {
-    const char *type = NULL;
+    const char *type = NULL, *bus = "virtio";
     if (config->own.disk_count == MACHINE_DISKS_MAX)
         return error_set(err, "a machine has at most %d disks", MACHINE_DISKS_MAX);
     struct disk_config *disk = &config->own.disk[config->own.disk_count++];
@@ -188,7 +196,8 @@ static bool parse_disk(struct vm_config *config, json_t *json, struct error *err
     return take_disk_path(config, json, &disk->path, err) && take_text(config, json, "serial", &disk->serial, err) &&
            take_text(config, json, "image_type", &type, err) && parse_image_type(type, &disk->image.format, err) &&
            take_bool(json, "readonly", &disk->image.read_only, err) && take_bool(json, "direct", &disk->image.direct, err) &&
-           take_bool(json, "backing_files", &disk->image.backing, err);
+           take_bool(json, "backing_files", &disk->image.backing, err) && take_text(config, json, "doppel_bus", &bus, err) &&
+           parse_bus(bus, disk, err);
 }
 
 /* 52:54:00:12:34:56, not a group address. */

@@ -162,13 +162,8 @@ static bool option_append(struct options *options, const char *value, struct err
 
 static bool disk_bus(struct disk_config *disk, const char *value, struct error *err)
 {
-    static const char *const buses[] = { [DISK_VIRTIO] = "virtio", [DISK_AHCI] = "ahci", [DISK_NVME] = "nvme" };
-    for (unsigned i = 0; i < ARRAY_SIZE(buses); i++)
-        if (buses[i] && !strcmp(value, buses[i])) {
-            disk->bus = (enum disk_bus)i;
-            return true;
-        }
-    return error_set(err, "a disk cannot be put on '%s'; there are virtio, ahci and nvme", value);
+    return (disk_bus_parse(value, &disk->bus) && disk->bus != DISK_CDROM) ||
+           error_set(err, "a disk cannot be put on '%s'; there are virtio, ahci and nvme (and --cdrom)", value);
 }
 
 static bool disk_part(struct disk_config *disk, char *part, struct error *err)

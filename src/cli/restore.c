@@ -53,6 +53,7 @@ static bool become_another(struct options *options, struct machine_config *confi
             return error_set(err, "the host gives no random numbers");
         mac[0] = (mac[0] & ~1) | 2;
     }
+    config->uefi_variables = NULL;      /* that file is the other's: this one's is beside its disk */
     return true;
 }
 

@@ -31,6 +31,20 @@
 
 enum { MEMORY_MIN = 1 * MiB };
 
+static const char *const disk_buses[] = { [DISK_VIRTIO] = "virtio", [DISK_AHCI] = "ahci", [DISK_CDROM] = "cdrom", [DISK_NVME] = "nvme" };
+
+bool disk_bus_parse(const char *name, enum disk_bus *bus)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(disk_buses); i++)
+        if (!strcmp(name, disk_buses[i])) {
+            *bus = (enum disk_bus)i;
+            return true;
+        }
+    return false;
+}
+
+const char *disk_bus_name(enum disk_bus bus) { return bus < ARRAY_SIZE(disk_buses) ? disk_buses[bus] : "unknown"; }
+
 void machine_config_defaults(struct machine_config *config)
 {
     config->memory = 512 * MiB;

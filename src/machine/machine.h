@@ -25,6 +25,10 @@ enum boot_method { BOOT_AUTO, BOOT_LINUX, BOOT_PVH, BOOT_MULTIBOOT, BOOT_FLAT };
 /* What a disk is to the guest. */
 enum disk_bus { DISK_VIRTIO, DISK_AHCI, DISK_CDROM, DISK_NVME };
 
+/* By the names that users give them: virtio, ahci, cdrom, nvme. False: it is none of these. */
+bool disk_bus_parse(const char *name, enum disk_bus *bus);
+const char *disk_bus_name(enum disk_bus bus);
+
 struct disk_config {
     const char *path;
     enum disk_bus bus;
