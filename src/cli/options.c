@@ -252,30 +252,40 @@ static bool is_cd(const char *path)
     return read && !memcmp(mark, "CD001", MARK_SIZE);
 }
 
-/*
- * A disk whose master boot record has a signature but no code is one that only UEFI boots (UEFI 2.10 §5.2.3 "Protective MBR"); so is
- * a CD whose boot catalog begins with an entry for UEFI (El Torito 1.0 §2.1: the platform of the validation entry).
- */
+/* A boot record with a signature but no code is one that only UEFI boots (UEFI 2.10 §5.2.3 "Protective MBR"). */
+static bool record_is_for_uefi(struct disk_image *image)
+{
+    enum { CODE_SIZE = 440, SIGNATURE = 510 };
+    static const uint8_t no_code[CODE_SIZE];
+    uint8_t sector[DISK_SECTOR];
+    return image->size >= sizeof(sector) && disk_image_read(image, sector, sizeof(sector), 0) == 0 && sector[SIGNATURE] == 0x55 &&
+           sector[SIGNATURE + 1] == 0xAA && !memcmp(sector, no_code, CODE_SIZE);
+}
+
+/* So is a CD whose boot catalog begins with an entry for UEFI (El Torito 1.0 §2.0, §2.1: the platform of the validation entry). */
+static bool catalog_is_for_uefi(struct disk_image *image)
+{
+    enum { BLOCK = 2048, RECORD = 17 * BLOCK, CATALOG = 0x47, PLATFORM = 1, PLATFORM_EFI = 0xEF };
+    uint8_t sector[DISK_SECTOR];
+    uint32_t catalog;
+    if (image->size < RECORD + BLOCK || disk_image_read(image, sector, sizeof(sector), RECORD))
+        return false;
+    memcpy(&catalog, sector + CATALOG, sizeof(catalog));
+    return catalog < image->size / BLOCK && disk_image_read(image, sector, sizeof(sector), (uint64_t)catalog * BLOCK) == 0 &&
+           sector[PLATFORM] == PLATFORM_EFI;
+}
+
+/* Whether nothing but UEFI boots the first disk. An image that cannot be read is told later, when it is opened for the machine. */
 static bool boots_by_uefi_only(const struct machine_config *config)
 {
-    enum { CODE_SIZE = 440, SIGNATURE = 510, RECORD = 17 * 2048, CATALOG = 0x47, PLATFORM = 1, PLATFORM_EFI = 0xEF };
-    static const uint8_t no_code[CODE_SIZE];
-    uint8_t sector[512] = { 0 };
     const struct disk_config *disk = &config->disk[0];
-    FILE *file = config->disk_count ? fopen(disk->path, "rbe") : NULL;
-    bool uefi = false;
-    if (!file)
-        return false;
-    if (disk->bus == DISK_CDROM) {
-        if (fseek(file, RECORD, SEEK_SET) == 0 && fread(sector, sizeof(sector), 1, file) == 1) {
-            uint32_t catalog = sector[CATALOG] | sector[CATALOG + 1] << 8 | sector[CATALOG + 2] << 16 | (uint32_t)sector[CATALOG + 3] << 24;
-            uefi = fseek(file, (long)catalog * 2048, SEEK_SET) == 0 && fread(sector, sizeof(sector), 1, file) == 1 &&
-                   sector[PLATFORM] == PLATFORM_EFI;
-        }
-    } else if (fread(sector, sizeof(sector), 1, file) == 1) {
-        uefi = sector[SIGNATURE] == 0x55 && sector[SIGNATURE + 1] == 0xAA && !memcmp(sector, no_code, CODE_SIZE);
-    }
-    fclose(file);
+    struct disk_image_options options = disk->image;
+    struct error err;
+    options.read_only = true;
+    options.ephemeral = false;
+    struct disk_image *image = config->disk_count ? disk_image_open(disk->path, &options, &err) : NULL;
+    bool uefi = image && (disk->bus == DISK_CDROM ? catalog_is_for_uefi(image) : record_is_for_uefi(image));
+    disk_image_close(image);
     return uefi;
 }
 
