@@ -62,6 +62,7 @@ struct test_case {
  */
 struct run {
     enum code_mode mode;
+    bool engines_only;                  /* the host's vendor has its own way in what is in it, so the host does not judge */
     struct cpu_image start;             /* rip: where the code lies */
     uint64_t data_seed;
     unsigned code_length, resume_count, table_count;

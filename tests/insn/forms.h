@@ -118,6 +118,21 @@ static const struct form avx_forms[] = {
     { 0x66, MAP_0F38, 0x2C, ANY_REG, VEX | MEM, 0 }, { 0x66, MAP_0F38, 0x8E, ANY_REG, VEX | MEM, 0 },       /* VMASKMOVPS, VPMASKMOVD */
 };
 
+/* MMX: registers of their own names in the place of x87's. */
+static const struct form mmx_forms[] = {
+    { 0, MAP_0F, 0x6E, ANY_REG, WIDE, 0 }, { 0, MAP_0F, 0x7E, ANY_REG, WIDE | REG, 0 }, { 0, MAP_0F, 0x6F, ANY_REG, 0, 0 },
+    { 0, MAP_0F, 0xFD, ANY_REG, 0, 0 }, { 0, MAP_0F, 0xEF, ANY_REG, 0, 0 }, { 0, MAP_0F, 0xD5, ANY_REG, 0, 0 },
+    { 0, MAP_0F, 0x61, ANY_REG, 0, 0 }, { 0, MAP_0F, 0x71, 2, REG, 1 }, { 0, MAP_0F, 0x70, ANY_REG, 0, 1 },
+    { 0, MAP_0F, 0xD7, ANY_REG, REG, 0 }, { 0xF2, MAP_0F, 0xD6, ANY_REG, REG, 0 }, { 0xF3, MAP_0F, 0xD6, ANY_REG, REG, 0 },
+    { 0, MAP_0F, 0x2A, ANY_REG, 0, 0 }, { 0, MAP_0F, 0x2D, ANY_REG, 0, 0 },                         /* CVTPI2PS, CVTPS2PI */
+};
+
+/* What shows the last x87 instruction, its opcode and operand, and what else of x87 state is control; with memory of up to 108 bytes. */
+static const struct form x87_control_forms[] = {
+    { 0, MAP_NONE, 0xD9, 6, MEM, 0 }, { 0, MAP_NONE, 0xD9, 6, MEM, 0 }, { 0, MAP_NONE, 0xDD, 6, MEM, 0 }, { 0, MAP_NONE, 0xD9, 5, MEM, 0 },
+    { 0, MAP_NONE, 0xD9, 4, MEM, 0 }, { 0, MAP_NONE, 0xDD, 4, MEM, 0 },
+};
+
 /* Opcode D8 to DF in `opcode`; with memory. */
 static const struct form x87_forms[] = {
     { 0, MAP_NONE, 0xD9, 0, MEM, 0 }, { 0, MAP_NONE, 0xDD, 0, MEM, 0 }, { 0, MAP_NONE, 0xDB, 5, MEM, 0 }, { 0, MAP_NONE, 0xDF, 0, MEM, 0 },
@@ -134,7 +149,7 @@ static const struct form x87_forms[] = {
 static const uint8_t short_forms[][4] = {
     { 1, 0x98 }, { 2, 0x48, 0x98 }, { 1, 0x99 }, { 2, 0x48, 0x99 }, { 1, 0xF5 }, { 1, 0xF8 }, { 1, 0xF9 }, { 1, 0xFC }, { 1, 0x9E },
     { 1, 0x9F }, { 1, 0x90 }, { 2, 0x66, 0x90 }, { 2, 0xD9, 0xE8 }, { 2, 0xD9, 0xE0 }, { 2, 0xD9, 0xEE }, { 2, 0xD9, 0xFA },
-    { 2, 0xD9, 0xF6 }, { 2, 0xD9, 0xF7 }, { 2, 0xDF, 0xE0 }, { 3, 0xC5, 0xF8, 0x77 }, { 3, 0x0F, 0xAE, 0xF0 }, { 3, 0x0F, 0xAE, 0xE8 },
+    { 2, 0xD9, 0xF6 }, { 2, 0xD9, 0xF7 }, { 2, 0xDF, 0xE0 }, { 1, 0x9B }, { 2, 0xDB, 0xE2 }, { 2, 0xDB, 0xE3 }, { 2, 0x0F, 0x77 }, { 3, 0xC5, 0xF8, 0x77 }, { 3, 0x0F, 0xAE, 0xF0 }, { 3, 0x0F, 0xAE, 0xE8 },
 };
 
 #endif

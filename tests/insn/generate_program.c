@@ -474,6 +474,17 @@ static void add_skip(struct generating *g)
         g->program->unit_count = index;
 }
 
+/* AMD's processors keep less of the last instruction, and leave TOP alone where MMX stores. */
+static void add_x87(struct generating *g)
+{
+    if (now_and_then(g, 20))
+        ANY_FORM(g, mmx_forms);
+    else if (!g->features->amd && now_and_then(g, 8))
+        ANY_FORM(g, x87_control_forms);
+    else
+        ANY_FORM(g, x87_forms);
+}
+
 static void add_something(struct generating *g)
 {
     unsigned kind = any(g, 100), limit = g->program->unit_count;
@@ -493,7 +504,7 @@ static void add_something(struct generating *g)
         else if (kind < 40 && g->vectors)
             g->features->avx && now_and_then(g, 30) ? ANY_FORM(g, avx_forms) : ANY_FORM(g, sse_forms);
         else if (kind < 55 && g->x87)
-            ANY_FORM(g, x87_forms);
+            add_x87(g);
         else if (kind >= 92)
             try_random(g);
         else
@@ -687,6 +698,7 @@ static void resolve(struct generating *g, int16_t *target)
 
 bool generate_program(uint64_t seed, const struct host_features *features, struct program *program)
 {
+    struct host_features free = *features;
     struct generating g = { .program = program, .features = features };
     program->seed = seed;
     program->unit_count = program->table_count = 0;
@@ -695,6 +707,11 @@ bool generate_program(uint64_t seed, const struct host_features *features, struc
     g.scratch.mode = CODE_64;
     ZydisDecoderInit(&g.random.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     program->data_seed = next_random(&g.random.random);
+    program->engines_only = features->amd && now_and_then(&g, 15);
+    if (program->engines_only) {
+        free.amd = false;
+        g.features = &free;
+    }
     g.aligned = now_and_then(&g, 60);
     g.self_modifying = now_and_then(&g, 15);
     g.vectors = now_and_then(&g, 50);

@@ -34,6 +34,7 @@ bool assemble(const struct program *program, struct run *run)
     uint64_t address[UNITS_MAX + 2];
     memset(run, 0, offsetof(struct run, code));
     run->mode = CODE_64;
+    run->engines_only = program->engines_only;
     run->start = program->start;
     run->data_seed = program->data_seed;
     address[0] = program->start.rip;

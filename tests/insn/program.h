@@ -31,6 +31,7 @@ struct unit {
 
 struct program {
     uint64_t seed, data_seed;
+    bool engines_only;
     struct cpu_image start;
     unsigned unit_count, table_count, block_count;
     struct unit unit[UNITS_MAX];

@@ -34,6 +34,8 @@ void write_run(FILE *out, const struct run *run)
 {
     const struct cpu_image *start = &run->start;
     fprintf(out, "data %#lx\nrip %#lx\nrflags %#lx\n", run->data_seed, start->rip, start->rflags);
+    if (run->engines_only)
+        fprintf(out, "engines 1\n");
     write_bytes(out, "code", 0, run->code, run->code_length);
     for (unsigned i = 0; i < run->resume_count; i++)
         fprintf(out, "resume%u %#x\n", i, run->resume[i]);
@@ -78,6 +80,8 @@ static bool read_line(struct run *run, const char *line)
         start->rip = number;
     else if (!strcmp(name, "rflags"))
         start->rflags = number;
+    else if (!strcmp(name, "engines"))
+        run->engines_only = number;
     else if (!strcmp(name, "code"))
         run->code_length = read_bytes(value, run->code, CODE_BYTES_MAX);
     else if (!strcmp(name, "resume") && index < RESUME_MAX)
