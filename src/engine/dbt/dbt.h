@@ -62,9 +62,14 @@ enum simd_level { SIMD_NONE, SIMD_SSE, SIMD_AVX, SIMD_AVX512, SIMD_LEVELS };
 /* The last x87 instruction of a trace that is not a control instruction, as far as it has come. */
 struct x87_noted {
     uint16_t in_page;                   /* low bits of the guest's RIP; X87_NONE: the trace had none yet */
-    uint16_t fop;
+    uint16_t fop;                       /* X87_NONE: FLDCW came behind it, so it has raised nothing; 0 if there is none at all */
 };
 enum { X87_NONE = 0xFFFF };
+
+/* An address without its displacement: base + (index << scale). */
+struct indexed {
+    uint8_t base, index, scale;         /* guest registers; a shift */
+};
 
 /* A host instruction that may fault. */
 struct trap {
@@ -74,12 +79,13 @@ struct trap {
     uint16_t in_page;                   /* low bits of the guest's RIP */
     uint16_t remaining;                 /* instructions of the trace from this one on */
     uint8_t length;                     /* of the guest's instruction */
-    uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or NO_ADDEND */
+    uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or ADDEND_INDEXED, or NO_ADDEND */
+    struct indexed indexed;             /* ADDEND_INDEXED: the address that is in r10, and whose window is in r11 */
     bool memory;                        /* has an operand there, through a window */
     uint16_t mnemonic;                  /* ZydisMnemonic */
     struct x87_noted x87;               /* before it */
 };
-enum { NO_ADDEND = 0xFF };
+enum { ADDEND_INDEXED = 0xFE, NO_ADDEND = 0xFF };
 
 /* State of the guest that is in the processor only while somebody needs it. */
 enum { LIVE_VECTORS = 1, LIVE_X87 = 2 };
@@ -159,7 +165,7 @@ struct dbt {
     uint32_t simd_live;                 /* enum simd_level: the guest's vector state is in the processor */
     uint32_t host_mxcsr;
     const uint8_t *onward;              /* where a helper goes on */
-    uint64_t trap_addend;
+    uint64_t trap_addend, trap_indexed; /* for r11 and r10 */
 
     struct trap *trap;                  /* the one that was hit, its translation, and what the signal told */
     struct translation *trapped;

@@ -165,7 +165,9 @@ enum { DRIFT_MAX = 32 << 10 };  /* of the room that a window has on both sides f
 
 static void keep_addend(struct work *w, const struct planned *p)
 {
-    if (w->addend_of == NO_ADDEND || !(p->writes & 1u << w->addend_of))
+    if (w->addend_of == ADDEND_INDEXED && (p->writes & (1u << w->indexed.base | 1u << w->indexed.index)))
+        w->addend_of = NO_ADDEND;
+    if (w->addend_of >= ADDEND_INDEXED || !(p->writes & 1u << w->addend_of))
         return;
     if (p->adjust && p->adjust == (int16_t)p->adjust && p->adjusted == w->addend_of) {
         w->drift += p->adjust;

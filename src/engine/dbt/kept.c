@@ -402,7 +402,8 @@ static bool holes_fit(const struct kept *k, const struct parts *p)
 
 static bool x87_fits(const struct kept *k, struct x87_noted x87)
 {
-    return x87.in_page == X87_NONE || (x87.in_page < PAGE_SIZE && (k->live & LIVE_X87));
+    bool nothing = x87.in_page == X87_NONE && x87.fop == 0;
+    return nothing || ((x87.in_page < PAGE_SIZE || x87.in_page == X87_NONE) && (k->live & LIVE_X87));
 }
 
 static bool sites_fit(const struct kept *k, const struct parts *p)
@@ -416,6 +417,13 @@ static bool sites_fit(const struct kept *k, const struct parts *p)
     return true;
 }
 
+static bool addend_fits(const struct trap *trap)
+{
+    const struct indexed *indexed = &trap->indexed;
+    return trap->addend_of <= 15 || trap->addend_of == NO_ADDEND ||
+           (trap->addend_of == ADDEND_INDEXED && indexed->base <= 15 && indexed->index <= 15 && indexed->scale <= 3);
+}
+
 static bool links_and_traps_fit(const struct kept *k, const struct parts *p)
 {
     for (unsigned i = 0; i < k->links; i++)
@@ -424,7 +432,7 @@ static bool links_and_traps_fit(const struct kept *k, const struct parts *p)
     for (unsigned i = 0; i < k->traps; i++) {
         const struct trap *trap = &p->trap[i];
         if (trap->at >= k->code_size || trap->back >= k->code_size || trap->stub >= k->code_size || trap->in_page >= PAGE_SIZE ||
-            trap->remaining > k->count || trap->mnemonic > ZYDIS_MNEMONIC_MAX_VALUE || (trap->addend_of > 15 && trap->addend_of != NO_ADDEND) ||
+            trap->remaining > k->count || trap->mnemonic > ZYDIS_MNEMONIC_MAX_VALUE || !addend_fits(trap) ||
             !x87_fits(k, trap->x87))
             return false;
     }

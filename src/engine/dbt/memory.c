@@ -168,6 +168,43 @@ static struct rm emit_window_constant(struct work *w, const ZydisDecodedOperandM
     return (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2 };
 }
 
+static bool same_indexed(struct indexed a, struct indexed b) { return a.base == b.base && a.index == b.index && a.scale == b.scale; }
+
+/* A program often loads, changes and stores an element: base and index are added once, and their addend is fetched once. */
+static struct rm emit_window_indexed(struct work *w, const ZydisDecodedOperand *operand)
+{
+    const ZydisDecodedOperandMem *m = &operand->mem;
+    const struct indexed indexed = {
+        .base = (uint8_t)ZydisRegisterGetId(m->base), .index = (uint8_t)ZydisRegisterGetId(m->index), .scale = (uint8_t)__builtin_ctz(m->scale),
+    };
+    if (w->addend_of != ADDEND_INDEXED || !same_indexed(w->indexed, indexed)) {
+        ZydisDecodedOperand sum = *operand;
+        sum.mem.disp.value = 0;
+        emit_effective(w, &sum, S1);
+        emit_addend(w, S1);
+        w->addend_of = ADDEND_INDEXED;
+        w->indexed = indexed;
+    }
+    return (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2, .disp = (int32_t)m->disp.value };
+}
+
+/* What is copied without a register that lives in the vCPU leaves scratch registers alone. */
+static bool uses_scratch(const struct planned *p)
+{
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
+        if (plan_is_gpr(&p->operand[i]) && host_register(plan_gpr(&p->operand[i])) == HOST_NONE)
+            return true;
+    return p->noted;
+}
+
+void drop_indexed(struct work *w)
+{
+    const struct planned *p = present(w);
+    bool kept = p->kind == KIND_NOTHING || p->kind == KIND_VERBATIM || p->kind == KIND_JCC || (p->kind == KIND_MODRM && !uses_scratch(p));
+    if (w->addend_of == ADDEND_INDEXED && !kept)
+        w->addend_of = NO_ADDEND;
+}
+
 static struct rm emit_window(struct work *w, const ZydisDecodedOperand *operand)
 {
     const ZydisDecodedOperandMem *m = &operand->mem;
@@ -186,6 +223,8 @@ static struct rm emit_window(struct work *w, const ZydisDecodedOperand *operand)
         }
         return rm;
     }
+    if (has_base(m) && has_index(m) && !has_segment_base(m))
+        return emit_window_indexed(w, operand);
     emit_linear(w, operand);
     emit_addend(w, S1);
     return rm;

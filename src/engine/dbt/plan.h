@@ -98,7 +98,8 @@ struct work {
     struct site *site;                  /* its site, once there is one */
     bool in_host, in_memory;            /* where the guest's flags are: H, M */
     uint16_t replay;                    /* the instruction that makes them again, or NO_REPLAY */
-    unsigned addend_of;                 /* with windows: whose is in S2, NO_ADDEND: nobody's */
+    unsigned addend_of;                 /* with windows: whose is in S2, NO_ADDEND: nobody's; ADDEND_INDEXED: of the address in S1, */
+    struct indexed indexed;             /* which is this one */
     int32_t drift;                      /* how far that register has moved since */
     unsigned slow_count, slow_first, edge_count, trap_count, trap_first, site_count, link_count;
     struct slow slow[SLOW_MAX];
@@ -153,6 +154,8 @@ struct rm emit_fold(struct work *w, struct rm rm);
 unsigned scratch_beside(const struct rm *rm, unsigned n);
 /* The element of a bit string that the offset leads to; without windows. */
 struct rm emit_bit_element(struct work *w, const ZydisDecodedOperand *memory, const ZydisDecodedOperand *offset, enum mmu_use use, bool locked);
+/* At the end of the present instruction: may S1 have been used for something else? */
+void drop_indexed(struct work *w);
 /* S3 was used for something else. */
 void emit_context_back(struct work *w);
 

@@ -386,6 +386,7 @@ static void make_trap_entry(struct emitter *e, struct vcpu *vcpu, struct dbt *db
     emit_store(e, rm_data(&dbt->onward), RAX);
     restore_vectors(e, dbt);
     reload(e, dbt);
+    emit_load(e, S1, rm_data(&dbt->trap_indexed));
     emit_load(e, S2, rm_data(&dbt->trap_addend));
     restore_flags_and_rax(e, dbt);
     emit_insn(e, 0, 0xFF, 4, rm_data(&dbt->onward), 0);

@@ -120,6 +120,7 @@ static void translate_insn(struct work *w)
     case KIND_RET: translate_ret(w, p); break;
     case KIND_SITE: emit_site(w); break;
     }
+    drop_indexed(w);
     if (p->kind < KIND_JCC)
         close_slow(w);
     w->slow_first = w->slow_count;

@@ -81,8 +81,11 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
         dbt->interp.left += trap->remaining - 1;
         return dbt_go_on(vcpu);
     }
+    if (trap->addend_of == ADDEND_INDEXED)
+        dbt->trap_indexed = vcpu->gpr[trap->indexed.base] + (vcpu->gpr[trap->indexed.index] << trap->indexed.scale);
     if (trap->addend_of != NO_ADDEND)
-        dbt->trap_addend = window_addend(dbt->context - WINDOW_BIAS, vcpu->gpr[trap->addend_of]);
+        dbt->trap_addend = window_addend(dbt->context - WINDOW_BIAS,
+                                         trap->addend_of == ADDEND_INDEXED ? dbt->trap_indexed : vcpu->gpr[trap->addend_of]);
     if (t->live & LIVE_X87)
         native_load_x87(vcpu);
     return (struct onward){ .code = t->code + trap->back, .same = true };

@@ -46,27 +46,41 @@ static uint16_t opcode_of(const struct planned *p)
 
 struct x87_noted x87_noted(const struct work *w, unsigned done)
 {
-    while (done-- > 0 && w->plan[done].kind != KIND_SITE)
-        if (w->plan[done].noted)
-            return (struct x87_noted){ .in_page = w->plan[done].rip & PAGE_MASK, .fop = opcode_of(&w->plan[done]) };
-    return (struct x87_noted){ .in_page = X87_NONE };
+    uint16_t fop = 0;
+    for (; done-- > 0 && w->plan[done].kind != KIND_SITE;) {
+        const struct planned *p = &w->plan[done];
+        if (p->noted)
+            return (struct x87_noted){ .in_page = p->rip & PAGE_MASK, .fop = fop ? fop : opcode_of(p) };
+        if (p->z.mnemonic == ZYDIS_MNEMONIC_FLDCW)
+            fop = X87_NONE;
+    }
+    return (struct x87_noted){ .in_page = X87_NONE, .fop = fop };
 }
 
 void emit_x87_noted(struct work *w, unsigned done)
 {
-    struct x87_noted noted = x87_noted(w, done);
-    if (noted.in_page == X87_NONE)
-        return;
-    emit_guest_address(&w->e, S1, (w->t->rip & ~PAGE_MASK) | noted.in_page);
-    emit_store(&w->e, rm_vcpu(offsetof(struct vcpu, x87.last.fip)), S1);
-    emit_insn(&w->e, 0, 0xC7, 0, rm_vcpu(offsetof(struct vcpu, x87.last.fop)), 4);
-    emit32(&w->e, noted.fop);
+    const struct x87_noted noted = x87_noted(w, done);
+    const struct rm fop = rm_vcpu(offsetof(struct vcpu, x87.last.fop));
+    if (noted.in_page != X87_NONE) {
+        emit_guest_address(&w->e, S1, (w->t->rip & ~PAGE_MASK) | noted.in_page);
+        emit_store(&w->e, rm_vcpu(offsetof(struct vcpu, x87.last.fip)), S1);
+    }
+    if (noted.fop == X87_NONE) {
+        emit_insn(&w->e, 0, 0x8B, S1, rm_vcpu(offsetof(struct vcpu, x87.before.fop)), 0);
+        emit_insn(&w->e, 0, 0x89, S1, fop, 0);
+    } else if (noted.in_page != X87_NONE) {
+        emit_insn(&w->e, 0, 0xC7, 0, fop, 4);
+        emit32(&w->e, noted.fop);
+    }
 }
 
 void dbt_note_x87(struct vcpu *vcpu, const struct translation *t, struct x87_noted noted)
 {
-    if (likely(noted.in_page == X87_NONE))
-        return;
-    vcpu->x87.last.fip = (t->rip & ~PAGE_MASK) | noted.in_page;
-    vcpu->x87.last.fop = noted.fop;
+    struct x87_live *x87 = &vcpu->x87;
+    if (noted.in_page != X87_NONE) {
+        x87->last.fip = (t->rip & ~PAGE_MASK) | noted.in_page;
+        x87->last.fop = noted.fop;
+    }
+    if (noted.fop == X87_NONE)
+        x87->last.fop = x87->before.fop;
 }

@@ -66,13 +66,23 @@ void native_sync(struct vcpu *vcpu)
     live = NULL;
 }
 
+static void note_control(struct x87_live *x87, uint16_t mnemonic)
+{
+    if (mnemonic == ZYDIS_MNEMONIC_FNINIT)
+        *x87 = (struct x87_live){ .live = true };
+    else if (mnemonic == ZYDIS_MNEMONIC_FNCLEX)
+        x87->pending = false;
+    else if (mnemonic == ZYDIS_MNEMONIC_FLDCW)
+        x87->last.fop = x87->before.fop;        /* what this unmasks, no instruction has raised */
+}
+
 static void note(struct vcpu *vcpu, const struct stub *stub, const void *memory, uint64_t offset)
 {
     struct x87_last *last = &vcpu->x87.last;
-    if (stub->detail.mnemonic == ZYDIS_MNEMONIC_FNINIT)
-        vcpu->x87 = (struct x87_live){ .live = true };
-    if (stub->control)
+    if (stub->control) {
+        note_control(&vcpu->x87, stub->detail.mnemonic);
         return;
+    }
     last->fip = vcpu->rip;
     last->fop = stub->fop;
     if (memory)
