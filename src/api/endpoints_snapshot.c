@@ -58,7 +58,7 @@ enum http_status endpoint_vm_restore(struct call *call)
     const char *directory = directory_of(call, "source_url");
     if (!directory)
         return HTTP_BAD_REQUEST;
-    const struct restore_options options = { 0 };
+    const struct restore_options options = { .disks = call_text(call, "doppel_disks", false) };
     struct snapshot *snapshot = snapshot_open(directory, &call->err);
     if (!snapshot)
         return HTTP_BAD_REQUEST;

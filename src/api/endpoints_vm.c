@@ -128,10 +128,15 @@ enum http_status endpoint_vm_info(struct call *call)
     const struct vm_config *config = vmm_borrow_config(vmm, &result, &call->err);
     if (!config)
         return call_status(result);
-    call->answer = json_pack("{s:o, s:s, s:I}", "config", vm_config_to_json(config, call->subject->console_log), "state", state_name(vmm_state(vmm)),
-                             "memory_actual_size", (json_int_t)config->machine->memory);
-    vmm_give_back(vmm);
     struct machine *machine = vmm_borrow(vmm, &result, &call->err);
+    if (machine)
+        pthread_mutex_lock(&machine->lock);
+    json_t *json = vm_config_to_json(config, machine ? &machine->config : config->machine, call->subject->console_log);
+    if (machine)
+        pthread_mutex_unlock(&machine->lock);
+    call->answer = json_pack("{s:o, s:s, s:I}", "config", json, "state", state_name(vmm_state(vmm)), "memory_actual_size",
+                             (json_int_t)config->machine->memory);
+    vmm_give_back(vmm);
     if (machine) {
         json_object_set_new(call->answer, "device_tree", device_tree(machine));
         name_terminal(json_object_get(call->answer, "config"), "serial", machine->console);

@@ -7,6 +7,7 @@
 #include "backend/disk_vhost_user.h"
 #include "base/base.h"
 #include "base/error.h"
+#include "machine/hotplug.h"
 
 static struct vm_config *allocate(struct error *err)
 {
@@ -46,6 +47,7 @@ void vm_config_destroy(struct vm_config *config)
         return;
     for (unsigned i = 0; i < config->owned_count; i++)
         free(config->owned[i]);
+    free(config->owned);
     snapshot_close(config->snapshot);
     free(config);
 }
@@ -62,6 +64,18 @@ struct machine *vm_config_build(struct vm_config *config, const char *console, s
     }
     config->restored = true;
     return machine_restore(config->snapshot, &config->restore, err);
+}
+
+void vm_config_keep(struct vm_config *config, const struct machine_config *machine)
+{
+    struct machine_config *own = config->machine;
+    own->disk_count = own->net_count = 0;
+    for (unsigned i = 0; i < machine->disk_count; i++)
+        if (!machine->disk[i].absent)
+            own->disk[own->disk_count++] = machine->disk[i];
+    for (unsigned i = 0; i < machine->net_count; i++)
+        if (!machine->net[i].absent)
+            own->net[own->net_count++] = machine->net[i];
 }
 
 /* --- to JSON --- */
@@ -98,10 +112,13 @@ static json_t *payload_to_json(const struct machine_config *machine)
     return payload;
 }
 
-static json_t *disk_to_json(const struct disk_config *disk, unsigned index)
+static json_t *disk_to_json(const struct machine_config *machine, unsigned index)
 {
+    const struct disk_config *disk = &machine->disk[index];
+    char id[DEVICE_ID_SIZE];
+    machine_disk_id(machine, index, id);
     static const char *const types[] = { [DISK_FORMAT_BY_NAME] = "Unknown", [DISK_FORMAT_RAW] = "Raw", [DISK_FORMAT_QCOW2] = "Qcow2" };
-    json_t *json = json_pack("{s:o, s:b, s:b, s:b, s:s}", "id", json_sprintf("_disk%u", index), "readonly", disk->image.read_only, "direct",
+    json_t *json = json_pack("{s:o, s:b, s:b, s:b, s:s}", "id", to_string(id), "readonly", disk->image.read_only, "direct",
                              disk->image.direct, "backing_files", disk->image.backing, "image_type", types[disk->image.format]);
     bool vhost_user = disk_vhost_user_is(disk->path);
     set_text(json, vhost_user ? "vhost_socket" : "path", vhost_user ? strchr(disk->path, ':') + 1 : disk->path);
@@ -114,11 +131,14 @@ static json_t *disk_to_json(const struct disk_config *disk, unsigned index)
 }
 
 /* The text of a backend as a NetConfig: a TAP interface by its name, anything else under a key of ours. */
-static json_t *net_to_json(const struct net_config *net, unsigned index)
+static json_t *net_to_json(const struct machine_config *machine, unsigned index)
 {
     static const uint8_t derived[6];
+    const struct net_config *net = &machine->net[index];
+    char id[DEVICE_ID_SIZE];
+    machine_net_id(machine, index, id);
     const uint8_t *mac = net->mac;
-    json_t *json = json_pack("{s:o}", "id", json_sprintf("_net%u", index));
+    json_t *json = json_pack("{s:o}", "id", to_string(id));
     if (!strncmp(net->backend, "tap,ifname=", 11))
         set_text(json, "tap", net->backend + 11);
     else
@@ -151,15 +171,16 @@ static json_t *console_to_json(const char *text)
     return console_mode("Socket", "socket", strncmp(text, "socket:", 7) ? text : text + 7);
 }
 
-json_t *vm_config_to_json(const struct vm_config *config, const char *console_log)
+json_t *vm_config_to_json(const struct vm_config *config, const struct machine_config *machine, const char *console_log)
 {
-    const struct machine_config *machine = config->machine;
     json_t *serial = config->shared_console ? console_mode("File", "file", console_log) : console_to_json(machine->console);
     json_t *disks = json_array(), *nets = json_array();
     for (unsigned i = 0; i < machine->disk_count; i++)
-        json_array_append_new(disks, disk_to_json(&machine->disk[i], i));
+        if (!machine->disk[i].absent)
+            json_array_append_new(disks, disk_to_json(machine, i));
     for (unsigned i = 0; i < machine->net_count; i++)
-        json_array_append_new(nets, net_to_json(&machine->net[i], i));
+        if (!machine->net[i].absent)
+            json_array_append_new(nets, net_to_json(machine, i));
     json_t *json = json_pack("{s:{s:i, s:i}, s:{s:I}, s:o, s:o, s:o, s:o, s:o, s:o}", "cpus", "boot_vcpus", (int)machine->cpus, "max_vcpus",
                              (int)machine->cpus, "memory", "size", (json_int_t)machine->memory, "payload", payload_to_json(machine),
                              "disks", disks, "net", nets, "serial", serial, "console",

@@ -10,8 +10,6 @@
 #include "machine/machine.h"
 #include "machine/snapshot.h"
 
-enum { VM_CONFIG_STRINGS_MAX = 128 };
-
 struct vm_config {
     struct machine_config *machine;     /* own, or the snapshot's */
     struct machine_config own;
@@ -19,7 +17,7 @@ struct vm_config {
     struct restore_options restore;
     bool restored;                      /* a snapshot makes one machine */
     bool shared_console;                /* the first serial port's is CONSOLE_SHARED */
-    char *owned[VM_CONFIG_STRINGS_MAX];
+    char **owned;
     unsigned owned_count;
 };
 
@@ -32,18 +30,28 @@ void vm_config_destroy(struct vm_config *config);
 /* The machine; console: what stands for CONSOLE_SHARED. NULL: err says why. */
 struct machine *vm_config_build(struct vm_config *config, const char *console, struct error *err);
 
+/* The machine has ended: disks and cards that came and went while it ran are the configuration's from now on. */
+void vm_config_keep(struct vm_config *config, const struct machine_config *machine);
+
 /*
  * What a VmConfig asks for, on top of the defaults, whose strings stay borrowed; the JSON itself is not needed afterwards. NULL: err names the
  * member that is wrong or not offered.
  */
 struct vm_config *vm_config_parse(json_t *json, const struct machine_config *defaults, struct error *err);
-/* One more disk (DiskConfig) or network card (NetConfig). False: err says why, and the configuration is as before. */
+/* A disk (DiskConfig) or network card (NetConfig); its strings are the configuration's. False: err says why. */
+bool vm_config_parse_disk(struct vm_config *config, json_t *json, struct disk_config *disk, struct error *err);
+bool vm_config_parse_net(struct vm_config *config, json_t *json, struct net_config *net, struct error *err);
+/* One more. False: err says why, and the configuration is as before. */
 bool vm_config_add_disk(struct vm_config *config, json_t *json, struct error *err);
 bool vm_config_add_net(struct vm_config *config, json_t *json, struct error *err);
+bool vm_config_remove_device(struct vm_config *config, const char *id, struct error *err);
 /* Other processors or memory (VmResize), in the same way. */
 bool vm_config_resize(struct vm_config *config, json_t *json, struct error *err);
 
-/* A new reference. console_log: where a shared console is written to. */
-json_t *vm_config_to_json(const struct vm_config *config, const char *console_log);
+/*
+ * A new reference. machine: what the configuration has become while the machine runs (machine.h), or its own. console_log: where a
+ * shared console is written to.
+ */
+json_t *vm_config_to_json(const struct vm_config *config, const struct machine_config *machine, const char *console_log);
 
 #endif

@@ -8,6 +8,7 @@
 #include "backend/vnc.h"
 #include "base/base.h"
 #include "base/error.h"
+#include "machine/hotplug.h"
 #include "machine/layout.h"
 
 /* --- which members there may be --- */
@@ -72,10 +73,13 @@ static bool check_fields(json_t *object, const char *section, struct error *err)
 
 static const char *own(struct vm_config *config, char *text, struct error *err)
 {
-    if (text && config->owned_count < VM_CONFIG_STRINGS_MAX)
+    char **more = text ? realloc(config->owned, (config->owned_count + 1) * sizeof(*more)) : NULL;
+    if (more) {
+        config->owned = more;
         return config->owned[config->owned_count++] = text;
+    }
     free(text);
-    error_set(err, "there are too many texts in the configuration");
+    error_set(err, "no memory for the configuration");
     return NULL;
 }
 
@@ -186,14 +190,19 @@ static bool parse_bus(const char *bus, struct disk_config *disk, struct error *e
     return true;
 }
 
-static bool parse_disk(struct vm_config *config, json_t *json, struct error *err)
+static bool take_id(struct vm_config *config, json_t *json, const char **id, struct error *err)
+{
+    if (!take_text(config, json, "id", id, err))
+        return false;
+    return !*id || (**id && strlen(*id) < DEVICE_ID_SIZE) || error_set(err, "'id' must have 1 to %d bytes", DEVICE_ID_SIZE - 1);
+}
+
+bool vm_config_parse_disk(struct vm_config *config, json_t *json, struct disk_config *disk, struct error *err)
 {
     const char *type = NULL, *bus = "virtio";
-    if (config->own.disk_count == MACHINE_DISKS_MAX)
-        return error_set(err, "a machine has at most %d disks", MACHINE_DISKS_MAX);
-    struct disk_config *disk = &config->own.disk[config->own.disk_count++];
     *disk = (struct disk_config){ 0 };
-    return take_disk_path(config, json, &disk->path, err) && take_text(config, json, "serial", &disk->serial, err) &&
+    return check_fields(json, "disk", err) && take_id(config, json, &disk->id, err) &&
+           take_disk_path(config, json, &disk->path, err) && take_text(config, json, "serial", &disk->serial, err) &&
            take_text(config, json, "image_type", &type, err) && parse_image_type(type, &disk->image.format, err) &&
            take_bool(json, "readonly", &disk->image.read_only, err) && take_bool(json, "direct", &disk->image.direct, err) &&
            take_bool(json, "backing_files", &disk->image.backing, err) && take_text(config, json, "doppel_bus", &bus, err) &&
@@ -210,14 +219,12 @@ static bool parse_mac(const char *text, uint8_t mac[6], struct error *err)
             !text[used] && !(mac[0] & 1)) || error_set(err, "'mac' must be like 52:54:00:12:34:56");
 }
 
-static bool parse_net(struct vm_config *config, json_t *json, struct error *err)
+bool vm_config_parse_net(struct vm_config *config, json_t *json, struct net_config *net, struct error *err)
 {
     const char *tap = NULL, *mac = NULL, *model = "virtio";
-    if (config->own.net_count == MACHINE_NETS_MAX)
-        return error_set(err, "a machine has at most %d network cards", MACHINE_NETS_MAX);
-    struct net_config *net = &config->own.net[config->own.net_count++];
     *net = (struct net_config){ .backend = "user" };
-    if (!take_text(config, json, "doppel_backend", &net->backend, err) || !take_text(config, json, "tap", &tap, err) ||
+    if (!check_fields(json, "net", err) || !take_id(config, json, &net->id, err) ||
+        !take_text(config, json, "doppel_backend", &net->backend, err) || !take_text(config, json, "tap", &tap, err) ||
         !take_text(config, json, "doppel_model", &model, err) || !take_text(config, json, "mac", &mac, err) || !parse_mac(mac, net->mac, err))
         return false;
     net->model = strcmp(model, "e1000") ? NET_MODEL_VIRTIO : NET_MODEL_E1000;
@@ -229,8 +236,8 @@ static bool parse_net(struct vm_config *config, json_t *json, struct error *err)
     return !text || (net->backend = own(config, text, err));
 }
 
-static bool parse_list(struct vm_config *config, json_t *json, const char *name, const char *section,
-                       bool (*parse)(struct vm_config *, json_t *, struct error *), struct error *err)
+static bool parse_list(struct vm_config *config, json_t *json, const char *name, bool (*parse)(struct vm_config *, json_t *, struct error *),
+                       struct error *err)
 {
     json_t *list = json_object_get(json, name), *item;
     size_t i;
@@ -239,7 +246,7 @@ static bool parse_list(struct vm_config *config, json_t *json, const char *name,
     if (!json_is_array(list))
         return error_set(err, "'%s' must be an array", name);
     json_array_foreach(list, i, item)
-        if (!check_fields(item, section, err) || !parse(config, item, err))
+        if (!parse(config, item, err))
             return false;
     return true;
 }
@@ -308,7 +315,7 @@ static bool parse_all(struct vm_config *config, json_t *json, struct error *err)
     json_t *payload = take_object(json, "payload", "payload", &ok, err), *rng = take_object(json, "rng", "rng", &ok, err);
     json_t *doppel = take_object(json, "doppel", "doppel", &ok, err);
     if (!ok || !parse_cpus(config, cpus, err) || !take_memory(memory, "size", &config->own.memory, err) || !parse_payload(config, payload, err) ||
-        !parse_list(config, json, "disks", "disk", parse_disk, err) || !parse_list(config, json, "net", "net", parse_net, err) ||
+        !parse_list(config, json, "disks", vm_config_add_disk, err) || !parse_list(config, json, "net", vm_config_add_net, err) ||
         !take_bool(json, "watchdog", &config->own.watchdog, err) || !parse_consoles(config, json, err) || !parse_own(config, doppel, err))
         return false;
     config->own.rng |= rng != NULL;
@@ -330,22 +337,68 @@ struct vm_config *vm_config_parse(json_t *json, const struct machine_config *def
     return NULL;
 }
 
+/* A name that is taken would make one of the two unreachable. */
+static bool id_is_new(const struct machine_config *machine, struct error *err)
+{
+    char id[DEVICE_ID_SIZE], other[DEVICE_ID_SIZE];
+    unsigned disks = machine->disk_count, all = disks + machine->net_count;
+    for (unsigned i = 0; i < all; i++)
+        for (unsigned n = i + 1; n < all; n++) {
+            i < disks ? machine_disk_id(machine, i, id) : machine_net_id(machine, i - disks, id);
+            n < disks ? machine_disk_id(machine, n, other) : machine_net_id(machine, n - disks, other);
+            if (!strcmp(id, other))
+                return error_set(err, "two devices have the id '%s'", id);
+        }
+    return true;
+}
+
 bool vm_config_add_disk(struct vm_config *config, json_t *json, struct error *err)
 {
-    unsigned before = config->own.disk_count;
-    if (check_fields(json, "disk", err) && parse_disk(config, json, err))
+    struct machine_config *machine = &config->own;
+    if (machine->disk_count == MACHINE_DISKS_MAX)
+        return error_set(err, "a machine has at most %d disks", MACHINE_DISKS_MAX);
+    if (!vm_config_parse_disk(config, json, &machine->disk[machine->disk_count], err))
+        return false;
+    machine->disk_count++;
+    if (id_is_new(machine, err))
         return true;
-    config->own.disk_count = before;
+    machine->disk_count--;
     return false;
 }
 
 bool vm_config_add_net(struct vm_config *config, json_t *json, struct error *err)
 {
-    unsigned before = config->own.net_count;
-    if (check_fields(json, "net", err) && parse_net(config, json, err))
+    struct machine_config *machine = &config->own;
+    if (machine->net_count == MACHINE_NETS_MAX)
+        return error_set(err, "a machine has at most %d network cards", MACHINE_NETS_MAX);
+    if (!vm_config_parse_net(config, json, &machine->net[machine->net_count], err))
+        return false;
+    machine->net_count++;
+    if (id_is_new(machine, err))
         return true;
-    config->own.net_count = before;
+    machine->net_count--;
     return false;
+}
+
+bool vm_config_remove_device(struct vm_config *config, const char *id, struct error *err)
+{
+    struct machine_config *machine = &config->own;
+    char other[DEVICE_ID_SIZE];
+    for (unsigned i = 0; i < machine->disk_count; i++) {
+        machine_disk_id(machine, i, other);
+        if (!strcmp(id, other)) {
+            memmove(&machine->disk[i], &machine->disk[i + 1], (--machine->disk_count - i) * sizeof(*machine->disk));
+            return true;
+        }
+    }
+    for (unsigned i = 0; i < machine->net_count; i++) {
+        machine_net_id(machine, i, other);
+        if (!strcmp(id, other)) {
+            memmove(&machine->net[i], &machine->net[i + 1], (--machine->net_count - i) * sizeof(*machine->net));
+            return true;
+        }
+    }
+    return error_set(err, "there is no disk or network card '%.80s'", id);
 }
 
 bool vm_config_resize(struct vm_config *config, json_t *json, struct error *err)

@@ -23,6 +23,7 @@ struct vmm {
     unsigned long boots;
     bool paused;                        /* by vmm_pause: one machine_pause is to be ended */
     bool pausing;                       /* one at a time carries out a pause or resume */
+    bool changing;                      /* one at a time changes what is booted */
     bool boot_wanted, shutdown_wanted, quit_wanted;
     bool boot_paused;
     enum vmm_result boot_result;
@@ -121,6 +122,7 @@ static void run_to_the_end(struct vmm *vmm)
     pthread_mutex_lock(&vmm->mutex);
     note_end(vmm, end, machine->end_code);
     take_back(vmm);
+    vm_config_keep(vmm->config, &machine->config);
     pthread_mutex_unlock(&vmm->mutex);
     if (vmm->hooks.ended)
         vmm->hooks.ended(vmm->hooks.owner, machine);
@@ -206,6 +208,29 @@ enum vmm_result vmm_change_vm(struct vmm *vmm, bool (*change)(struct vm_config *
     else if (result == VMM_DONE && !change(vmm->config, argument, err))
         result = VMM_INVALID;
     pthread_mutex_unlock(&vmm->mutex);
+    return result;
+}
+
+enum vmm_result vmm_change_booted(struct vmm *vmm, bool (*change)(struct vm_config *config, struct machine *machine, void *argument, struct error *err),
+                                  void *argument, struct error *err)
+{
+    enum vmm_result result;
+    struct machine *machine = vmm_borrow(vmm, &result, err);
+    if (!machine)
+        return result;
+    pthread_mutex_lock(&vmm->mutex);
+    while (vmm->changing)
+        pthread_cond_wait(&vmm->changed, &vmm->mutex);
+    vmm->changing = true;
+    struct vm_config *config = vmm->config;
+    pthread_mutex_unlock(&vmm->mutex);
+    if (!change(config, machine, argument, err))
+        result = VMM_INVALID;
+    pthread_mutex_lock(&vmm->mutex);
+    vmm->changing = false;
+    pthread_cond_broadcast(&vmm->changed);
+    pthread_mutex_unlock(&vmm->mutex);
+    vmm_give_back(vmm);
     return result;
 }
 

@@ -59,6 +59,12 @@ enum vmm_result vmm_create_vm(struct vmm *vmm, struct vm_config *config, struct 
 /* Changes a configuration that is not booted; change must not wait. False from it is VMM_INVALID. */
 enum vmm_result vmm_change_vm(struct vmm *vmm, bool (*change)(struct vm_config *config, void *argument, struct error *err), void *argument,
                               struct error *err);
+/*
+ * The same while it is booted: change may wait, and is called with the machine as well; strings that it puts into the configuration stay until vmm_delete_vm.
+ * False from it is VMM_INVALID. VMM_WRONG_STATE: it is not booted.
+ */
+enum vmm_result vmm_change_booted(struct vmm *vmm, bool (*change)(struct vm_config *config, struct machine *machine, void *argument, struct error *err),
+                                  void *argument, struct error *err);
 enum vmm_result vmm_delete_vm(struct vmm *vmm, struct error *err);
 /* paused: it stands still until vmm_resume. */
 enum vmm_result vmm_boot(struct vmm *vmm, bool paused, struct error *err);

@@ -105,12 +105,14 @@ static bool unlink_work(struct loop_work **link, struct loop_work ***tail, struc
     return true;
 }
 
-void loop_cancel(struct loop *loop, struct loop_work *work)
+bool loop_cancel(struct loop *loop, struct loop_work *work)
 {
     pthread_mutex_lock(&loop->lock);
-    if (work->queued && !unlink_work(&loop->work_now, NULL, work))
+    bool queued = work->queued;
+    if (queued && !unlink_work(&loop->work_now, NULL, work))
         unlink_work(&loop->work_head, &loop->work_tail, work);
     pthread_mutex_unlock(&loop->lock);
+    return queued;
 }
 
 /* Runs what was posted before this call; work that posts itself again waits for the next round. */

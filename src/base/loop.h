@@ -40,8 +40,8 @@ void loop_run_once(struct loop *loop, int timeout_ms);
 /* Any thread. */
 void loop_stop(struct loop *loop);
 void loop_post(struct loop *loop, struct loop_work *work);
-/* Takes back what was posted and has not begun. Its owner may then go, unless another thread is running it just now. */
-void loop_cancel(struct loop *loop, struct loop_work *work);
+/* Takes back what was posted and has not begun; false: there was nothing to take back. Its owner may then go, unless another thread is running it just now. */
+bool loop_cancel(struct loop *loop, struct loop_work *work);
 void loop_add(struct loop *loop, struct loop_fd *fd);
 void loop_change(struct loop *loop, struct loop_fd *fd, uint32_t events);
 /* After this returns on the loop's thread no handler of fd runs; from another thread, post work that removes it. */

@@ -44,6 +44,8 @@ struct device_type {
     void (*reset)(struct device *device);   /* to the power-on state; also on machine reset */
     /* Before the state is saved: finish or cancel what is under way with the host. May be NULL. */
     void (*quiesce)(struct device *device);
+    /* After the state was loaded, of another device of the type: can this one go on with it? False: err tells why not. May be NULL. */
+    bool (*accepts)(struct device *device, struct error *err);
     /* After the state was loaded, or to go on after a save: re-arm timers, re-drive lines. May be NULL. */
     void (*resume)(struct device *device);
     void (*fini)(struct device *device);    /* unmaps, frees. May be NULL */

@@ -17,6 +17,7 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
     Scope (\_GPE)
     {
         Method (_E05) { Notify (\_SB.VGEN, 0x80) }
+        Method (_E06) { \_SB.PCI0.PCNT () }
     }
 
     Scope (\_SB)
@@ -103,6 +104,82 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
                     Local1++
                 }
                 Return (Local0)
+            }
+
+            /* Slots whose devices come and go: src/dev/pci_hotplug.c. 1 is a device check, 3 an eject request (ACPI 6.4 §5.6.6). */
+            OperationRegion (HOTP, SystemIO, 0x0640, 0x10)
+            Field (HOTP, DWordAcc, NoLock, WriteAsZeros) { CAME, 32, LEAV, 32, EJCT, 32 }
+            Device (S01) { Name (_ADR, 0x00010000) Name (_SUN, 1) Method (_EJ0, 1) { EJCT = 0x2 } }
+            Device (S02) { Name (_ADR, 0x00020000) Name (_SUN, 2) Method (_EJ0, 1) { EJCT = 0x4 } }
+            Device (S03) { Name (_ADR, 0x00030000) Name (_SUN, 3) Method (_EJ0, 1) { EJCT = 0x8 } }
+            Device (S04) { Name (_ADR, 0x00040000) Name (_SUN, 4) Method (_EJ0, 1) { EJCT = 0x10 } }
+            Device (S05) { Name (_ADR, 0x00050000) Name (_SUN, 5) Method (_EJ0, 1) { EJCT = 0x20 } }
+            Device (S06) { Name (_ADR, 0x00060000) Name (_SUN, 6) Method (_EJ0, 1) { EJCT = 0x40 } }
+            Device (S07) { Name (_ADR, 0x00070000) Name (_SUN, 7) Method (_EJ0, 1) { EJCT = 0x80 } }
+            Device (S08) { Name (_ADR, 0x00080000) Name (_SUN, 8) Method (_EJ0, 1) { EJCT = 0x100 } }
+            Device (S09) { Name (_ADR, 0x00090000) Name (_SUN, 9) Method (_EJ0, 1) { EJCT = 0x200 } }
+            Device (S0A) { Name (_ADR, 0x000A0000) Name (_SUN, 10) Method (_EJ0, 1) { EJCT = 0x400 } }
+            Device (S0B) { Name (_ADR, 0x000B0000) Name (_SUN, 11) Method (_EJ0, 1) { EJCT = 0x800 } }
+            Device (S0C) { Name (_ADR, 0x000C0000) Name (_SUN, 12) Method (_EJ0, 1) { EJCT = 0x1000 } }
+            Device (S0D) { Name (_ADR, 0x000D0000) Name (_SUN, 13) Method (_EJ0, 1) { EJCT = 0x2000 } }
+            Device (S0E) { Name (_ADR, 0x000E0000) Name (_SUN, 14) Method (_EJ0, 1) { EJCT = 0x4000 } }
+            Device (S0F) { Name (_ADR, 0x000F0000) Name (_SUN, 15) Method (_EJ0, 1) { EJCT = 0x8000 } }
+            Device (S10) { Name (_ADR, 0x00100000) Name (_SUN, 16) Method (_EJ0, 1) { EJCT = 0x10000 } }
+            Device (S11) { Name (_ADR, 0x00110000) Name (_SUN, 17) Method (_EJ0, 1) { EJCT = 0x20000 } }
+            Device (S12) { Name (_ADR, 0x00120000) Name (_SUN, 18) Method (_EJ0, 1) { EJCT = 0x40000 } }
+            Device (S13) { Name (_ADR, 0x00130000) Name (_SUN, 19) Method (_EJ0, 1) { EJCT = 0x80000 } }
+            Device (S14) { Name (_ADR, 0x00140000) Name (_SUN, 20) Method (_EJ0, 1) { EJCT = 0x100000 } }
+            Device (S15) { Name (_ADR, 0x00150000) Name (_SUN, 21) Method (_EJ0, 1) { EJCT = 0x200000 } }
+            Device (S16) { Name (_ADR, 0x00160000) Name (_SUN, 22) Method (_EJ0, 1) { EJCT = 0x400000 } }
+            Device (S17) { Name (_ADR, 0x00170000) Name (_SUN, 23) Method (_EJ0, 1) { EJCT = 0x800000 } }
+            Device (S18) { Name (_ADR, 0x00180000) Name (_SUN, 24) Method (_EJ0, 1) { EJCT = 0x1000000 } }
+            Device (S19) { Name (_ADR, 0x00190000) Name (_SUN, 25) Method (_EJ0, 1) { EJCT = 0x2000000 } }
+            Device (S1A) { Name (_ADR, 0x001A0000) Name (_SUN, 26) Method (_EJ0, 1) { EJCT = 0x4000000 } }
+            Device (S1B) { Name (_ADR, 0x001B0000) Name (_SUN, 27) Method (_EJ0, 1) { EJCT = 0x8000000 } }
+            Device (S1C) { Name (_ADR, 0x001C0000) Name (_SUN, 28) Method (_EJ0, 1) { EJCT = 0x10000000 } }
+            Device (S1D) { Name (_ADR, 0x001D0000) Name (_SUN, 29) Method (_EJ0, 1) { EJCT = 0x20000000 } }
+            Device (S1E) { Name (_ADR, 0x001E0000) Name (_SUN, 30) Method (_EJ0, 1) { EJCT = 0x40000000 } }
+            Method (PNOT, 2)
+            {
+                If (Arg0 & 0x2) { Notify (S01, Arg1) }
+                If (Arg0 & 0x4) { Notify (S02, Arg1) }
+                If (Arg0 & 0x8) { Notify (S03, Arg1) }
+                If (Arg0 & 0x10) { Notify (S04, Arg1) }
+                If (Arg0 & 0x20) { Notify (S05, Arg1) }
+                If (Arg0 & 0x40) { Notify (S06, Arg1) }
+                If (Arg0 & 0x80) { Notify (S07, Arg1) }
+                If (Arg0 & 0x100) { Notify (S08, Arg1) }
+                If (Arg0 & 0x200) { Notify (S09, Arg1) }
+                If (Arg0 & 0x400) { Notify (S0A, Arg1) }
+                If (Arg0 & 0x800) { Notify (S0B, Arg1) }
+                If (Arg0 & 0x1000) { Notify (S0C, Arg1) }
+                If (Arg0 & 0x2000) { Notify (S0D, Arg1) }
+                If (Arg0 & 0x4000) { Notify (S0E, Arg1) }
+                If (Arg0 & 0x8000) { Notify (S0F, Arg1) }
+                If (Arg0 & 0x10000) { Notify (S10, Arg1) }
+                If (Arg0 & 0x20000) { Notify (S11, Arg1) }
+                If (Arg0 & 0x40000) { Notify (S12, Arg1) }
+                If (Arg0 & 0x80000) { Notify (S13, Arg1) }
+                If (Arg0 & 0x100000) { Notify (S14, Arg1) }
+                If (Arg0 & 0x200000) { Notify (S15, Arg1) }
+                If (Arg0 & 0x400000) { Notify (S16, Arg1) }
+                If (Arg0 & 0x800000) { Notify (S17, Arg1) }
+                If (Arg0 & 0x1000000) { Notify (S18, Arg1) }
+                If (Arg0 & 0x2000000) { Notify (S19, Arg1) }
+                If (Arg0 & 0x4000000) { Notify (S1A, Arg1) }
+                If (Arg0 & 0x8000000) { Notify (S1B, Arg1) }
+                If (Arg0 & 0x10000000) { Notify (S1C, Arg1) }
+                If (Arg0 & 0x20000000) { Notify (S1D, Arg1) }
+                If (Arg0 & 0x40000000) { Notify (S1E, Arg1) }
+            }
+            Method (PCNT, 0, Serialized)
+            {
+                Local0 = CAME
+                CAME = Local0
+                PNOT (Local0, 1)
+                Local0 = LEAV
+                LEAV = Local0
+                PNOT (Local0, 3)
             }
 
             /* The low-pin-count bridge: the chips of the old PC behind it. */
@@ -262,7 +339,7 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
                     Memory32Fixed (ReadWrite, 0xFED00000, 0x00000400)
                     Memory32Fixed (ReadOnly, 0xFEDFF000, 0x00001000)
                     Memory32Fixed (ReadWrite, 0xFEE00000, 0x00100000)
-                    IO (Decode16, 0x0600, 0x0600, 1, 0x40)
+                    IO (Decode16, 0x0600, 0x0600, 1, 0x50)
                     IO (Decode16, 0x04D0, 0x04D0, 1, 2)
                 })
                 CreateDWordField (RSRC, CFGW._BAS, EBAS)

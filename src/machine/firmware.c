@@ -280,6 +280,8 @@ static bool add_boot_order(struct machine *machine)
     unsigned port = 0, namespace = 0;
     for (unsigned i = 0; i < machine->config.disk_count; i++) {
         const struct pci_function *function = (const struct pci_function *)machine->disk_device[i];
+        if (!function)
+            continue;
         unsigned slot = function->devfn >> 3;
         switch (machine->config.disk[i].bus) {
         case DISK_VIRTIO: print(&text, "/pci@i0cf8/scsi@%x/disk@0,0\n", slot); break;
@@ -293,7 +295,7 @@ static bool add_boot_order(struct machine *machine)
         }
     }
     for (unsigned i = 0; i < machine->config.net_count; i++)
-        if (machine->config.net[i].boot)
+        if (machine->config.net[i].boot && machine->net_device[i])
             print(&text, "/pci@i0cf8/ethernet@%x/ethernet-phy@0\n", ((const struct pci_function *)machine->net_device[i])->devfn >> 3);
     print(&text, "HALT");       /* what is not listed is not tried */
     return fw_cfg_add_file(fw_cfg_of(machine), "bootorder", text.bytes, (uint32_t)text.used + 1, NULL);

@@ -15,6 +15,6 @@
 enum { IRQ_PIT = 0, IRQ_KEYBOARD = 1, IRQ_UART0 = 4, IRQ_RTC = 8, IRQ_SCI = 9, IRQ_MOUSE = 12, IRQ_PCI_FIRST = 16, IRQ_PCI_COUNT = 8 };
 
 /* Events of the GPE0 block, as in the DSDT. */
-enum { GPE_VMGENID = 5 };
+enum { GPE_VMGENID = 5, GPE_PCI_HOTPLUG = 6 };
 
 #endif

@@ -30,6 +30,9 @@ bool disk_bus_parse(const char *name, enum disk_bus *bus);
 const char *disk_bus_name(enum disk_bus bus);
 
 struct disk_config {
+    const char *id;             /* the host's name for it; NULL: _disk and its index */
+    bool absent;                /* it was removed while the machine ran; the place in the array stays */
+    uint8_t slot;               /* PCI device number; 0: the lowest that is free, which is then noted here; on AHCI 0 */
     const char *path;
     enum disk_bus bus;
     const char *serial;         /* NULL: none */
@@ -41,6 +44,9 @@ struct disk_config {
 enum net_model { NET_MODEL_VIRTIO, NET_MODEL_E1000 };
 
 struct net_config {
+    const char *id;             /* NULL: _net and its index */
+    bool absent;                /* as a disk's */
+    uint8_t slot;
     const char *backend;        /* text for net_open */
     enum net_model model;
     uint8_t mac[6];             /* all zero: derived from the index */
@@ -125,7 +131,7 @@ struct machine {
     struct device *devices;             /* in the order of creation */
     struct pci_bus *pci;
     struct dma dma;                     /* the machine's own: for MSIs and devices without a requester id */
-    struct device *ioapic, *pic, *uart, *acpi_pm, *host_bridge, *lpc, *rtc, *vmgenid;
+    struct device *ioapic, *pic, *uart, *acpi_pm, *host_bridge, *lpc, *rtc, *vmgenid, *pci_hotplug;
     struct device *fw_cfg;              /* NULL: no firmware */
     struct device *i8042;
     struct device *vga;                 /* NULL: no display */

@@ -32,6 +32,7 @@
 #include "dev/pci/host_bridge.h"
 #include "dev/pci/lpc.h"
 #include "dev/pci/watchdog.h"
+#include "dev/pci_hotplug.h"
 #include "dev/pic.h"
 #include "dev/pit.h"
 #include "dev/pvpanic.h"
@@ -59,7 +60,10 @@ struct pc {
     struct dma_space dma_space;
     struct system_signal signal;
     struct shadow shadow;
-    uint8_t next_devfn;
+    /* Slots whose devices the guest has let go, and the loop's work that ends them; those that have ended (hotplug.c says why). */
+    uint32_t ejected;
+    struct loop_work eject_work;
+    struct device *removed;
     struct shared_memory shared_memory;
 };
 
@@ -115,6 +119,9 @@ static void on_msi(void *sink, uint64_t address, uint32_t data, uint16_t request
     struct machine *machine = sink;
     apic_bus_msi(machine->pc->apic_bus, address, data);
 }
+
+static void on_eject(void *owner, unsigned slot);
+static void end_ejected(void *owner);
 
 /* --- making a part --- */
 
@@ -206,6 +213,16 @@ static bool has_display(const struct machine *machine)
     return (machine->firmware || machine->config.display) && !machine->config.no_display;
 }
 
+static void wire_pci_hotplug(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct pci_hotplug *hotplug = (struct pci_hotplug *)device;
+    hotplug->base = PORT_PCI_HOTPLUG_BASE;
+    hotplug->changed = (struct irq_line){ acpi_pm_gpe_line, wiring->machine->acpi_pm, GPE_PCI_HOTPLUG };
+    hotplug->eject = on_eject;
+    hotplug->owner = wiring->machine;
+}
+
 static void wire_i8042(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
@@ -271,16 +288,49 @@ static void wire_lpc(struct device *device, void *opaque)
         lpc->irq[i] = gsi_shared_line(gsi_of(wiring), GSI_PIRQ, i);
 }
 
-/* Functions sit at device numbers 1, 2, 3 ... in the order of their making. */
-static void wire_pci(struct wiring *wiring, struct device *device)
+/* Slots that the configuration gives to a disk or card, removed ones among them: a device that is made later must not get one of these. */
+static bool slot_is_promised(const struct machine_config *config, unsigned slot)
+{
+    for (unsigned i = 0; i < config->disk_count; i++)
+        if (config->disk[i].slot == slot)
+            return true;
+    for (unsigned i = 0; i < config->net_count; i++)
+        if (config->net[i].slot == slot)
+            return true;
+    return false;
+}
+
+/* The lowest from 1 on. If all are taken the device finds its slot taken, too. */
+static uint8_t free_slot(const struct machine *machine, bool (*promised)(const struct machine_config *config, unsigned slot))
+{
+    uint8_t slot = 1;
+    while (slot < PCI_SLOT_LAST && (pci_bus_find(machine->pci, (uint8_t)(slot << 3)) || (promised && promised(&machine->config, slot))))
+        slot++;
+    return slot;
+}
+
+static void wire_pci_at(struct wiring *wiring, struct device *device, uint8_t slot)
 {
     struct pci_function *function = (struct pci_function *)device;
     function->bus = wiring->machine->pci;
-    function->devfn = wiring->machine->pc->next_devfn;
-    wiring->machine->pc->next_devfn += 8;
+    function->devfn = (uint8_t)(slot << 3);
+}
+
+/* In the order of their making. */
+static void wire_pci(struct wiring *wiring, struct device *device)
+{
+    wire_pci_at(wiring, device, free_slot(wiring->machine, slot_is_promised));
 }
 
 static void wire_plain_pci(struct device *device, void *opaque) { wire_pci(opaque, device); }
+
+/* A disk's or card's slot: that of the configuration, or one that is noted there. */
+static void wire_pci_noted(struct wiring *wiring, struct device *device, uint8_t *slot)
+{
+    if (!*slot)
+        *slot = free_slot(wiring->machine, slot_is_promised);
+    wire_pci_at(wiring, device, *slot);
+}
 
 static void wire_flash(struct device *device, void *opaque)
 {
@@ -349,7 +399,7 @@ static void wire_virtio_blk(struct device *device, void *opaque)
     struct wiring *wiring = opaque;
     struct virtio_blk *blk = (struct virtio_blk *)device;
     unsigned i = (unsigned)(uintptr_t)wiring->argument;
-    wire_pci(wiring, device);
+    wire_pci_noted(wiring, device, &wiring->machine->config.disk[i].slot);
     blk->block = wiring->machine->block[i];
     blk->serial = wiring->machine->config.disk[i].serial;
     wiring->machine->disk_device[i] = device;
@@ -369,7 +419,7 @@ static void wire_virtio_net(struct device *device, void *opaque)
     struct wiring *wiring = opaque;
     struct virtio_net *net = (struct virtio_net *)device;
     unsigned i = (unsigned)(uintptr_t)wiring->argument;
-    wire_pci(wiring, device);
+    wire_pci_noted(wiring, device, &wiring->machine->config.net[i].slot);
     net->net = wiring->machine->net[i];
     choose_mac(wiring->machine, i, net->mac);
 }
@@ -379,7 +429,7 @@ static void wire_e1000(struct device *device, void *opaque)
     struct wiring *wiring = opaque;
     struct e1000 *e1000 = (struct e1000 *)device;
     unsigned i = (unsigned)(uintptr_t)wiring->argument;
-    wire_pci(wiring, device);
+    wire_pci_noted(wiring, device, &wiring->machine->config.net[i].slot);
     e1000->net = wiring->machine->net[i];
     choose_mac(wiring->machine, i, e1000->mac);
 }
@@ -414,25 +464,33 @@ static bool open_chardev(struct machine *machine, const char *text, struct chard
     return *chardev;
 }
 
+static bool open_disk(struct machine *machine, unsigned i, struct error *err)
+{
+    struct disk_config *disk = &machine->config.disk[i];
+    /* Settled once, as the image may be found under another name later: a snapshot's copy. */
+    if (disk->image.format == DISK_FORMAT_BY_NAME)
+        disk->image.format = disk_format_of_name(disk->path);
+    struct block_options options = { .path = disk->path, .image = disk->image, .engine = disk->engine };
+    options.image.memory = shared_memory(machine);
+    machine->block[i] = block_open(&options, machine->loop, &machine->lock, &machine->log, err);
+    return machine->block[i];
+}
+
+static bool open_net(struct machine *machine, unsigned i, struct error *err)
+{
+    machine->net[i] = net_open(machine->config.net[i].backend, machine->loop, machine->clock, &machine->lock, &machine->log, err);
+    return machine->net[i];
+}
+
 static bool open_backends(struct machine *machine, struct error *err)
 {
     struct machine_config *config = &machine->config;
-    for (unsigned i = 0; i < config->disk_count; i++) {
-        /* Settled once, as the image may be found under another name later: a snapshot's copy. */
-        if (config->disk[i].image.format == DISK_FORMAT_BY_NAME)
-            config->disk[i].image.format = disk_format_of_name(config->disk[i].path);
-        struct block_options options = { .path = config->disk[i].path, .image = config->disk[i].image,
-                                         .engine = config->disk[i].engine };
-        options.image.memory = shared_memory(machine);
-        machine->block[i] = block_open(&options, machine->loop, &machine->lock, &machine->log, err);
-        if (!machine->block[i])
+    for (unsigned i = 0; i < config->disk_count; i++)
+        if (!config->disk[i].absent && !open_disk(machine, i, err))
             return false;
-    }
-    for (unsigned i = 0; i < config->net_count; i++) {
-        machine->net[i] = net_open(config->net[i].backend, machine->loop, machine->clock, &machine->lock, &machine->log, err);
-        if (!machine->net[i])
+    for (unsigned i = 0; i < config->net_count; i++)
+        if (!config->net[i].absent && !open_net(machine, i, err))
             return false;
-    }
     /* The terminal last: nothing that fails after it was made raw. */
     return open_chardev(machine, config->debug_console, &machine->debug_console, err) &&
            open_chardev(machine, config->virtio_console, &machine->virtio_console, err) &&
@@ -481,19 +539,45 @@ static bool add_chips(struct machine *machine, struct error *err)
            (machine->i8042 = add(machine, &device_i8042, "i8042", wire_i8042, NULL, err)) &&
            (machine->vmgenid = add(machine, &device_vmgenid, "vmgenid", wire_vmgenid, NULL, err)) &&
            add(machine, &device_pvpanic, "pvpanic", wire_pvpanic, NULL, err) &&
+           (machine->pci_hotplug = add(machine, &device_pci_hotplug, "pci-hotplug", wire_pci_hotplug, NULL, err)) &&
            (!config->debug_console || add(machine, &device_debugcon, "debugcon", wire_debugcon, NULL, err)) &&
            (!config->debug_exit || add(machine, &device_debug_exit, "debug-exit", wire_debug_exit, NULL, err));
 }
 
-static bool add_numbered(struct machine *machine, const struct device_type *type, const char *prefix, unsigned count,
-                         void (*wire)(struct device *device, void *opaque), struct error *err)
+static struct device *add_numbered(struct machine *machine, const struct device_type *type, const char *prefix, unsigned i,
+                                   void (*wire)(struct device *device, void *opaque), struct error *err)
 {
-    for (unsigned i = 0; i < count; i++) {
-        char name[32];
-        snprintf(name, sizeof(name), "%s%u", prefix, i);
-        if (!add(machine, type, name, wire, (const void *)(uintptr_t)i, err))
+    char name[32];
+    snprintf(name, sizeof(name), "%s%u", prefix, i);
+    return add(machine, type, name, wire, (const void *)(uintptr_t)i, err);
+}
+
+static bool add_disk(struct machine *machine, unsigned i, struct error *err)
+{
+    return add_numbered(machine, &device_virtio_blk, "virtio-blk", i, wire_virtio_blk, err);
+}
+
+static bool is_e1000(const struct machine *machine, unsigned i) { return machine->config.net[i].model == NET_MODEL_E1000; }
+
+static const char *net_prefix(const struct machine *machine, unsigned i) { return is_e1000(machine, i) ? "e1000-" : "virtio-net"; }
+
+static void add_net_rom(struct pci_function *function, const struct blob *rom) { pci_rom_init(function, rom->data, (uint32_t)rom->size); }
+
+static bool add_net(struct machine *machine, unsigned i, struct error *err)
+{
+    bool e1000 = is_e1000(machine, i);
+    machine->net_device[i] = e1000 ? add_numbered(machine, &device_e1000, net_prefix(machine, i), i, wire_e1000, err)
+                                   : add_numbered(machine, &device_virtio_net, net_prefix(machine, i), i, wire_virtio_net, err);
+    if (machine->net_device[i] && machine->firmware && machine->config.net[i].boot)
+        add_net_rom((struct pci_function *)machine->net_device[i], firmware_net_rom(machine->firmware, !e1000));
+    return machine->net_device[i];
+}
+
+static bool add_nets(struct machine *machine, struct error *err)
+{
+    for (unsigned i = 0; i < machine->config.net_count; i++)
+        if (!machine->config.net[i].absent && !add_net(machine, i, err))
             return false;
-    }
     return true;
 }
 
@@ -501,7 +585,7 @@ static unsigned disks_on(const struct machine *machine, enum disk_bus bus)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < machine->config.disk_count; i++)
-        count += machine->config.disk[i].bus == bus;
+        count += machine->config.disk[i].bus == bus && !machine->config.disk[i].absent;
     return count;
 }
 
@@ -525,29 +609,9 @@ static bool add_disks(struct machine *machine, struct error *err)
     if (!add_nvme(machine, err))
         return false;
     for (unsigned i = 0; i < machine->config.disk_count; i++) {
-        char name[32];
-        snprintf(name, sizeof(name), "virtio-blk%u", i);
-        if (machine->config.disk[i].bus == DISK_VIRTIO &&
-            !add(machine, &device_virtio_blk, name, wire_virtio_blk, (const void *)(uintptr_t)i, err))
+        const struct disk_config *disk = &machine->config.disk[i];
+        if (disk->bus == DISK_VIRTIO && !disk->absent && !add_disk(machine, i, err))
             return false;
-    }
-    return true;
-}
-
-static void add_net_rom(struct pci_function *function, const struct blob *rom) { pci_rom_init(function, rom->data, (uint32_t)rom->size); }
-
-static bool add_nets(struct machine *machine, struct error *err)
-{
-    for (unsigned i = 0; i < machine->config.net_count; i++) {
-        bool virtio = machine->config.net[i].model == NET_MODEL_VIRTIO;
-        char name[32];
-        snprintf(name, sizeof(name), "%s%u", virtio ? "virtio-net" : "e1000-", i);
-        machine->net_device[i] = add(machine, virtio ? &device_virtio_net : &device_e1000, name, virtio ? wire_virtio_net : wire_e1000,
-                                     (const void *)(uintptr_t)i, err);
-        if (!machine->net_device[i])
-            return false;
-        if (machine->firmware && machine->config.net[i].boot)
-            add_net_rom((struct pci_function *)machine->net_device[i], firmware_net_rom(machine->firmware, virtio));
     }
     return true;
 }
@@ -564,15 +628,12 @@ static bool add_pci(struct machine *machine, struct error *err)
         return false;
     for (unsigned i = 0; i < PCI_INTX_LINES; i++)
         ((struct host_bridge *)machine->host_bridge)->bus.intx[i] = (struct irq_line){ lpc_set_pirq, machine->lpc, i };
-    machine->pc->next_devfn = 8;
     if (has_display(machine) && !(machine->vga = add(machine, &device_vga, "vga", wire_vga, NULL, err)))
         return false;
-    return add_disks(machine, err) &&
-           add_nets(machine, err) &&
-           add_numbered(machine, &device_virtio_console, "virtio-console", machine->virtio_console != NULL,
-                        wire_virtio_console, err) &&
-           add_numbered(machine, &device_virtio_rng, "virtio-rng", config->rng, wire_plain_pci, err) &&
-           add_numbered(machine, &device_watchdog, "watchdog", config->watchdog, wire_watchdog, err);
+    return add_disks(machine, err) && add_nets(machine, err) &&
+           (!machine->virtio_console || add_numbered(machine, &device_virtio_console, "virtio-console", 0, wire_virtio_console, err)) &&
+           (!config->rng || add_numbered(machine, &device_virtio_rng, "virtio-rng", 0, wire_plain_pci, err)) &&
+           (!config->watchdog || add_numbered(machine, &device_watchdog, "watchdog", 0, wire_watchdog, err));
 }
 
 /* --device: what people who test kernels and hypervisors ask for. */
@@ -602,10 +663,130 @@ bool pc_build(struct machine *machine, struct error *err)
     pc->dma_space = (struct dma_space){ .ram = machine->ram, .mmio = machine->mmio, .msi = on_msi, .msi_sink = machine,
                                         .counters = &machine->counters, .lock = &machine->lock };
     machine->dma = dma_direct(&pc->dma_space, REQUESTER_CPU);
+    pc->eject_work = (struct loop_work){ .run = end_ejected, .owner = machine };
     shadow_init(&pc->shadow, machine);
     return open_backends(machine, err) && add_interrupt_controllers(machine, err) && add_chips(machine, err) &&
            add_pci(machine, err) && add_extra(machine, err) &&
            (!machine->config.vnc || (machine->vnc = screen_vnc_open(machine, err)));
+}
+
+/* --- disks and cards that come and go --- */
+
+/* A slot that was promised to one that is gone is free for another. */
+static void take_slot(struct machine *machine, uint8_t *slot)
+{
+    struct machine_config *config = &machine->config;
+    uint8_t found = free_slot(machine, NULL);
+    for (unsigned i = 0; i < config->disk_count; i++)
+        config->disk[i].slot = config->disk[i].slot == found ? 0 : config->disk[i].slot;
+    for (unsigned i = 0; i < config->net_count; i++)
+        config->net[i].slot = config->net[i].slot == found ? 0 : config->net[i].slot;
+    *slot = found;
+}
+
+bool pc_add_disk(struct machine *machine, unsigned i, struct error *err)
+{
+    if (!open_disk(machine, i, err))
+        return false;
+    take_slot(machine, &machine->config.disk[i].slot);
+    if (add_disk(machine, i, err))
+        return true;
+    block_close(machine->block[i]);
+    machine->block[i] = NULL;
+    return false;
+}
+
+bool pc_add_net(struct machine *machine, unsigned i, struct error *err)
+{
+    if (!open_net(machine, i, err))
+        return false;
+    take_slot(machine, &machine->config.net[i].slot);
+    if (add_net(machine, i, err))
+        return true;
+    net_close(machine->net[i]);
+    machine->net[i] = NULL;
+    return false;
+}
+
+static void end_device(struct machine *machine, struct device *device)
+{
+    struct device **at = &machine->devices;
+    while (*at != device)
+        at = &(*at)->next;
+    *at = device->next;
+    device->type->fini(device);
+    device->next = machine->pc->removed;
+    machine->pc->removed = device;
+}
+
+static struct device *find_device(const struct machine *machine, const char *prefix, unsigned i)
+{
+    char name[32];
+    snprintf(name, sizeof(name), "%s%u", prefix, i);
+    struct device *device = machine->devices;
+    while (device && strcmp(device->name, name))
+        device = device->next;
+    return device;
+}
+
+static void end_disk(struct machine *machine, unsigned i)
+{
+    end_device(machine, find_device(machine, "virtio-blk", i));
+    block_close(machine->block[i]);
+    machine->block[i] = NULL;
+    machine->disk_device[i] = NULL;
+    machine->config.disk[i].absent = true;
+}
+
+static void end_net(struct machine *machine, unsigned i)
+{
+    end_device(machine, find_device(machine, net_prefix(machine, i), i));
+    net_close(machine->net[i]);
+    machine->net[i] = NULL;
+    machine->net_device[i] = NULL;
+    machine->config.net[i].absent = true;
+}
+
+/* On the loop's thread. */
+static void end_ejected(void *owner)
+{
+    struct machine *machine = owner;
+    const struct machine_config *config = &machine->config;
+    pthread_mutex_lock(&machine->lock);
+    uint32_t ejected = machine->pc->ejected;
+    machine->pc->ejected = 0;
+    for (unsigned i = 0; i < config->disk_count; i++)
+        if (!config->disk[i].absent && ejected >> config->disk[i].slot & 1)
+            end_disk(machine, i);
+    for (unsigned i = 0; i < config->net_count; i++)
+        if (!config->net[i].absent && ejected >> config->net[i].slot & 1)
+            end_net(machine, i);
+    pthread_mutex_unlock(&machine->lock);
+}
+
+/* Only disks and cards go; what the guest lets go besides stays. */
+static void on_eject(void *owner, unsigned slot)
+{
+    struct machine *machine = owner;
+    struct pci_function *function = pci_bus_find(machine->pci, (uint8_t)(slot << 3));
+    const struct device_type *type = slot && function ? function->device.type : NULL;
+    if (type != &device_virtio_blk && type != &device_virtio_net && type != &device_e1000)
+        return;
+    pci_intx(function, false);
+    pci_bus_detach(machine->pci, function);
+    machine->pc->ejected |= 1u << slot;
+    loop_post(machine->loop, &machine->pc->eject_work);
+}
+
+void pc_free_removed(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->lock);
+    while (machine->pc->removed) {
+        struct device *device = machine->pc->removed;
+        machine->pc->removed = device->next;
+        free(device);
+    }
+    pthread_mutex_unlock(&machine->lock);
 }
 
 static void write_port(struct machine *machine, uint64_t port, uint8_t value)
@@ -660,8 +841,10 @@ void pc_destroy(struct machine *machine)
 {
     screen_vnc_close(machine->vnc);
     destroy_devices(machine);
-    if (machine->pc)
+    if (machine->pc) {
+        pc_free_removed(machine);
         shadow_fini(&machine->pc->shadow);
+    }
     close_backends(machine);
     if (machine->pc && machine->pc->apic_bus)
         apic_bus_destroy(machine->pc->apic_bus);

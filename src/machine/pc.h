@@ -12,6 +12,14 @@ void pc_destroy(struct machine *machine);
  * After a reset, before the guest starts.
  */
 void pc_prepare(struct machine *machine);
+/*
+ * Disk or card i of the configuration, while the machine runs: on the loop's thread, board lock held. Its backend is opened, its device made, and its slot
+ * noted. False: nothing has changed.
+ */
+bool pc_add_disk(struct machine *machine, unsigned i, struct error *err);
+bool pc_add_net(struct machine *machine, unsigned i, struct error *err);
+/* The vCPUs stand still, or are gone: devices that were removed lose their memory. */
+void pc_free_removed(struct machine *machine);
 /* Board lock held. */
 void pc_power_button(struct machine *machine);
 

@@ -136,6 +136,8 @@ static bool save_disks(struct saving *saving)
     for (unsigned i = 0; i < config->disk_count; i++) {
         char name[CONTAINER_NAME_MAX];
         snprintf(name, sizeof(name), "disk-%u", i);
+        if (config->disk[i].absent)
+            continue;
         if (config->disk[i].image.ephemeral)
             return error_set(saving->err, "the disk %s is ephemeral; a snapshot cannot keep what was written to it", config->disk[i].path);
         if (!config->disk[i].image.read_only &&

@@ -36,6 +36,7 @@ static const struct field machine_fields[] = {
 #define IMAGE_FIELD(member, kind) { #member, kind, offsetof(struct disk_config, image.member), sizeof(((struct disk_config *)0)->image.member) }
 
 static const struct field disk_fields[] = {
+    FIELD(struct disk_config, id, FIELD_TEXT), FIELD(struct disk_config, absent, FIELD_BOOL), FIELD(struct disk_config, slot, FIELD_UINT),
     FIELD(struct disk_config, path, FIELD_PATH), FIELD(struct disk_config, serial, FIELD_TEXT),
     IMAGE_FIELD(read_only, FIELD_BOOL), IMAGE_FIELD(direct, FIELD_BOOL), IMAGE_FIELD(format, FIELD_UINT),
     IMAGE_FIELD(backing, FIELD_BOOL), IMAGE_FIELD(base_path, FIELD_PATH), IMAGE_FIELD(base_format, FIELD_UINT),
@@ -43,6 +44,7 @@ static const struct field disk_fields[] = {
 };
 
 static const struct field net_fields[] = {
+    FIELD(struct net_config, id, FIELD_TEXT), FIELD(struct net_config, absent, FIELD_BOOL), FIELD(struct net_config, slot, FIELD_UINT),
     FIELD(struct net_config, backend, FIELD_TEXT), FIELD(struct net_config, mac, FIELD_MAC),
     FIELD(struct net_config, model, FIELD_UINT), FIELD(struct net_config, boot, FIELD_BOOL),
 };

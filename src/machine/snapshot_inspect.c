@@ -329,7 +329,8 @@ static bool copy_disks(const struct snapshot *snapshot, int to, struct error *er
     for (unsigned i = 0; i < snapshot->config.disk_count; i++) {
         char name[CONTAINER_NAME_MAX];
         snprintf(name, sizeof(name), "disk-%u", i);
-        if (!snapshot->config.disk[i].image.read_only && !snapshot_copy_file(snapshot->layer[0].directory, name, to, name, err))
+        const struct disk_config *disk = &snapshot->config.disk[i];
+        if (!disk->image.read_only && !disk->absent && !snapshot_copy_file(snapshot->layer[0].directory, name, to, name, err))
             return false;
     }
     return true;

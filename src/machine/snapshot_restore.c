@@ -66,7 +66,8 @@ static bool load_devices(const struct restoring *restoring, struct machine *mach
         /* The guest knows nothing of a device that came with a later version. */
         if (!container_find(&restoring->snapshot->layer[0].state, name))
             log_message(&machine->log, LOG_WARNING, "the snapshot is older than device %s, which begins as after a reset", device->name);
-        else if (!load_section(restoring->snapshot, name, device->type->state, device, err))
+        else if (!load_section(restoring->snapshot, name, device->type->state, device, err) ||
+                 (device->type->accepts && !device->type->accepts(device, err)))
             return false;
     }
     for (struct device *device = machine->devices; device; device = device->next)
@@ -176,7 +177,7 @@ static bool make_disks(const struct restoring *restoring, struct error *err)
 {
     const struct machine_config *config = &restoring->snapshot->config;
     for (unsigned i = 0; i < config->disk_count; i++) {
-        if (config->disk[i].image.read_only)
+        if (config->disk[i].image.read_only || config->disk[i].absent)
             continue;
         if (!restoring->options->disks)
             return error_set(err, "the snapshot has disks that the guest writes to: say in which directory those of this machine are to be");

@@ -1,12 +1,16 @@
 """Formats of disks, and what a power cut leaves of them, seen by a guest."""
+import http.client
+import json
 import os
 import random
+import re
+import socket as socket_module
 import struct
 import subprocess
 import time
 
 from cases import case
-from machine import DOPPEL, ROOT, Failure, exit_status
+from machine import DOPPEL, ROOT, Failure, Monitor, exit_status
 
 CUTS = 150          # of one recorded run
 PIECE = 4096
@@ -182,3 +186,92 @@ def disk_vhost_user(test):
         machine.end(exit_status("DONE"))
         daemon.process.kill()
         daemon.process.wait()
+
+
+class Api(http.client.HTTPConnection):
+    """The control socket of a machine."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=60)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket_module.socket(socket_module.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+    def put(self, what, body, status):
+        self.request("PUT", "/api/v1/" + what, json.dumps(body), {"Content-Type": "application/json"})
+        answer = self.getresponse()
+        text = answer.read()
+        if answer.status != status:
+            raise Failure("%s %s: status %d, %s" % (what, body, answer.status, text))
+        return json.loads(text) if text else None
+
+    def names(self, kind):
+        self.request("GET", "/api/v1/vm.info")
+        return [device["id"] for device in json.loads(self.getresponse().read())["config"].get(kind, [])]
+
+    def await_names(self, kind, names):
+        limit = time.monotonic() + 60
+        while self.names(kind) != names:
+            if time.monotonic() > limit:
+                raise Failure("%s are %s and not %s" % (kind, self.names(kind), names))
+            time.sleep(0.05)
+
+
+def devices_of(machine, names):
+    """Waits until the guest has just these disks and cards."""
+    machine.send("while [ \"$(cd /sys/class/block; echo vd*) $(cd /sys/class/net; echo eth*)\" != '%s' ]; do sleep 0.1; done; echo there-$((1 + 1))\n" % names)
+    machine.expect(r"^there-2$")
+
+
+@case("disks and network cards come and go while the guest runs; what was written is in the image; a snapshot of the machine has "
+      "what came and lacks what went", cpus=2)
+def hotplug(test):
+    first, second, api_path, monitor, kept = test.disk("first.img"), test.disk("second.img"), test.path("api"), test.path("monitor"), test.path("kept")
+    with test.linux("cloud", "--disk", first, "--net", "user", "--api-socket", api_path, "--monitor", "socket:" + monitor, cpus=2,
+                    append="quiet") as machine:
+        machine.expect(r"^doppel:/# ")
+        api = Api(api_path)
+        for turn in range(3):
+            place = api.put("vm.add-disk", {"path": second, "id": "data"}, 200)
+            card = api.put("vm.add-net", {"mac": "52:54:00:00:00:77"}, 200)
+            api.put("vm.add-disk", {"path": second, "id": "data"}, 400)
+            if place["id"] != "data" or not re.match(r"^0000:00:[0-9a-f]{2}\.0$", place["bdf"]):
+                raise Failure("the disk is at %s" % place)
+            devices_of(machine, "vda vdb eth0 eth1")
+            machine.send("cat /sys/class/net/eth1/address; seq %d 100000 | dd of=/dev/vdb bs=64k conv=fsync 2>/dev/null; echo wrote-$((1 + 1))\n" % turn)
+            machine.expect(r"^52:54:00:00:00:77$")
+            machine.expect(r"^wrote-2$")
+            if turn == 2:
+                break
+            api.put("vm.remove-device", {"id": "data"}, 204)
+            api.put("vm.remove-device", {"id": card["id"]}, 204)
+            devices_of(machine, "vda eth0")
+            api.await_names("disks", ["_disk0"])
+            api.await_names("net", ["_net0"])
+            if not contents(second).startswith(b"%d\n%d\n" % (turn, turn + 1)):
+                raise Failure("what was written is not in the image")
+        api.put("vm.remove-device", {"id": "nobody"}, 400)
+        api.put("vm.resize", {"desired_vcpus": 4}, 501)
+        api.put("vm.remove-device", {"id": "_disk0"}, 204)
+        api.await_names("disks", ["data"])
+        devices_of(machine, "vdb eth0 eth1")
+        with Monitor(monitor) as session:
+            session.snapshot(kept)
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
+    disks = test.path("disks")
+    os.mkdir(disks)
+    with test.machine("--disks", disks, "--api-socket", api_path, restore=kept) as machine:
+        devices_of(machine, "vdb eth0 eth1")
+        api = Api(api_path)
+        machine.send("echo 3 >/proc/sys/vm/drop_caches; head -n 2 /dev/vdb | tr '\\n' -; echo read-$((1 + 1))\n")
+        machine.expect(r"^2-3-read-2$")
+        api.put("vm.add-disk", {"path": first, "readonly": True}, 200)
+        devices_of(machine, "vda vdb eth0 eth1")
+        api.put("vm.remove-device", {"id": "data"}, 204)
+        devices_of(machine, "vda eth0 eth1")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))

@@ -3,6 +3,7 @@
  * break the rules stop the device until it is reset.
  */
 #include <fcntl.h>
+#include <linux/virtio_blk.h>
 #include <linux/virtio_pci.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -574,6 +575,24 @@ static void agreed_features_stay_until_the_reset(void **state)
     disk_destroy(&disk);
 }
 
+/* As when a machine on a network with large frames is restored onto one without. */
+static void a_state_with_features_that_are_not_offered_is_not_accepted(void **state)
+{
+    struct error err;
+    struct disk disk;
+    disk_create(&disk);
+    driver_start(&disk.d, 0, 16);
+    struct virtio *virtio = (struct virtio *)disk.d.function;
+    struct device *device = &virtio->pci.device;
+    assert_true(device->type->accepts(device, &err));
+    virtio->features |= BIT(VIRTIO_BLK_F_RO);
+    assert_false(device->type->accepts(device, &err));
+    assert_non_null(strstr(err.text, device->name));
+    common_write(&disk.d, VIRTIO_PCI_COMMON_STATUS, 1, 0);      /* agrees with nothing */
+    assert_true(device->type->accepts(device, &err));
+    disk_destroy(&disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -595,6 +614,7 @@ int main(void)
         cmocka_unit_test(network_answers_arp),
         cmocka_unit_test(frames_are_spread_over_mergeable_buffers),
         cmocka_unit_test(agreed_features_stay_until_the_reset),
+        cmocka_unit_test(a_state_with_features_that_are_not_offered_is_not_accepted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,7 +13,7 @@
 #include "base/base.h"
 #include "dev/device.h"
 
-enum { PCI_CONFIG_SIZE = 4096, PCI_BARS = 6, PCI_ROM_BAR = PCI_BARS, PCI_MSIX_MAX = 64, PCI_INTX_LINES = 8 };
+enum { PCI_CONFIG_SIZE = 4096, PCI_BARS = 6, PCI_ROM_BAR = PCI_BARS, PCI_MSIX_MAX = 64, PCI_INTX_LINES = 8, PCI_SLOT_LAST = 30 };
 
 struct pci_bus;
 struct pci_function;

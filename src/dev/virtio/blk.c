@@ -324,6 +324,7 @@ const struct device_type device_virtio_blk = {
     .state = &state,
     .init = blk_init,
     .reset = blk_reset,
+    .accepts = virtio_accepts,
     .quiesce = blk_quiesce,
     .resume = blk_resume,
     .fini = blk_fini,

@@ -191,6 +191,7 @@ const struct device_type device_virtio_console = {
     .state = &state,
     .init = console_init,
     .reset = console_reset,
+    .accepts = virtio_accepts,
     .resume = console_resume,
     .fini = console_fini,
 };

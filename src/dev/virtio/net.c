@@ -278,6 +278,7 @@ const struct device_type device_virtio_net = {
     .state = &state,
     .init = net_init,
     .reset = net_reset,
+    .accepts = virtio_accepts,
     .resume = net_resume,
     .fini = net_fini,
 };

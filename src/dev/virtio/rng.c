@@ -54,6 +54,7 @@ const struct device_type device_virtio_rng = {
     .state = &state,
     .init = rng_init,
     .reset = rng_reset,
+    .accepts = virtio_accepts,
     .resume = rng_resume,
     .fini = rng_fini,
 };

@@ -430,6 +430,17 @@ void virtio_reset(struct virtio *virtio)
     pci_function_reset(&virtio->pci);
 }
 
+/* What the guest agreed with the device that it had must hold for this one, whose backend may be of another kind. */
+bool virtio_accepts(struct device *device, struct error *err)
+{
+    const struct virtio *virtio = (const struct virtio *)device;
+    uint64_t missing = virtio->features & ~virtio->offered;
+    if (!missing || !(virtio->status & VIRTIO_CONFIG_S_FEATURES_OK))
+        return true;
+    return error_set(err, "the guest uses features of %s that it does not have here (bits %#llx): its backend must be of the same kind, with "
+                     "the same abilities, as the one that it had", device->name, (unsigned long long)missing);
+}
+
 /* A loaded state is a guest's work too: what no guest could have set is put right, and queues go on. */
 void virtio_resume(struct virtio *virtio)
 {

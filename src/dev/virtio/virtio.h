@@ -136,6 +136,7 @@ struct virtio {
 /* For the device types' own init, reset and so on. */
 bool virtio_init(struct virtio *virtio, const struct virtio_ops *ops, struct error *err);
 void virtio_reset(struct virtio *virtio);
+bool virtio_accepts(struct device *device, struct error *err);
 void virtio_resume(struct virtio *virtio);
 void virtio_fini(struct virtio *virtio);
 
