@@ -516,6 +516,12 @@ static bool option_perf_map(struct options *options, const char *value, struct e
     return true;
 }
 
+static bool option_code_cache(struct options *options, const char *value, struct error *err)
+{
+    return (size_parse(value, &options->config.code_cache) && options->config.code_cache >= 256 * KiB && options->config.code_cache <= 128 * MiB) ||
+           error_set(err, "--code-cache is a size from 256K to 128M, not '%s'", value);
+}
+
 static bool option_jitdump(struct options *options, const char *value, struct error *err)
 {
     options->config.jitdump = value;
@@ -726,13 +732,13 @@ static bool is_one_of(const struct option_row *row, const char *const *names)
 bool options_for_restore(const struct option_row *row)
 {
     static const char *const names[] = { "engine", "net", "vnc", "console", "virtio-console", "debug-console", "no-reboot", "disks", "clone", "copy-memory", "share-memory", "verify",
-                                         "name", "detach", "api-socket", "monitor", "trace", "log", "translation-cache", "counters", "help", NULL };
+                                         "name", "detach", "api-socket", "monitor", "trace", "log", "code-cache", "translation-cache", "counters", "help", NULL };
     return is_one_of(row, names);
 }
 
 bool options_for_serve(const struct option_row *row)
 {
-    static const char *const names[] = { "engine", "cpu", "no-reboot", "name", "detach", "api-socket", "monitor", "trace", "log", "translation-cache", "counters",
+    static const char *const names[] = { "engine", "cpu", "no-reboot", "name", "detach", "api-socket", "monitor", "trace", "log", "code-cache", "translation-cache", "counters",
                                          "help", NULL };
     return is_one_of(row, names);
 }

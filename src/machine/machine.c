@@ -159,6 +159,7 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
     vcpu->log = &machine->log;
     vcpu->perf = machine->perf;
     vcpu->translations = machine->translations;
+    vcpu->code_cache = machine->config.code_cache;
     vcpu->all = machine->vcpu;
     vcpu->all_count = machine->config.cpus;
     vcpu->system_event = system_event;

@@ -87,6 +87,7 @@ struct machine_config {
     bool no_reboot;
     bool perf_map;              /* write a map of translated code for perf */
     const char *jitdump;        /* directory for a dump of translated code for perf; NULL: none */
+    uint64_t code_cache;        /* bytes of translated code for each vCPU at most; 0: default */
     const char *translations;   /* directory of translations that are kept for later runs; "memory": for this run; NULL: none are */
     bool translations_try;      /* where the directory cannot be used, say so and keep them for this run */
     bool rng;                   /* a virtio entropy device */

@@ -204,6 +204,7 @@ struct vcpu {
     void *intc;
     struct log *log;
     struct perf *perf;                  /* where an engine names the host code that it makes (engine/dbt/perf.h); NULL: nowhere */
+    uint64_t code_cache;                /* bytes of host code that an engine may keep; 0: as it likes */
     struct store *translations;         /* that engines keep for later (engine/dbt/store.h); NULL: none */
     struct counters counters;
     struct vcpu **all;                  /* every vCPU of the machine, all_count of them */

@@ -82,6 +82,17 @@ def translations_lockstep(test):
             raise Failure("only %d states" % len(without))
 
 
+@case("a boot that throws its translated code away all the time goes through the same states, with kept translations and without")
+def translations_tiny(test):
+    without = states(test, "all", "256M", "--translation-cache", "off")
+    for kept in ("off", "memory"):
+        if states(test, "tiny-" + kept, "256M", "--translation-cache", kept, "--code-cache", "512K") != without:
+            raise Failure("the states differ with a small cache, --translation-cache %s" % kept)
+    counted, _ = boot(test, "--translation-cache", "memory", "--code-cache", "256K")
+    if counted["code_flushes"] < 50 or counted["translations_reused"] < 5000:
+        raise Failure("thrown away %d times, %d used again" % (counted["code_flushes"], counted["translations_reused"]))
+
+
 @case("two processors and two machines share kept translations", cpus=2)
 def translations_shared(test):
     cache = ("--translation-cache", test.path("translations"))

@@ -73,6 +73,7 @@ struct dbt *dbt_create(void)
         dbt_forget_jumps(dbt);
     dbt->hot = DBT_HOT;
     dbt->generation = 1;
+    dbt_limit(dbt, 0);
     if (!dbt->data || !dbt->order || !dbt->tables || !dbt->mini || !dbt->work || !dbt->site_runs || !map_code(dbt, at + state_size())) {
         dbt_destroy(dbt);
         return NULL;
@@ -115,11 +116,21 @@ void *dbt_alloc(struct dbt *dbt, size_t size)
     return at;
 }
 
-void dbt_make_room(struct dbt *dbt)
+void dbt_limit(struct dbt *dbt, size_t bytes)
 {
-    if (dbt->code + CODE_MOST > dbt->code_base + DBT_CODE_SIZE || dbt->data_used + DATA_MOST > DBT_DATA_SIZE ||
-        dbt->order_count == ORDER_MOST)
-        dbt_flush(dbt);
+    dbt->code_most = bytes && bytes < DBT_CODE_SIZE ? bytes : DBT_CODE_SIZE;
+    if (dbt->code_most < DBT_CODE_LEAST)
+        dbt->code_most = DBT_CODE_LEAST;
+    dbt->data_most = dbt->code_most / (DBT_CODE_SIZE >> 20) * (DBT_DATA_SIZE >> 20);
+}
+
+void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt)
+{
+    if (dbt->code + CODE_MOST <= dbt->code_base + dbt->code_most && dbt->data_used + DATA_MOST <= dbt->data_most &&
+        dbt->order_count < ORDER_MOST)
+        return;
+    dbt_flush(dbt);
+    counter_add(&vcpu->counters, COUNTER_code_flushes, 1);
 }
 
 /* --- finding --- */

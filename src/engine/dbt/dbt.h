@@ -46,6 +46,7 @@
 
 enum {
     DBT_CODE_SIZE = 128 << 20,
+    DBT_CODE_LEAST = 256 << 10,
     DBT_DATA_SIZE = 160 << 20,          /* translations, sites, links, traps */
     DBT_HASH_BITS = 17,
     DBT_PAGE_BITS = 12,
@@ -183,6 +184,7 @@ struct dbt {
     intptr_t shift;
     uint8_t *data;                      /* DBT_DATA_SIZE */
     size_t data_used;
+    size_t code_most, data_most;
     struct { struct block block; struct op op[2]; } *mini;      /* where a site runs: its op, then one that returns */
     struct translation **order;         /* by address of their code */
     unsigned order_count;
@@ -213,7 +215,9 @@ void dbt_destroy(struct dbt *dbt);
 void dbt_flush(struct dbt *dbt);
 void *dbt_alloc(struct dbt *dbt, size_t size);
 /* Room for the largest translation, flushing if there is none. */
-void dbt_make_room(struct dbt *dbt);
+void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt);
+/* At most so many bytes of code, within the bounds above; 0: as many as there are. With nothing translated yet. */
+void dbt_limit(struct dbt *dbt, size_t bytes);
 struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, uint8_t mode);
 /* A new translation, whose code goes from dbt->code to `end`, can be found, and by perf, too. */
 void dbt_publish(struct vcpu *vcpu, struct dbt *dbt, struct translation *translation, uint8_t *end);

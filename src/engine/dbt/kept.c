@@ -526,7 +526,7 @@ static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const str
 {
     struct parts p = parts_of(k);
     uint8_t now[BYTES_MOST];
-    dbt_make_room(dbt);
+    dbt_make_room(vcpu, dbt);
     size_t used = dbt->data_used;
     struct translation *t = dbt_alloc(dbt, sizeof(*t));
     t->gpa = gpa;

@@ -154,10 +154,10 @@ static struct translation *kept_translation(struct vcpu *vcpu, struct dbt *dbt)
     return t;
 }
 
-/* `code`: where the next translation would have gone as the link was followed. */
-static const uint8_t *enter_new(struct dbt *dbt, struct link *link, const uint8_t *code, struct translation *t)
+/* `generation`: of the cache that the link is of. */
+static const uint8_t *enter_new(struct dbt *dbt, struct link *link, uint32_t generation, struct translation *t)
 {
-    if (link && dbt->code >= code)              /* else all was flushed, the link too */
+    if (link && dbt->generation == generation)
         dbt_link(dbt, link, t);
     dbt->interp.link_from = NULL;
     return t->entry;
@@ -176,10 +176,10 @@ static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link 
         interp->link_from = NULL;
         return known->entry;
     }
-    const uint8_t *code = dbt->code;
+    uint32_t generation = dbt->generation;
     struct translation *kept = known || cold ? NULL : kept_translation(vcpu, dbt);
     if (kept && likely(interp->left >= kept->count))
-        return enter_new(dbt, link, code, kept);
+        return enter_new(dbt, link, generation, kept);
     struct block *block = interp_next_block(vcpu, interp);
     if (unlikely(!block)) {
         interp->changed = true;
@@ -189,7 +189,7 @@ static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link 
         dbt_flush(dbt);
     struct translation *t = translation_of(vcpu, dbt, block);
     if (t && likely(interp->left >= t->count))
-        return enter_new(dbt, link, code, t);
+        return enter_new(dbt, link, generation, t);
     *stop = interp->left < block->count;
     if (!*stop)
         interpret(vcpu, dbt, block);
@@ -325,6 +325,7 @@ static bool dbt_attach(struct vcpu *vcpu)
     if (__builtin_cpu_supports("bmi2"))         /* else nothing is translated */
         dbt->interp.run_blocks = run_blocks;
     dbt->gs_instruction = gs_has_instruction();
+    dbt_limit(dbt, vcpu->code_cache);
     dbt_make_thunks(vcpu, dbt);
     kept_attach(vcpu, dbt);
     vcpu->code_overwritten = code_overwritten;

@@ -171,7 +171,7 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
     struct work *w = dbt->work;
     if (block == dbt->interp.scratch || block->stale)
         return NULL;
-    dbt_make_room(dbt);
+    dbt_make_room(vcpu, dbt);
     w->e = (struct emitter){ .at = dbt->code, .shift = dbt->shift, .relocs = dbt->store ? &w->relocs : NULL };
     w->relocs.code = dbt->code;
     w->relocs.rip = vcpu->rip;
