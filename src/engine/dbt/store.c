@@ -203,6 +203,7 @@ bool store_open(struct store *store, const struct store_shape *shape)
         if (store->directory >= 0 && map_file(store, &store->file)) {
             take_file(store, &store->file.view);
             store->read = store->count;
+            trace(store->log, translations, "%u read from %s/%s", store->read, store->path, store->name);
         }
     }
     bool same = memcmp(&store->shape, shape, sizeof(*shape)) == 0;
@@ -262,6 +263,7 @@ static void write_chosen(struct store *store)
     size_t count = chosen ? choose(store, chosen) : 0;
     if (chosen && !store_write(store->directory, store->name, &store->shape, (const struct store_entry *const *)chosen, count, &err))
         log_message(store->log, LOG_WARNING, "%s", err.text);
+    trace(store->log, translations, "%zu written to %s/%s, %u of them new", count, store->path, store->name, store->added);
     free(chosen);
 }
 
