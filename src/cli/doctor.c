@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <liburing.h>
-#include <linux/kvm.h>
 #include <linux/perf_event.h>
 #include <linux/userfaultfd.h>
 #include <stdarg.h>
@@ -20,9 +19,11 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/error.h"
 #include "base/version.h"
 #include "cli/commands.h"
 #include "cli/exit_status.h"
+#include "engine/kvm/host.h"
 
 /* How a line begins. Only BAD keeps machines from running. */
 enum verdict { GOOD, NOTE, BAD };
@@ -95,14 +96,13 @@ static bool check_tsc(void)
 
 static bool check_kvm(void)
 {
-    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return report(NOTE, "kvm", "/dev/kvm: %s; not needed, guests run in software", strerror(errno));
-    int version = ioctl(fd, KVM_GET_API_VERSION, 0);
-    close(fd);
-    if (version != KVM_API_VERSION)
-        return report(NOTE, "kvm", "/dev/kvm speaks version %d, not %d", version, KVM_API_VERSION);
-    return report(GOOD, "kvm", "/dev/kvm is usable; this version of Doppel runs guests in software all the same");
+    struct error err;
+    double nanoseconds;
+    if (!kvm_usable(&err))
+        return report(NOTE, "kvm", "%s; not needed, guests run in software (--engine dbt)", err.text);
+    if (!kvm_fast(&nanoseconds, &err))
+        return report(NOTE, "kvm", "%s, and stays the default; --engine kvm works all the same", err.text);
+    return report(GOOD, "kvm", "%.1f ns for an instruction of a guest's kernel: guests run on it, unless --engine says otherwise", nanoseconds);
 }
 
 static bool check_memory(void)

@@ -6,6 +6,7 @@
 static const struct engine *const engines[] = {
     &engine_interp,
     &engine_dbt,
+    &engine_kvm,
     NULL,
 };
 

@@ -16,9 +16,14 @@ enum run_result {
     RUN_IDLE,           /* vcpu->activity is no longer ACTIVITY_ACTIVE (HLT, MWAIT, shutdown) */
 };
 
+struct error;
+
 struct engine {
     const char *name;
     const char *text;                                           /* one line for help */
+    bool takes_events;          /* `run` itself has interrupts and NMIs delivered; the loop only ends HLT for them */
+    /* Can this vCPU, which has no engine of that kind yet, have it on this host? False: err tells why not. NULL: always. */
+    bool (*available)(const struct vcpu *vcpu, struct error *err);
     bool (*attach)(struct vcpu *vcpu);                          /* makes vcpu->engine_state; the state may have any value */
     void (*detach)(struct vcpu *vcpu);
     /*
@@ -36,7 +41,7 @@ struct engine {
     void (*print_sites)(const struct vcpu *vcpu, FILE *out);
 };
 
-extern const struct engine engine_interp, engine_dbt;
+extern const struct engine engine_interp, engine_dbt, engine_kvm;
 
 /* By name; NULL if unknown. */
 const struct engine *engine_find(const char *name);

@@ -16,6 +16,7 @@
 #include "engine/dbt/perf.h"
 #include "engine/dbt/store.h"
 #include "engine/engine.h"
+#include "engine/kvm/host.h"
 #include "machine/firmware.h"
 #include "machine/image.h"
 #include "machine/layout.h"
@@ -27,6 +28,7 @@
 #include "vcpu/thread.h"
 #include "vcpu/work.h"
 #include "vmx/vmx.h"
+#include "x86/model.h"
 #include "x86/x86.h"
 
 enum { MEMORY_MIN = 1 * MiB };
@@ -53,9 +55,13 @@ void machine_config_defaults(struct machine_config *config)
     config->rng = true;
 }
 
-static const char *engine_name(const struct machine_config *config)
+/* KVM where it is as fast as it should be, and offers what is asked for; else the translator. */
+static const char *default_engine(const struct machine *machine)
 {
-    return config->engine ? config->engine : "dbt";
+    double nanoseconds;
+    struct error why_not;
+    bool software = machine->config.clock_instructions || model_has(machine->model, FEATURE_VMX);
+    return !software && kvm_fast(&nanoseconds, &why_not) ? "kvm" : "dbt";
 }
 
 static bool check_config(const struct machine_config *config, struct error *err)
@@ -71,8 +77,8 @@ static bool check_config(const struct machine_config *config, struct error *err)
         return error_set(err, "a machine starts either a kernel or firmware, not both");
     if (config->clock_instructions && config->cpus > 1)
         return error_set(err, "time can only be counted in instructions on a machine with one processor");
-    if (!engine_find(engine_name(config)))
-        return error_set(err, "there is no engine '%s'", engine_name(config));
+    if (config->engine && !engine_find(config->engine))
+        return error_set(err, "there is no engine '%s'", config->engine);
     return true;
 }
 
@@ -174,8 +180,11 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
         goto fail;
     }
     x86_reset(vcpu, false);
-    if (!vcpu_set_engine(vcpu, engine_find(engine_name(&machine->config)))) {
-        error_set(err, "no memory for the engine of vCPU %u", index);
+    const struct engine *engine = machine->first_engine;
+    if (!vcpu_engine_available(vcpu, engine, err))
+        goto fail;
+    if (!vcpu_set_engine(vcpu, engine)) {
+        error_set(err, "the host refuses what engine %s needs for vCPU %u", engine->name, index);
         goto fail;
     }
     vcpu->activity = index == 0 ? ACTIVITY_ACTIVE : ACTIVITY_WAIT_SIPI;
@@ -261,6 +270,7 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     machine->model = x86_model_create(config->cpu_model, config->cpus, clock_tsc_hz(machine->clock), err);
     if (!machine->model)
         return false;
+    machine->first_engine = engine_find(config->engine ? config->engine : default_engine(machine));
     if ((config->perf_map || config->jitdump) && !(machine->perf = perf_open(config->perf_map, config->jitdump, err)))
         return false;
     if (config->translations && !open_translations(machine, err))

@@ -129,6 +129,7 @@ struct machine {
     pthread_mutex_t lock;               /* the board lock */
     struct cpu_model *model;
     struct vcpu **vcpu;
+    const struct engine *first_engine;  /* of every vCPU, until machine_set_engine */
     struct device *devices;             /* in the order of creation */
     struct pci_bus *pci;
     struct dma dma;                     /* the machine's own: for MSIs and devices without a requester id */

@@ -27,10 +27,12 @@ bool machine_set_engine(struct machine *machine, const char *name, struct error 
     struct change change = { .engine = engine_find(name), .done = true };
     if (!change.engine)
         return error_set(err, "there is no engine '%s'", name);
+    if (!vcpu_engine_available(machine->vcpu[0], change.engine, err))
+        return false;
     machine_pause(machine);
     for (unsigned i = 0; i < machine->config.cpus && change.done; i++)
         if (machine->vcpu[i]->engine != change.engine)
             vcpu_run_on(NULL, machine->vcpu[i], change_engine, &change);
     machine_resume(machine);
-    return change.done || error_set(err, "no memory for engine %s", name);
+    return change.done || error_set(err, "engine %s cannot be had: the host refuses what it needs", name);
 }

@@ -9,12 +9,14 @@
 #include "vcpu/loop.h"
 
 #include "base/log.h"
+#include "engine/engine.h"
 #include "vmx/vmx.h"
 #include "x86/x86.h"
 
-static void take_request(struct vcpu *vcpu, uint32_t request)
+/* Returns what was asked for before. */
+static uint32_t take_request(struct vcpu *vcpu, uint32_t request)
 {
-    atomic_fetch_and(&vcpu->request, ~request);
+    return atomic_fetch_and(&vcpu->request, ~request);
 }
 
 /* SDM3 §9.4.1 "BSP and AP Processors": after INIT the boot processor starts at the reset vector, the others wait. */
@@ -105,6 +107,20 @@ static bool sleeps_on(const struct vcpu *vcpu)
     return vcpu->activity == ACTIVITY_WAIT_SIPI || (vcpu->activity == ACTIVITY_SHUTDOWN && !vmx_guest(vcpu));
 }
 
+/* With an engine that delivers events itself. NMIs are blocked in HLT only by the NMI that the HLT stands in. */
+static void end_halt(struct vcpu *vcpu)
+{
+    if (vcpu->activity != ACTIVITY_HLT)
+        return;
+    bool nmi = (atomic_load(&vcpu->request) & REQUEST_NMI) && !(vcpu->shadow & SHADOW_NMI);
+    take_request(vcpu, REQUEST_INTERRUPT | REQUEST_VMX);
+    bool interrupt = (vcpu->rflags & RFLAGS_IF) && vcpu->intc_ops && vcpu->intc_ops->pending(vcpu->intc) >= 0;
+    if (nmi || interrupt)
+        vcpu->activity = ACTIVITY_ACTIVE;
+    else if (take_request(vcpu, REQUEST_NMI) & REQUEST_NMI)
+        vcpu->nmi_held = true;
+}
+
 bool vcpu_take_events(struct vcpu *vcpu)
 {
     uint32_t request = atomic_load(&vcpu->request);
@@ -114,6 +130,10 @@ bool vcpu_take_events(struct vcpu *vcpu)
     }
     if (request & REQUEST_SIPI)
         take_sipi(vcpu);
+    if (vcpu->engine->takes_events) {
+        end_halt(vcpu);
+        return false;
+    }
     bool one_instruction = false;
     if (request & REQUEST_VMX) {
         take_request(vcpu, REQUEST_VMX);

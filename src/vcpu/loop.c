@@ -122,6 +122,11 @@ void vcpu_loop(struct vcpu *vcpu)
     }
 }
 
+bool vcpu_engine_available(const struct vcpu *vcpu, const struct engine *engine, struct error *err)
+{
+    return !engine->available || engine->available(vcpu, err);
+}
+
 bool vcpu_set_engine(struct vcpu *vcpu, const struct engine *engine)
 {
     if (vcpu->engine)

@@ -4,6 +4,8 @@
 
 #include "vcpu/vcpu.h"
 
+struct error;
+
 /* Runs on the vCPU's thread until REQUEST_EXIT. */
 void vcpu_loop(struct vcpu *vcpu);
 
@@ -17,6 +19,8 @@ void vcpu_step(struct vcpu *vcpu, uint64_t budget);
  */
 bool vcpu_take_events(struct vcpu *vcpu);
 
+/* Can this vCPU have the engine on this host? False: err tells why not. */
+bool vcpu_engine_available(const struct vcpu *vcpu, const struct engine *engine, struct error *err);
 /* Switches the engine; the vCPU stands at a block border, on its thread or stopped. False: the engine refused. */
 bool vcpu_set_engine(struct vcpu *vcpu, const struct engine *engine);
 

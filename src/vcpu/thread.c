@@ -1,5 +1,6 @@
 #include "vcpu/thread.h"
 
+#include <signal.h>
 #include <stdio.h>
 
 #include "base/error.h"
@@ -64,6 +65,8 @@ void vcpu_kick(struct vcpu *vcpu, uint32_t request)
     pthread_mutex_lock(&vcpu->mutex);
     pthread_cond_broadcast(&vcpu->wake);
     pthread_mutex_unlock(&vcpu->mutex);
+    if (atomic_load(&vcpu->in_kernel))
+        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
 }
 
 void vcpu_sleep(struct vcpu *vcpu, uint32_t mask)

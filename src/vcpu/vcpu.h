@@ -229,6 +229,7 @@ struct vcpu {
 
     /* --- thread (vcpu/thread.h) --- */
     pthread_t thread;
+    _Atomic bool in_kernel;             /* an engine waits in the host's kernel, which VCPU_KICK_SIGNAL calls it out of */
     pthread_mutex_t mutex;              /* guards the sleep in HLT and the work list */
     pthread_cond_t wake;
     struct vcpu_work *work;             /* posted work, newest first */
@@ -258,6 +259,9 @@ static inline bool vcpu_time_known(struct vcpu *vcpu)
     vcpu->alone = true;
     return false;
 }
+
+/* What a vCPU's thread in the host's kernel is called out with; whoever sets in_kernel has a handler for it. */
+#define VCPU_KICK_SIGNAL SIGRTMIN
 
 /* Any thread: sets request bits and wakes the vCPU if it sleeps (vcpu/thread.c). */
 void vcpu_kick(struct vcpu *vcpu, uint32_t request);

@@ -1,0 +1,98 @@
+/*
+ * The host's KVM as an engine (Linux Documentation/virt/kvm/api.rst, cited as KVM §).
+ *
+ * All state is the vCPU's between two calls of `run`, as with every engine: `run` pushes it into KVM, lets the guest run, and
+ * pulls it back. So engines change places at any border, and the monitor, snapshots and the delivery of events know nothing of KVM.
+ *
+ * The board stays ours as a whole: the local APIC too, for KVM's is not asked for. KVM leaves for each access to a device, and
+ * for each MSR but those that it keeps in the processor (msr.c); an interrupt is offered to it when the guest can take one.
+ * What KVM cannot carry out is interpreted, one instruction, so the engine is built on the interpreter.
+ */
+#ifndef DOPPEL_KVM_KVM_H
+#define DOPPEL_KVM_KVM_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+
+#include "engine/interp/op.h"
+
+struct error;
+
+/* A part of the guest's physical memory, as KVM has it. */
+struct kvm_part {
+    uint64_t gpa, size;
+    const uint8_t *host;
+    uint32_t flags;                     /* KVM_MEM_* */
+};
+
+enum { KVM_PARTS_MAX = 128 };
+
+/* One for each machine, shared by its vCPUs. */
+struct kvm_vm {
+    int fd;
+    unsigned users;                     /* vCPUs: they attach and detach one after the other */
+    size_t run_size;                    /* of a vCPU's mapping */
+    unsigned parts_most;
+    pthread_mutex_t mutex;              /* guards what follows */
+    struct kvm_part part[KVM_PARTS_MAX];
+    unsigned part_count;
+    bool logging;                       /* KVM notes which pages are written */
+};
+
+struct kvm_cpu {
+    struct interp interp;               /* first: interp_of finds it */
+    struct kvm_vm *vm;
+    int fd;
+    struct kvm_run *run;
+    bool unfinished;                    /* the present exit's instruction ends when KVM is entered again (KVM §5) */
+    bool outdated;                      /* the state must be pushed again */
+    bool stepping;                      /* KVM_GUESTDBG_SINGLESTEP is on */
+    bool complained;
+    _Atomic bool memory_changed;        /* pages may have become hidden or read-only */
+    uint64_t tsc_offset;                /* as last told to KVM */
+    bool tsc_told;
+};
+
+static inline struct kvm_cpu *kvm_cpu_of(const struct vcpu *vcpu) { return vcpu->engine_state; }
+
+/* --- host.c: any thread --- */
+
+/* An open /dev/kvm that has what the engine needs; -1: err tells what is missing. */
+int kvm_open(struct error *err);
+
+/* --- vm.c: the vCPU's thread --- */
+
+/* The machine's; made if this is its first vCPU. NULL: the host refuses. */
+struct kvm_vm *kvm_vm_get(struct vcpu *vcpu);
+void kvm_vm_put(struct kvm_vm *vm);
+/* Brings KVM's picture of RAM up to date. False: the host refuses. */
+bool kvm_map_memory(struct vcpu *vcpu, struct kvm_vm *vm);
+/* Marks what the guest has written since the last time (mem/ram.h), while somebody wants to know. */
+void kvm_collect_dirty(struct vcpu *vcpu, struct kvm_vm *vm);
+
+/* --- state.c, xsave.c, msr.c: the vCPU's thread --- */
+
+bool kvm_push(struct vcpu *vcpu, struct kvm_cpu *cpu);
+/* True: an event that KVM had begun to deliver, and did not finish, is in vcpu->pending. */
+bool kvm_pull(struct vcpu *vcpu, struct kvm_cpu *cpu);
+bool kvm_set_cpuid(struct vcpu *vcpu, struct kvm_cpu *cpu);
+void kvm_put_xsave(const struct vcpu *vcpu, struct kvm_xsave *area);
+void kvm_take_xsave(struct vcpu *vcpu, const struct kvm_xsave *area);
+bool kvm_filter_msrs(int vm_fd);
+void kvm_push_msrs(struct vcpu *vcpu, struct kvm_cpu *cpu);
+void kvm_pull_msrs(struct vcpu *vcpu, struct kvm_cpu *cpu);
+/* Tells KVM where the guest's TSC stands, if that has changed. */
+void kvm_tell_tsc(struct vcpu *vcpu, struct kvm_cpu *cpu);
+/* An access that KVM left to us. True: what KVM knows of the vCPU has changed, and must be pushed again. */
+bool kvm_do_msr(struct vcpu *vcpu, struct kvm_run *run);
+
+/* --- kick.c --- */
+/* For the process: VCPU_KICK_SIGNAL ends a stay in KVM. */
+bool kvm_prepare_kicks(void);
+/*
+ * True: KVM was entered; the result is in *status and errno. False: somebody wants something of the vCPU. Who sets a request after
+ * our look at them sees vcpu->in_kernel, and kicks.
+ */
+bool kvm_enter(struct vcpu *vcpu, struct kvm_cpu *cpu, int *status);
+
+#endif

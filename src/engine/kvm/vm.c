@@ -1,0 +1,171 @@
+/* The machine in KVM: made by its first vCPU, gone with its last. Its memory is the RAM's slots, in parts that are alike. */
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "engine/kvm/kvm.h"
+#include "mem/ram.h"
+
+/* Four pages that KVM wants on Intel processors without unrestricted guests (KVM §4.35, §4.41), in a gap of the board's map. */
+enum { IDENTITY_MAP = 0xFEFFC000, TSS_PAGES = 0xFEFFD000 };
+
+/* --- life --- */
+
+static struct kvm_vm *find(const struct vcpu *vcpu)
+{
+    for (unsigned i = 0; i < vcpu->all_count; i++) {
+        const struct vcpu *other = vcpu->all[i];
+        if (other && other != vcpu && other->engine == vcpu->engine && other->engine_state)
+            return kvm_cpu_of(other)->vm;
+    }
+    return NULL;
+}
+
+static bool set_up(struct kvm_vm *vm)
+{
+    uint64_t identity = IDENTITY_MAP;
+    struct kvm_enable_cap msrs = {
+        .cap = KVM_CAP_X86_USER_SPACE_MSR,
+        .args = { KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL },
+    };
+    int most = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
+    vm->parts_most = most > 0 && most < KVM_PARTS_MAX ? (unsigned)most : KVM_PARTS_MAX;
+    return !ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) && !ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_PAGES) &&
+           !ioctl(vm->fd, KVM_ENABLE_CAP, &msrs) && kvm_filter_msrs(vm->fd);
+}
+
+static struct kvm_vm *create(void)
+{
+    struct error err;
+    struct kvm_vm *vm = calloc(1, sizeof(*vm));
+    int kvm = vm ? kvm_open(&err) : -1;
+    if (kvm < 0) {
+        free(vm);
+        return NULL;
+    }
+    vm->fd = ioctl(kvm, KVM_CREATE_VM, 0);
+    vm->run_size = (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+    close(kvm);
+    pthread_mutex_init(&vm->mutex, NULL);
+    if (vm->fd >= 0 && set_up(vm))
+        return vm;
+    if (vm->fd >= 0)
+        close(vm->fd);
+    free(vm);
+    return NULL;
+}
+
+struct kvm_vm *kvm_vm_get(struct vcpu *vcpu)
+{
+    struct kvm_vm *vm = find(vcpu);
+    if (!vm)
+        vm = create();
+    if (vm)
+        vm->users++;
+    return vm;
+}
+
+void kvm_vm_put(struct kvm_vm *vm)
+{
+    if (--vm->users)
+        return;
+    close(vm->fd);
+    pthread_mutex_destroy(&vm->mutex);
+    free(vm);
+}
+
+/* --- memory --- */
+
+static uint32_t page_flags(const struct ram_slot *slot, uint64_t gpa) { return ram_is_rom(slot, gpa) ? KVM_MEM_READONLY : 0; }
+
+/* The slot's runs of pages that are alike; hidden ones are left out. Returns how many parts there are now. */
+static unsigned cut_slot(const struct ram_slot *slot, uint32_t flags, struct kvm_part *part, unsigned count, unsigned most)
+{
+    uint64_t end = slot->gpa + slot->size;
+    for (uint64_t gpa = slot->gpa, next; gpa < end && count < most; gpa = next) {
+        bool hidden = ram_page_has(slot, gpa, PAGE_HIDDEN);
+        uint32_t alike = page_flags(slot, gpa);
+        next = slot->mixed ? gpa + PAGE_SIZE : end;
+        while (next < end && ram_page_has(slot, next, PAGE_HIDDEN) == hidden && page_flags(slot, next) == alike)
+            next += PAGE_SIZE;
+        if (!hidden)
+            part[count++] = (struct kvm_part){ gpa, next - gpa, slot->host + (gpa - slot->gpa), alike | flags };
+    }
+    return count;
+}
+
+static bool set_part(const struct kvm_vm *vm, unsigned number, const struct kvm_part *part)
+{
+    struct kvm_userspace_memory_region region = {
+        .slot = number, .flags = part->flags, .guest_phys_addr = part->gpa, .memory_size = part->size,
+        .userspace_addr = (uintptr_t)part->host,
+    };
+    return !ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+static bool same(const struct kvm_part *a, const struct kvm_part *b)
+{
+    return a->gpa == b->gpa && a->size == b->size && a->host == b->host && a->flags == b->flags;
+}
+
+/* What changes goes first, for parts must not overlap (KVM §4.35). */
+static bool replace_parts(struct kvm_vm *vm, const struct kvm_part *part, unsigned count)
+{
+    bool done = true;
+    for (unsigned i = 0; i < vm->part_count; i++)
+        if (i >= count || !same(&vm->part[i], &part[i])) {
+            vm->part[i].size = 0;
+            done &= set_part(vm, i, &vm->part[i]);
+        }
+    for (unsigned i = 0; i < count; i++)
+        if (i >= vm->part_count || !same(&vm->part[i], &part[i]))
+            done &= set_part(vm, i, &part[i]);
+    memcpy(vm->part, part, count * sizeof(*part));
+    vm->part_count = count;
+    return done;
+}
+
+bool kvm_map_memory(struct vcpu *vcpu, struct kvm_vm *vm)
+{
+    struct kvm_part part[KVM_PARTS_MAX];
+    unsigned count = 0;
+    pthread_mutex_lock(&vm->mutex);
+    vm->logging = atomic_load(&vcpu->ram->dirty_clients);
+    for (unsigned i = 0; i < vcpu->ram->slot_count; i++)
+        count = cut_slot(&vcpu->ram->slot[i], vm->logging ? KVM_MEM_LOG_DIRTY_PAGES : 0, part, count, vm->parts_most);
+    bool done = replace_parts(vm, part, count);
+    pthread_mutex_unlock(&vm->mutex);
+    return done;
+}
+
+/* --- what was written --- */
+
+static void mark(struct ram *ram, const struct kvm_part *part, const uint64_t *bitmap)
+{
+    for (uint64_t word = 0; word < (part->size / PAGE_SIZE + 63) / 64; word++)
+        for (uint64_t bits = bitmap[word]; bits; bits &= bits - 1)
+            ram_written(ram, part->gpa + (word * 64 + (uint64_t)__builtin_ctzll(bits)) * PAGE_SIZE, PAGE_SIZE);
+}
+
+/* Everything is marked where the host cannot tell. */
+static void collect_part(struct ram *ram, const struct kvm_vm *vm, unsigned number)
+{
+    const struct kvm_part *part = &vm->part[number];
+    uint64_t *bitmap = calloc((part->size / PAGE_SIZE + 63) / 64, sizeof(*bitmap));
+    struct kvm_dirty_log log = { .slot = number, .dirty_bitmap = bitmap };
+    if (bitmap && !ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log))
+        mark(ram, part, bitmap);
+    else
+        ram_written(ram, part->gpa, part->size);
+    free(bitmap);
+}
+
+void kvm_collect_dirty(struct vcpu *vcpu, struct kvm_vm *vm)
+{
+    pthread_mutex_lock(&vm->mutex);
+    for (unsigned i = 0; vm->logging && i < vm->part_count; i++)
+        if (!(vm->part[i].flags & KVM_MEM_READONLY))
+            collect_part(vcpu->ram, vm, i);
+    pthread_mutex_unlock(&vm->mutex);
+}
