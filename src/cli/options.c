@@ -407,6 +407,13 @@ static bool option_display(struct options *options, const char *value, struct er
            error_set(err, "'%s' is not a display; there are vga and none", value);
 }
 
+static bool option_input(struct options *options, const char *value, struct error *err)
+{
+    options->config.usb = !strcmp(value, "usb");
+    options->config.display |= options->config.usb;
+    return options->config.usb || !strcmp(value, "ps2") || error_set(err, "'%s' is no input; there are ps2 and usb", value);
+}
+
 static bool option_vnc(struct options *options, const char *value, struct error *err)
 {
     options->config.vnc = value;

@@ -107,7 +107,7 @@ static uint32_t add_fadt(struct acpi_blob *blob, uint32_t facs, uint32_t dsdt, b
         .p_lvl2_lat = NO_C2,
         .p_lvl3_lat = NO_C3,
         .century = RTC_CENTURY,
-        .iapc_boot_arch = IAPC_LEGACY_DEVICES | (vga ? 0 : IAPC_VGA_NOT_PRESENT),
+        .iapc_boot_arch = IAPC_LEGACY_DEVICES | (vga ? IAPC_8042 : IAPC_VGA_NOT_PRESENT),
         .flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_RESET_REG_SUP | FADT_TMR_VAL_EXT,
         .reset_reg = { .space = ACPI_IO, .bit_width = 8, .access_size = 1, .address = RESET_PORT },
         .reset_value = RESET_VALUE,
@@ -168,11 +168,19 @@ static uint32_t add_mcfg(struct acpi_blob *blob, uint64_t ecam_base)
     return append_table(blob, &mcfg);
 }
 
-/* ACPI 6.4 §20.2: Name (\ECAM, base), the one thing that the DSDT has to be told. */
-static uint32_t add_ssdt(struct acpi_blob *blob, uint64_t ecam_base)
+/* ACPI 6.4 §20.2: Name (\NAME, value). */
+static struct acpi_named_integer named_integer(const char *name, uint32_t value)
 {
-    struct acpi_ssdt ssdt = { .header = header("SSDT", sizeof(ssdt), 1), .name_op = 0x08, .root = '\\', .name = "ECAM",
-                              .dword_prefix = 0x0C, .value = (uint32_t)ecam_base };
+    struct acpi_named_integer named = { .name_op = 0x08, .root = '\\', .dword_prefix = 0x0C, .value = value };
+    memcpy(named.name, name, sizeof(named.name));
+    return named;
+}
+
+/* What the DSDT has to be told: where ECAM is, and whether there are a keyboard and a mouse. */
+static uint32_t add_ssdt(struct acpi_blob *blob, const struct acpi_config *config)
+{
+    struct acpi_ssdt ssdt = { .header = header("SSDT", sizeof(ssdt), 1),
+                              .named = { named_integer("ECAM", (uint32_t)config->ecam_base), named_integer("PS2P", config->vga) } };
     return append_table(blob, &ssdt);
 }
 
@@ -216,7 +224,7 @@ bool acpi_build(const struct acpi_config *config, struct acpi_blob *blob)
     table[count++] = add_madt(blob, config);
     if (config->ecam_base)
         table[count++] = add_mcfg(blob, config->ecam_base);
-    table[count++] = add_ssdt(blob, config->ecam_base);
+    table[count++] = add_ssdt(blob, config);
     if (config->hpet)
         table[count++] = add_hpet(blob);
     blob->rsdt = add_rsdt(blob, table, count);

@@ -49,13 +49,15 @@ struct acpi_xsdt {
     uint64_t entry[ACPI_TABLES_MAX];
 } ACPI_PACKED;
 
-/* §20.2.5.1 "Namespace Modifier Objects Encoding": an SSDT that names one integer */
+/* §20.2.5.1 "Namespace Modifier Objects Encoding": an SSDT that names integers */
 struct acpi_ssdt {
     struct acpi_header header;
-    uint8_t name_op, root;
-    char name[4];
-    uint8_t dword_prefix;
-    uint32_t value;
+    struct acpi_named_integer {
+        uint8_t name_op, root;
+        char name[4];
+        uint8_t dword_prefix;
+        uint32_t value;
+    } ACPI_PACKED named[2];
 } ACPI_PACKED;
 
 /* §5.2.9 "Fixed ACPI Description Table (FADT)", revision 6 */
@@ -86,7 +88,7 @@ struct acpi_fadt {
 /* §5.2.9 table 5.10 "Fixed ACPI Description Table Fixed Feature Flags", and table 5.11 "IA-PC Boot Architecture Flags" */
 enum { FADT_WBINVD = 1 << 0, FADT_PROC_C1 = 1 << 2, FADT_SLP_BUTTON = 1 << 5, FADT_TMR_VAL_EXT = 1 << 8,
        FADT_RESET_REG_SUP = 1 << 10 };
-enum { IAPC_LEGACY_DEVICES = 1 << 0, IAPC_VGA_NOT_PRESENT = 1 << 2 };
+enum { IAPC_LEGACY_DEVICES = 1 << 0, IAPC_8042 = 1 << 1, IAPC_VGA_NOT_PRESENT = 1 << 2 };
 
 /* §5.2.10 "Firmware ACPI Control Structure (FACS)": has no checksum, and stands at a multiple of 64 */
 struct acpi_facs {
@@ -159,7 +161,7 @@ static_assert(sizeof(struct acpi_header) == 36 && sizeof(struct acpi_address) ==
               sizeof(struct acpi_fadt) == 276 && sizeof(struct acpi_madt) == 44 && sizeof(struct acpi_mcfg) == 60 &&
               sizeof(struct acpi_hpet) == 56 && sizeof(struct acpi_facs) == 64 && sizeof(struct madt_lapic) == 8 && sizeof(struct madt_ioapic) == 12 &&
               sizeof(struct madt_override) == 10 && sizeof(struct madt_lapic_nmi) == 6 && sizeof(struct madt_x2apic) == 16 &&
-              sizeof(struct madt_x2apic_nmi) == 12 && sizeof(struct acpi_ssdt) == 47, "layouts are the specification's");
+              sizeof(struct madt_x2apic_nmi) == 12 && sizeof(struct acpi_ssdt) == 58, "layouts are the specification's");
 
 /*
  * All tables but the RSDP, relocatable: the fields of `pointer` hold offsets within `bytes` until the blob's address is known,

@@ -75,7 +75,8 @@ struct acpi_config {
     unsigned cpus;
     uint32_t apic_id[MACHINE_CPUS_MAX];
     uint64_t ecam_base;         /* 0: there is no ECAM */
-    bool hpet, vga;
+    bool hpet;
+    bool vga;                   /* a screen, and a keyboard and a mouse with it */
 };
 /* False: they do not fit into a blob. */
 bool acpi_build(const struct acpi_config *config, struct acpi_blob *blob);

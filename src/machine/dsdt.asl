@@ -9,6 +9,8 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
 
     /* Where ECAM is: in an SSDT, for it is known only once firmware has run. */
     External (\ECAM, IntObj)
+    /* Whether a keyboard and a mouse are plugged in: beside it. */
+    External (\PS2P, IntObj)
 
     /* The interrupt model that the operating system has chosen: 0 is the 8259s. */
     Name (\PICF, 0)
@@ -310,6 +312,25 @@ DefinitionBlock ("", "DSDT", 2, "DOPPEL", "DOPPEL  ", 1)
                     {
                         IO (Decode16, 0x0505, 0x0505, 1, 1)
                     })
+                }
+
+                Device (KBD)
+                {
+                    Name (_HID, EisaId ("PNP0303"))
+                    Method (_STA) { If (\PS2P) { Return (0x0F) } Return (0) }
+                    Name (_CRS, ResourceTemplate ()
+                    {
+                        IO (Decode16, 0x0060, 0x0060, 1, 1)
+                        IO (Decode16, 0x0064, 0x0064, 1, 1)
+                        IRQNoFlags () { 1 }
+                    })
+                }
+
+                Device (MOU)
+                {
+                    Name (_HID, EisaId ("PNP0F13"))
+                    Method (_STA) { If (\PS2P) { Return (0x0F) } Return (0) }
+                    Name (_CRS, ResourceTemplate () { IRQNoFlags () { 12 } })
                 }
 
                 Device (COM1)

@@ -121,7 +121,7 @@ void images_close(struct images *images)
 
 static uint64_t place_acpi(struct machine *machine)
 {
-    struct acpi_config config = { .cpus = machine->config.cpus, .ecam_base = ECAM_BASE, .hpet = true };
+    struct acpi_config config = { .cpus = machine->config.cpus, .ecam_base = ECAM_BASE, .hpet = true, .vga = machine->vga };
     for (unsigned i = 0; i < config.cpus; i++)
         config.apic_id[i] = machine->vcpu[i]->apic_id;
     struct acpi_blob blob;

@@ -96,6 +96,7 @@ struct machine_config {
     enum machine_action on_panic;       /* when the guest's kernel says that it panicked */
     bool display;               /* a VGA, keyboard and mouse also without firmware */
     bool no_display;            /* none even with firmware, and the BIOS talks on the serial line */
+    bool usb;                   /* a USB host controller with a keyboard and a tablet */
     const char *vnc;            /* text for vnc_open; NULL: no VNC server */
     struct state_log_config state_log;
     FILE *log;
@@ -137,6 +138,7 @@ struct machine {
     struct device *fw_cfg;              /* NULL: no firmware */
     struct device *i8042;
     struct device *vga;                 /* NULL: no display */
+    struct device *xhci;                /* NULL: no USB */
     struct device *ahci;                /* NULL: no disk is on it */
     struct device *net_device[MACHINE_NETS_MAX];
     struct device *disk_device[MACHINE_DISKS_MAX];      /* the PCI function that each is on */

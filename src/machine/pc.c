@@ -42,6 +42,7 @@
 #include "dev/storage/nvme.h"
 #include "dev/testdev.h"
 #include "dev/uart.h"
+#include "dev/usb/xhci.h"
 #include "dev/virtio/devices.h"
 #include "dev/vmgenid.h"
 #include "machine/dma.h"
@@ -633,6 +634,7 @@ static bool add_pci(struct machine *machine, struct error *err)
     return add_disks(machine, err) && add_nets(machine, err) &&
            (!machine->virtio_console || add_numbered(machine, &device_virtio_console, "virtio-console", 0, wire_virtio_console, err)) &&
            (!config->rng || add_numbered(machine, &device_virtio_rng, "virtio-rng", 0, wire_plain_pci, err)) &&
+           (!config->usb || (machine->xhci = add(machine, &device_xhci, "xhci", wire_plain_pci, NULL, err))) &&
            (!config->watchdog || add_numbered(machine, &device_watchdog, "watchdog", 0, wire_watchdog, err));
 }
 

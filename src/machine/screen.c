@@ -8,6 +8,7 @@
 
 #include "dev/display/vga.h"
 #include "dev/i8042.h"
+#include "machine/input.h"
 #include "machine/keymap.h"
 
 enum { KEYS_AT_ONCE = 8, KEY_MS = 15, PATIENCE_MS = 10000 };
@@ -63,10 +64,7 @@ static bool key(struct machine *machine, enum key which, bool down, struct error
     if (!((struct i8042 *)machine->i8042)->plugged)
         return error_set(err, "this machine has no keyboard");
     for (unsigned waited = 0; waited < PATIENCE_MS; waited += KEY_MS) {
-        pthread_mutex_lock(&machine->lock);
-        bool taken = i8042_key((struct i8042 *)machine->i8042, which, down);
-        pthread_mutex_unlock(&machine->lock);
-        if (taken)
+        if (input_key(machine, which, down))
             return true;
         wait_ms(KEY_MS);
     }
@@ -127,40 +125,45 @@ static uint8_t button_of(const char *name)
     return !strcmp(name, "left") ? MOUSE_LEFT : !strcmp(name, "middle") ? MOUSE_MIDDLE : !strcmp(name, "right") ? MOUSE_RIGHT : 0;
 }
 
-static void move(struct machine *machine, int dx, int dy, int dz, uint8_t press, uint8_t release)
+/* Buttons that nobody has told it to release stay down. False: the guest has a tablet. */
+static bool move(struct machine *machine, int dx, int dy, int dz, uint8_t press, uint8_t release)
 {
-    struct i8042 *i8042 = (struct i8042 *)machine->i8042;
     pthread_mutex_lock(&machine->lock);
-    i8042_move(i8042, dx, dy, dz, (i8042->mouse.buttons | press) & (uint8_t)~release);
+    uint8_t buttons = ((struct i8042 *)machine->i8042)->mouse.buttons;
     pthread_mutex_unlock(&machine->lock);
+    return input_move(machine, dx, dy, dz, (buttons | press) & (uint8_t)~release);
+}
+
+static bool act_with(struct machine *machine, const char *verb, uint8_t button)
+{
+    bool moved = true;
+    if (strcmp(verb, "release"))
+        moved = move(machine, 0, 0, 0, button, 0);
+    if (!strcmp(verb, "click"))
+        wait_ms(KEY_MS);
+    if (strcmp(verb, "press"))
+        moved = move(machine, 0, 0, 0, 0, button);
+    return moved;
 }
 
 /* One action; *used: how much of the text it is. */
 static bool act(struct machine *machine, const char *action, int *used, struct error *err)
 {
     char verb[16] = "", name[16] = "";
+    bool moved;
     int dx, dy;
     *used = 0;
-    if (sscanf(action, "move %6d %6d%n", &dx, &dy, used) == 2) {
-        move(machine, dx, dy, 0, 0, 0);
-        return true;
-    }
-    if (sscanf(action, "wheel %6d%n", &dx, used) == 1) {
-        move(machine, 0, 0, dx, 0, 0);
-        return true;
-    }
-    uint8_t button = sscanf(action, "%15s %15s%n", verb, name, used) == 2 ? button_of(name) : 0;
-    bool press = !strcmp(verb, "press"), release = !strcmp(verb, "release"), click = !strcmp(verb, "click");
-    if (!button || !(press || release || click))
+    if (sscanf(action, "move %6d %6d%n", &dx, &dy, used) == 2)
+        moved = move(machine, dx, dy, 0, 0, 0);
+    else if (sscanf(action, "wheel %6d%n", &dx, used) == 1)
+        moved = move(machine, 0, 0, dx, 0, 0);
+    else if (sscanf(action, "%15s %15s%n", verb, name, used) == 2 && button_of(name) &&
+             (!strcmp(verb, "press") || !strcmp(verb, "release") || !strcmp(verb, "click")))
+        moved = act_with(machine, verb, button_of(name));
+    else
         return error_set(err, "'%.40s' is nothing that a mouse does; there are move DX DY, wheel N, and press, release and click with left, middle or "
                               "right", action);
-    if (press || click)
-        move(machine, 0, 0, 0, button, 0);
-    if (click)
-        wait_ms(KEY_MS);
-    if (release || click)
-        move(machine, 0, 0, 0, 0, button);
-    return true;
+    return moved || error_set(err, "the guest uses a tablet (--input usb), which only VNC viewers can move");
 }
 
 bool screen_pointer(struct machine *machine, const char *actions, struct error *err)

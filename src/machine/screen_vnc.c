@@ -8,7 +8,7 @@
 
 #include "backend/vnc.h"
 #include "dev/display/vga.h"
-#include "dev/i8042.h"
+#include "machine/input.h"
 #include "machine/keymap.h"
 
 /* Buttons as RFC 6143 §7.5.5 counts them. */
@@ -40,10 +40,7 @@ static const uint32_t *draw(void *owner, unsigned *width, unsigned *height)
 /* What the guest does not take is lost, as on a real keyboard whose buffer is full. */
 static void press(struct screen_vnc *screen, enum key key, bool down)
 {
-    struct i8042 *i8042 = (struct i8042 *)screen->machine->i8042;
-    pthread_mutex_lock(&screen->machine->lock);
-    i8042_key(i8042, key, down);
-    pthread_mutex_unlock(&screen->machine->lock);
+    input_key(screen->machine, key, down);
 }
 
 static void press_character(struct screen_vnc *screen, char character, bool down)
@@ -89,9 +86,9 @@ static void on_pointer(void *owner, unsigned x, unsigned y, unsigned width, unsi
 {
     struct screen_vnc *screen = owner;
     int dx = screen->pointed ? (int)x - (int)screen->x : 0, dy = screen->pointed ? (int)y - (int)screen->y : 0;
-    pthread_mutex_lock(&screen->machine->lock);
-    i8042_move((struct i8042 *)screen->machine->i8042, dx, dy, wheel(screen->buttons, buttons), mouse_buttons(buttons));
-    pthread_mutex_unlock(&screen->machine->lock);
+    int turned = wheel(screen->buttons, buttons);
+    if (!input_point(screen->machine, x, y, width, height, turned, mouse_buttons(buttons)))
+        input_move(screen->machine, dx, dy, turned, mouse_buttons(buttons));
     screen->x = x;
     screen->y = y;
     screen->buttons = buttons;

@@ -29,7 +29,7 @@ static const struct field machine_fields[] = {
     FIELD(struct machine_config, console, FIELD_TEXT), FIELD(struct machine_config, virtio_console, FIELD_TEXT),
     FIELD(struct machine_config, debug_console, FIELD_TEXT), FIELD(struct machine_config, debug_exit, FIELD_BOOL),
     FIELD(struct machine_config, no_reboot, FIELD_BOOL), FIELD(struct machine_config, rng, FIELD_BOOL),
-    FIELD(struct machine_config, no_display, FIELD_BOOL), FIELD(struct machine_config, watchdog, FIELD_BOOL),
+    FIELD(struct machine_config, no_display, FIELD_BOOL), FIELD(struct machine_config, watchdog, FIELD_BOOL), FIELD(struct machine_config, usb, FIELD_BOOL),
     FIELD(struct machine_config, on_watchdog, FIELD_UINT), FIELD(struct machine_config, on_panic, FIELD_UINT), FIELD(struct machine_config, display, FIELD_BOOL),
 };
 

@@ -49,10 +49,10 @@ def bios_v86(test):
             machine.end(exit_status("DONE"))
 
 
-def cells(lines, width, height):
-    """The screen's characters, by rows, as what their cells of 9 by 16 pixels look like. lines: three bytes a pixel."""
-    return [["".join(lines[16 * row + y][27 * column:27 * (column + 1)].hex() for y in range(16)) for column in range(width // 9)]
-            for row in range(height // 16)]
+def cells(lines, width, height, cell=9):
+    """The screen's characters, by rows, as what their cells of 9 (or 8) by 16 pixels look like. lines: three bytes a pixel."""
+    return [["".join(lines[16 * row + y][3 * cell * column:3 * cell * (column + 1)].hex() for y in range(16))
+             for column in range(width // cell)] for row in range(height // 16)]
 
 
 def rows_of_screen(path):
@@ -80,9 +80,9 @@ def rows_of_screen(path):
 
 def reads(row, text):
     """Whether the cells of the row repeat as the text's characters do, and are blank after it."""
-    glyph = {}
+    glyph, blank = {}, row[-1]
     same = all(glyph.setdefault(character, row[i]) == row[i] for i, character in enumerate(text))
-    return same and len(set(glyph.values())) == len(glyph) and set(row[len(text):]) == {glyph[" "]}
+    return same and len(set(glyph.values())) == len(glyph) and set(row[len(text):]) == {blank} and glyph.get(" ", blank) == blank
 
 
 def sees(machine, monitor, picture, text, seconds=60):

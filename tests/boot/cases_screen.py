@@ -7,7 +7,7 @@ import time
 import vnc
 from cases import case
 from cases_firmware import boot_sector, cells, reads
-from machine import DOPPEL, Failure, Skip, exit_status
+from machine import BOOT_SECONDS, DOPPEL, Failure, Monitor, Skip, exit_status
 
 
 def need_vnc(test):
@@ -24,11 +24,13 @@ def viewer(machine, path):
     return vnc.Vnc(path)
 
 
-def sees(screen, text, seconds=120):
+def sees(screen, text, seconds=BOOT_SECONDS, meanwhile=lambda: None):
+    """Waits for a row of the text. Of VGA's text modes characters are 9 wide, of Linux's graphical console 8."""
     limit = time.monotonic() + seconds
-    while not any(reads(row, text) for row in cells(screen.lines(), screen.width, screen.height)):
+    while not any(reads(row, text) for row in cells(screen.lines(), screen.width, screen.height, 9 if screen.width == 720 else 8)):
         if time.monotonic() > limit:
             raise Failure("the screen never shows %r" % text)
+        meanwhile()
         screen.update(0.5)
 
 
@@ -149,3 +151,54 @@ def cloud_seed(test):
     (seed,) = os.listdir(os.path.join(cache, "doppel", "seeds"))
     if os.stat(os.path.join(cache, "doppel", "seeds", seed)).st_mode & 0o077:
         raise Failure("others may read the seed")
+
+
+CLICK_SEEN = "until dd if=/dev/input/mice bs=3 count=1 2>/dev/null | od -An -tx1 | grep '09 .. ..'; do :; done; echo Clicked-$((6*7))\n"
+
+
+def use_console(screen):
+    """At the shell of the guest's graphical console: types, and clicks where the pointer is."""
+    sees(screen, "Enter 'help' for a list of built-in commands.", 2 * BOOT_SECONDS)
+    if (screen.width, screen.height) != (1024, 768):
+        raise Failure("the screen has %d by %d pixels" % (screen.width, screen.height))
+    screen.type('echo "Hello-$((6*7))"\n')
+    sees(screen, "Hello-42")
+    screen.type(CLICK_SEEN)
+
+    def click():
+        for buttons in (1, 0):
+            screen.pointer(100, 100, buttons)
+    sees(screen, "Clicked-42", meanwhile=click)
+
+
+@case("Linux's graphical console, keyboard and mouse work through VNC, before and after a snapshot is taken and restored")
+def graphical_console(test):
+    need_vnc(test)
+    path, socket_path, saved = test.path("vnc"), test.path("monitor"), test.path("saved")
+    with test.linux("amd64", "--vnc", "unix:" + path, "--monitor", "socket:" + socket_path, append="console=tty0 doppel.more=yes") as machine:
+        with viewer(machine, path) as screen:
+            use_console(screen)
+            with Monitor(socket_path) as monitor:
+                monitor.snapshot(saved)
+    with test.machine("--vnc", "unix:" + path, restore=saved) as machine, viewer(machine, path) as screen:
+        sees(screen, "Hello-42")
+        screen.type("echo Again-$((6*7))\n")
+        sees(screen, "Again-42")
+
+
+@case("Linux's own xHCI and HID drivers find a USB keyboard and tablet, which VNC reaches, before and after a snapshot", long=True)
+def usb_input(test):
+    need_vnc(test)
+    path, socket_path, saved = test.path("vnc"), test.path("monitor"), test.path("saved")
+    with test.linux("amd64", "--input", "usb", "--vnc", "unix:" + path, "--monitor", "socket:" + socket_path,
+                    append="console=tty0 doppel.more=yes") as machine:
+        with viewer(machine, path) as screen:
+            use_console(screen)
+            screen.type("echo $(grep -c Doppel /proc/bus/input/devices) $(grep -q '[1-9].*xhci' /proc/interrupts && echo used)\n")
+            sees(screen, "2 used")
+            with Monitor(socket_path) as monitor:
+                monitor.snapshot(saved)
+    with test.machine("--vnc", "unix:" + path, restore=saved) as machine, viewer(machine, path) as screen:
+        sees(screen, "2 used")
+        screen.type("echo Again-$((6*7))\n")
+        sees(screen, "Again-42")

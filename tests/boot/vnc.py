@@ -2,7 +2,6 @@
 import socket
 import struct
 import subprocess
-import time
 
 from machine import Failure
 
@@ -92,7 +91,7 @@ class Vnc:
         for character in text:
             for down in (True, False):
                 self.key(0xFF0D if character == "\n" else ord(character), down)
-            time.sleep(0.03)
+            self.update(0.03)
 
     def pointer(self, x, y, buttons=0):
         self.socket.sendall(struct.pack(">BBHH", 5, buttons, x, y))

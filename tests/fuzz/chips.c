@@ -3,7 +3,7 @@
  * what comes from outside (frames, keys, motion, pictures being made). The device must stay in bounds, finish each access in bounded time, and work
  * again after a reset.
  *
- * Usage: fuzz-chips NAME [rounds [seed]], NAME being e1000, vga, i8042 or fw_cfg
+ * Usage: fuzz-chips NAME [rounds [seed]], NAME being e1000, vga, i8042, fw_cfg or xhci
  */
 #include <time.h>
 
@@ -14,6 +14,7 @@
 #include "dev/fw_cfg.h"
 #include "dev/i8042.h"
 #include "dev/net/e1000.h"
+#include "dev/usb/xhci.h"
 #include "mutate.h"
 
 enum { SLOT = 4 << 3, SLOW_MS = 2000 };
@@ -300,6 +301,129 @@ static void fuzz_fw_cfg(unsigned long rounds)
     device_destroy(&fw_cfg->device);
 }
 
+/* --- xHCI --- */
+
+enum { X_COMMANDS = 0x10000, X_EVENTS = 0x11000, X_TABLE = 0x12000, X_DCBAA = 0x13000, X_INPUT = 0x14000, X_OUTPUT = 0x15000, X_RINGS = 0x18000,
+       X_USBCMD = 0x40, X_CRCR = 0x58, X_DCBAAP = 0x70, X_CONFIG = 0x78, X_PORTSC = 0x440, X_ERSTSZ = 0x1028, X_ERSTBA = 0x1030, X_ERDP = 0x1038,
+       X_DOORBELL = 0x2000 };
+static unsigned x_command;
+
+static void xhci_write(unsigned offset, uint32_t value) { rig_write(&rig, bar + offset, 4, value); }
+
+/* A context like one that a driver makes, perhaps with mistakes. */
+static void xhci_input(unsigned port, bool wrong)
+{
+    uint32_t context[8 * 6] = { wrong && one_in(4) ? (uint32_t)fuzz_random(&seed) : 0, wrong && one_in(4) ? (uint32_t)fuzz_random(&seed) : 0xB };
+    context[9] = (wrong && one_in(10) ? (uint32_t)fuzz_random(&seed) : port) << 16;
+    for (unsigned i = 2; i < 6; i++) {
+        context[8 * i + 1] = (i == 2 ? 4 : 7) << 3;
+        context[8 * i + 2] = (uint32_t)(wrong && one_in(10) ? some_address(bar) : X_RINGS + 0x400 * below(8)) | 1;
+    }
+    ram_write(rig.ram, X_INPUT, context, sizeof(context));
+}
+
+/* A block of the command ring; at the ring's end it begins anew. */
+static void xhci_give(uint64_t parameter, uint32_t control)
+{
+    const uint64_t word[2] = { parameter, (uint64_t)(control | 1) << 32 }, nothing[2] = { 0 };
+    if (x_command == 200) {
+        xhci_write(X_USBCMD, 4);
+        xhci_write(X_CRCR, X_COMMANDS | 1);
+        xhci_write(X_USBCMD, 5);
+        x_command = 0;
+    }
+    ram_write(rig.ram, X_COMMANDS + 16 * x_command++, word, sizeof(word));
+    ram_write(rig.ram, X_COMMANDS + 16 * x_command, nothing, sizeof(nothing));
+    xhci_write(X_DOORBELL, 0);
+}
+
+static void xhci_start(struct xhci *xhci)
+{
+    device_xhci.reset(&xhci->pci.device);
+    rig_assign(&rig);
+    rig_bus_master(&rig, SLOT, true);
+    bar = rig_bar(&rig, SLOT, 0);
+    const struct { uint64_t base; uint32_t size, reserved; } row = { X_EVENTS, (uint32_t)(one_in(8) ? fuzz_random(&seed) : 64), 0 };
+    ram_write(rig.ram, X_TABLE, &row, sizeof(row));
+    for (unsigned i = 0; i <= XHCI_SLOTS; i++) {
+        uint64_t output = one_in(20) ? some_address(bar) : X_OUTPUT + 0x400 * i;
+        ram_write(rig.ram, X_DCBAA + 8 * i, &output, sizeof(output));
+    }
+    x_command = 0;
+    xhci_write(X_CONFIG, 8);
+    xhci_write(X_DCBAAP, X_DCBAA);
+    xhci_write(X_CRCR, X_COMMANDS | 1);
+    xhci_write(X_ERSTSZ, 1);
+    xhci_write(X_ERDP, X_EVENTS);
+    xhci_write(X_ERSTBA, X_TABLE);
+    xhci_write(X_ERSTBA + 4, 0);
+    xhci_write(0x1020, 2);
+    xhci_write(X_USBCMD, 5);
+    xhci_write(X_PORTSC, 0x210);
+    xhci_write(X_PORTSC + 16, 0x210);
+    for (unsigned slot = 1; slot <= 2; slot++) {
+        xhci_input(slot, false);
+        xhci_give(0, 9 << 10);
+        xhci_give(X_INPUT, slot << 24 | 11 << 10);
+        xhci_give(X_INPUT, slot << 24 | 12 << 10);
+    }
+}
+
+static void xhci_command_block(void)
+{
+    static const uint8_t types[] = { 11, 12, 13, 14, 15, 16, 16, 16, 23 };
+    uint32_t type = one_in(12) ? (uint32_t)below(64) : types[below(sizeof(types))], slot = (uint32_t)(one_in(10) ? below(256) : 1 + below(2));
+    uint64_t parameter = type == 16 ? (X_RINGS + 0x400 * below(8)) | 1 : X_INPUT;
+    xhci_give(one_in(12) ? some_address(bar) : parameter, slot << 24 | (uint32_t)(one_in(10) ? below(32) : 1 + 2 * below(2)) << 16 | type << 10);
+}
+
+static void xhci_ring_blocks(void)
+{
+    static const uint64_t setups[] = { 0x0012000001000680, 0x0022000002000680, 0x00FF000022000681, 0x0000000000010900, 0x0001000002000921, 0x00FF000003010680 };
+    for (uint64_t i = 1 + below(6); i-- > 0;) {
+        uint32_t type = (uint32_t)(one_in(10) ? below(64) : 1 + below(8));
+        uint64_t word[2] = { type == 2 && !one_in(6) ? setups[below(ARRAY_SIZE(setups))] : some_address(bar), below(one_in(8) ? 0x20000 : 64) };
+        word[1] |= (uint64_t)(type << 10 | (one_in(10) ? 0 : 1) | below(64) << 1 | below(2) << 16) << 32;
+        ram_write(rig.ram, X_RINGS + 16 * below(512), word, sizeof(word));
+    }
+}
+
+static void xhci_round(void *device)
+{
+    struct xhci *xhci = device;
+    xhci_input((unsigned)(1 + below(2)), true);
+    xhci_ring_blocks();
+    if (one_in(3))
+        xhci_command_block();
+    xhci_write(X_DOORBELL + 4 * (unsigned)(one_in(10) ? below(12) : 1 + below(2)), (uint32_t)(one_in(10) ? below(256) : 1 + 2 * below(2)));
+    xhci_key(xhci, (enum key)below(KEY_COUNT), one_in(2));
+    xhci_point(xhci, (uint16_t)fuzz_random(&seed), (uint16_t)fuzz_random(&seed), (int)below(3) - 1, (uint8_t)below(256));
+    if (!one_in(4))
+        xhci_write(X_ERDP, (uint32_t)(X_EVENTS + 16 * below(64)) | 8);
+    if (one_in(6))
+        access_any(rig.mmio, bar + below(one_in(2) ? 0x80 : 0x2100), 4);
+    clock_advance(rig.clock, 1000);
+    bool halted = rig_read(&rig, bar + 0x44, 4) & 1;
+    if (one_in(halted ? 2 : 60))
+        xhci_start(xhci);
+}
+
+static void fuzz_xhci(unsigned long rounds)
+{
+    struct xhci *xhci = (struct xhci *)rig_add(&rig, &device_xhci, SLOT, NULL, NULL);
+    xhci_start(xhci);
+    repeat(rounds, xhci_round, xhci);
+    uint64_t word[2], row[2] = { X_EVENTS, 64 };
+    xhci_start(xhci);
+    ram_write(rig.ram, X_TABLE, row, sizeof(row));
+    xhci_write(X_ERDP, X_EVENTS + 16 * 32);
+    xhci_write(X_ERSTBA + 4, 0);
+    xhci_give(0, 23 << 10);
+    ram_read(rig.ram, X_EVENTS, word, sizeof(word));
+    assert_int_equal(word[1] >> 24 & 0xFF, 1);
+    device_destroy(&xhci->pci.device);
+}
+
 static const struct {
     const char *name;
     void (*run)(unsigned long rounds);
@@ -309,6 +433,7 @@ static const struct {
     { "vga", fuzz_vga, 100000 },
     { "i8042", fuzz_i8042, 1000000 },
     { "fw_cfg", fuzz_fw_cfg, 200000 },
+    { "xhci", fuzz_xhci, 100000 },
 };
 
 int main(int argc, char **argv)
