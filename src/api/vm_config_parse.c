@@ -185,7 +185,7 @@ static bool take_disk_path(struct vm_config *config, json_t *json, const char **
 static bool parse_bus(const char *bus, struct disk_config *disk, struct error *err)
 {
     if (!disk_bus_parse(bus, &disk->bus))
-        return error_set(err, "'doppel_bus' must be virtio, ahci, cdrom or nvme, not '%.32s'", bus);
+        return error_set(err, "'doppel_bus' must be virtio, ahci, cdrom, nvme or usb, not '%.32s'", bus);
     disk->image.read_only |= disk->bus == DISK_CDROM;
     return true;
 }

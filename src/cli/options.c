@@ -163,7 +163,7 @@ static bool option_append(struct options *options, const char *value, struct err
 static bool disk_bus(struct disk_config *disk, const char *value, struct error *err)
 {
     return (disk_bus_parse(value, &disk->bus) && disk->bus != DISK_CDROM) ||
-           error_set(err, "a disk cannot be put on '%s'; there are virtio, ahci and nvme (and --cdrom)", value);
+           error_set(err, "a disk cannot be put on '%s'; there are virtio, ahci, nvme and usb (and --cdrom)", value);
 }
 
 static bool disk_part(struct disk_config *disk, char *part, struct error *err)
@@ -191,7 +191,7 @@ static bool disk_part(struct disk_config *disk, char *part, struct error *err)
         disk->engine = BLOCK_ENGINE_THREADS;
     else
         return error_set(err, "'%s' is not a setting of a disk; there are ro, format=raw|qcow2, backing=on, ephemeral, serial=TEXT, "
-                              "bus=virtio|ahci|nvme, direct and engine=uring|threads (a comma in a file name is written twice)", part);
+                              "bus=virtio|ahci|nvme|usb, direct and engine=uring|threads (a comma in a file name is written twice)", part);
     return true;
 }
 

@@ -14,6 +14,7 @@
 #include "dev/pci/pci.h"
 #include "dev/storage/flash.h"
 #include "dev/storage/nvme.h"
+#include "dev/usb/xhci.h"
 #include "dev/rtc.h"
 #include "machine/firmware_acpi.h"
 #include "machine/image.h"
@@ -277,7 +278,7 @@ static void print(struct text *text, const char *format, ...)
 static bool add_boot_order(struct machine *machine)
 {
     struct text text = { .used = 0 };
-    unsigned port = 0, namespace = 0;
+    unsigned port = 0, namespace = 0, usb = 0;
     for (unsigned i = 0; i < machine->config.disk_count; i++) {
         const struct pci_function *function = (const struct pci_function *)machine->disk_device[i];
         if (!function)
@@ -292,6 +293,7 @@ static bool add_boot_order(struct machine *machine)
             namespace++;
             print(&text, "/pci@i0cf8/pci8086,5845@%x/namespace@%x,%lx\n", slot, namespace, (unsigned long)nvme_eui64(namespace));
             break;
+        case DISK_USB: print(&text, "/pci@i0cf8/usb@%x/storage@%x/channel@0/disk@0,0\n", slot, XHCI_INPUTS + 1 + usb++); break;
         }
     }
     for (unsigned i = 0; i < machine->config.net_count; i++)

@@ -33,7 +33,8 @@
 
 enum { MEMORY_MIN = 1 * MiB };
 
-static const char *const disk_buses[] = { [DISK_VIRTIO] = "virtio", [DISK_AHCI] = "ahci", [DISK_CDROM] = "cdrom", [DISK_NVME] = "nvme" };
+static const char *const disk_buses[] = { [DISK_VIRTIO] = "virtio", [DISK_AHCI] = "ahci", [DISK_CDROM] = "cdrom", [DISK_NVME] = "nvme",
+                                         [DISK_USB] = "usb" };
 
 bool disk_bus_parse(const char *name, enum disk_bus *bus)
 {

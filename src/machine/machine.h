@@ -23,7 +23,7 @@ enum { MACHINE_DISKS_MAX = 16, MACHINE_NETS_MAX = 8, MACHINE_EXTRA_MAX = 8, MACH
 enum boot_method { BOOT_AUTO, BOOT_LINUX, BOOT_PVH, BOOT_MULTIBOOT, BOOT_FLAT };
 
 /* What a disk is to the guest. */
-enum disk_bus { DISK_VIRTIO, DISK_AHCI, DISK_CDROM, DISK_NVME };
+enum disk_bus { DISK_VIRTIO, DISK_AHCI, DISK_CDROM, DISK_NVME, DISK_USB };
 
 /* By the names that users give them: virtio, ahci, cdrom, nvme. False: it is none of these. */
 bool disk_bus_parse(const char *name, enum disk_bus *bus);

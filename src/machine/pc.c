@@ -395,6 +395,24 @@ static void wire_nvme(struct device *device, void *opaque)
     }
 }
 
+/* Ports in the order of the command line. */
+static void wire_xhci(struct device *device, void *opaque)
+{
+    struct wiring *wiring = opaque;
+    struct machine *machine = wiring->machine;
+    struct xhci *xhci = (struct xhci *)device;
+    unsigned count = 0;
+    wire_pci(wiring, device);
+    xhci->inputs = machine->config.usb;
+    for (unsigned i = 0; i < machine->config.disk_count; i++) {
+        if (machine->config.disk[i].bus != DISK_USB)
+            continue;
+        machine->disk_device[i] = device;
+        xhci->storage[count].serial = machine->config.disk[i].serial;
+        xhci->storage[count++].block = machine->block[i];
+    }
+}
+
 static void wire_virtio_blk(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
@@ -617,6 +635,14 @@ static bool add_disks(struct machine *machine, struct error *err)
     return true;
 }
 
+static bool add_usb(struct machine *machine, struct error *err)
+{
+    unsigned disks = disks_on(machine, DISK_USB);
+    if (disks > XHCI_DISKS)
+        return error_set(err, "a machine has at most %d USB disks, not %u", XHCI_DISKS, disks);
+    return (!machine->config.usb && !disks) || (machine->xhci = add(machine, &device_xhci, "xhci", wire_xhci, NULL, err));
+}
+
 static bool add_pci(struct machine *machine, struct error *err)
 {
     const struct machine_config *config = &machine->config;
@@ -634,7 +660,7 @@ static bool add_pci(struct machine *machine, struct error *err)
     return add_disks(machine, err) && add_nets(machine, err) &&
            (!machine->virtio_console || add_numbered(machine, &device_virtio_console, "virtio-console", 0, wire_virtio_console, err)) &&
            (!config->rng || add_numbered(machine, &device_virtio_rng, "virtio-rng", 0, wire_plain_pci, err)) &&
-           (!config->usb || (machine->xhci = add(machine, &device_xhci, "xhci", wire_plain_pci, NULL, err))) &&
+           add_usb(machine, err) &&
            (!config->watchdog || add_numbered(machine, &device_watchdog, "watchdog", 0, wire_watchdog, err));
 }
 

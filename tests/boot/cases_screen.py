@@ -202,3 +202,13 @@ def usb_input(test):
         sees(screen, "2 used")
         screen.type("echo Again-$((6*7))\n")
         sees(screen, "Again-42")
+
+
+@case("Linux's own USB storage driver writes, flushes and reads a disk, and finds what it wrote at another start", long=True)
+def usb_disk(test):
+    disk = test.disk(mebibytes=64)
+    for tests in ("disk_wait,disk_write,disk_read", "disk_wait,disk_read,filesystem"):
+        with test.linux("amd64", "--disk", disk + ",bus=usb", append="doppel.more=yes doppel.disk=/dev/sda doppel.test=" + tests) as machine:
+            for name in tests.split(","):
+                machine.result(name)
+            machine.end(exit_status("DONE"))

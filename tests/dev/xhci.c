@@ -24,11 +24,13 @@ static struct fixture f;
 static void reg_write(unsigned offset, uint32_t value) { rig_write(&f.rig, f.bar + offset, 4, value); }
 static uint32_t reg_read(unsigned offset) { return (uint32_t)rig_read(&f.rig, f.bar + offset, 4); }
 
+static void with_inputs(struct device *device, void *opaque) { ((struct xhci *)device)->inputs = true; }
+
 static int setup(void **state)
 {
     memset(&f, 0, sizeof(f));
     rig_create(&f.rig);
-    f.xhci = (struct xhci *)rig_add(&f.rig, &device_xhci, SLOT, NULL, NULL);
+    f.xhci = (struct xhci *)rig_add(&f.rig, &device_xhci, SLOT, with_inputs, NULL);
     f.bar = rig_bar(&f.rig, SLOT, 0);
     const struct { uint64_t base; uint32_t size, reserved; } row = { EVENTS, EVENTS_SIZE, 0 };
     uint64_t output = OUTPUT;

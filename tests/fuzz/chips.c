@@ -303,6 +303,33 @@ static void fuzz_fw_cfg(unsigned long rounds)
 
 /* --- xHCI --- */
 
+/* An image of 1 MiB, whose requests are done when the clock goes on; some fail. */
+static uint8_t image[1 << 20];
+static struct block_request *waiting;
+
+uint64_t block_size(const struct block *block) { return sizeof(image); }
+bool block_read_only(const struct block *block) { return one_in(8); }
+
+void block_submit(struct block *block, struct block_request *request)
+{
+    if (waiting || request->offset > sizeof(image) || request->size > sizeof(image) - request->offset)
+        abort();
+    waiting = request;
+}
+
+void block_drain(struct block *block)
+{
+    while (waiting) {
+        struct block_request *request = waiting;
+        waiting = NULL;
+        if (request->op == BLOCK_READ)
+            memcpy(request->iov->iov_base, image + request->offset, request->size);
+        else if (request->op == BLOCK_WRITE)
+            memcpy(image + request->offset, request->iov->iov_base, request->size);
+        request->done(request, one_in(10) ? 5 : 0);
+    }
+}
+
 enum { X_COMMANDS = 0x10000, X_EVENTS = 0x11000, X_TABLE = 0x12000, X_DCBAA = 0x13000, X_INPUT = 0x14000, X_OUTPUT = 0x15000, X_RINGS = 0x18000,
        X_USBCMD = 0x40, X_CRCR = 0x58, X_DCBAAP = 0x70, X_CONFIG = 0x78, X_PORTSC = 0x440, X_ERSTSZ = 0x1028, X_ERSTBA = 0x1030, X_ERDP = 0x1038,
        X_DOORBELL = 0x2000 };
@@ -313,10 +340,10 @@ static void xhci_write(unsigned offset, uint32_t value) { rig_write(&rig, bar + 
 /* A context like one that a driver makes, perhaps with mistakes. */
 static void xhci_input(unsigned port, bool wrong)
 {
-    uint32_t context[8 * 6] = { wrong && one_in(4) ? (uint32_t)fuzz_random(&seed) : 0, wrong && one_in(4) ? (uint32_t)fuzz_random(&seed) : 0xB };
+    uint32_t context[8 * 6] = { wrong && one_in(4) ? (uint32_t)fuzz_random(&seed) : 0, wrong && one_in(4) ? (uint32_t)fuzz_random(&seed) : 0x1B };
     context[9] = (wrong && one_in(10) ? (uint32_t)fuzz_random(&seed) : port) << 16;
     for (unsigned i = 2; i < 6; i++) {
-        context[8 * i + 1] = (i == 2 ? 4 : 7) << 3;
+        context[8 * i + 1] = (i == 2 ? 4 : port < 3 ? 7 : i == 4 ? 6 : 2) << 3;
         context[8 * i + 2] = (uint32_t)(wrong && one_in(10) ? some_address(bar) : X_RINGS + 0x400 * below(8)) | 1;
     }
     ram_write(rig.ram, X_INPUT, context, sizeof(context));
@@ -335,6 +362,55 @@ static void xhci_give(uint64_t parameter, uint32_t control)
     ram_write(rig.ram, X_COMMANDS + 16 * x_command++, word, sizeof(word));
     ram_write(rig.ram, X_COMMANDS + 16 * x_command, nothing, sizeof(nothing));
     xhci_write(X_DOORBELL, 0);
+}
+
+/* A disk's command with one transfer of data, as a driver has it, and the rings rung. */
+static void xhci_disk_command(void)
+{
+    static const uint8_t commands[] = { 0x00, 0x03, 0x12, 0x1A, 0x25, 0x28, 0x28, 0x2A, 0x2A, 0x35, 0x88, 0x8A, 0x9E };
+    uint32_t size = (uint32_t)(one_in(4) ? fuzz_number(&seed) : 512 * below(300)), in = (uint32_t)below(2) << 7;
+    uint8_t cbw[31] = { 'U', 'S', 'B', 'C', 1, 2, 3, 4, (uint8_t)size, (uint8_t)(size >> 8), (uint8_t)(size >> 16), 0, (uint8_t)in, 0, 10 };
+    cbw[15] = commands[below(sizeof(commands))];
+    for (unsigned i = 16; i < 31; i++)
+        cbw[i] = one_in(3) ? (uint8_t)below(one_in(3) ? 256 : 8) : 0;
+    if (!one_in(4)) {           /* within the image */
+        memset(cbw + 17, 0, 8);
+        cbw[19] = (uint8_t)below(8);
+        cbw[20] = (uint8_t)below(256);
+        cbw[22] = (uint8_t)below(2);
+        cbw[23] = (uint8_t)(size / 512);
+        cbw[12] = cbw[15] == 0x2A || cbw[15] == 0x8A ? 0 : 0x80;
+        in = cbw[12];
+    }
+    if (one_in(20))
+        cbw[below(31)] = (uint8_t)fuzz_random(&seed);
+    ram_write(rig.ram, 0x30000, cbw, sizeof(cbw));
+    static const unsigned rings[2] = { X_RINGS + 0x2000, X_RINGS + 0x2400 };
+    uint64_t data[2] = { 0x40000, (1ull << 10 | 1 | below(16) << 1) << 32 | below(70000) };
+    uint64_t end[2] = { 0x30100, (1ull << 10 | 1 | 1 << 5) << 32 | 13 }, start[2] = { 0x30000, (1ull << 10 | 1 | 1 << 5) << 32 | (one_in(20) ? below(64) : 31) };
+    for (unsigned ring = 0; ring < 2; ring++) {
+        unsigned at = rings[ring];
+        if (ring == 1) {
+            ram_write(rig.ram, at, start, sizeof(start));
+            at += 16;
+        }
+        if ((ring == 0) == (in != 0)) {
+            ram_write(rig.ram, at, data, sizeof(data));
+            at += 16;
+        }
+        if (ring == 0)
+            ram_write(rig.ram, at, end, sizeof(end));
+    }
+    for (unsigned dci = 3; dci <= 4; dci++) {
+        xhci_give(0, 3u << 24 | 15 << 10 | dci << 16);
+        xhci_give(0, 3u << 24 | 14 << 10 | dci << 16);
+        xhci_give(rings[dci - 3] | 1, 3u << 24 | 16 << 10 | dci << 16);
+        xhci_write(X_DOORBELL + 12, dci);
+    }
+    for (unsigned i = 0; i < 6; i++) {
+        block_drain(NULL);
+        clock_advance(rig.clock, 1000);
+    }
 }
 
 static void xhci_start(struct xhci *xhci)
@@ -361,7 +437,8 @@ static void xhci_start(struct xhci *xhci)
     xhci_write(X_USBCMD, 5);
     xhci_write(X_PORTSC, 0x210);
     xhci_write(X_PORTSC + 16, 0x210);
-    for (unsigned slot = 1; slot <= 2; slot++) {
+    xhci_write(X_PORTSC + 32, 0x210);
+    for (unsigned slot = 1; slot <= 3; slot++) {
         xhci_input(slot, false);
         xhci_give(0, 9 << 10);
         xhci_give(X_INPUT, slot << 24 | 11 << 10);
@@ -395,6 +472,8 @@ static void xhci_round(void *device)
     xhci_ring_blocks();
     if (one_in(3))
         xhci_command_block();
+    if (one_in(4))
+        xhci_disk_command();
     xhci_write(X_DOORBELL + 4 * (unsigned)(one_in(10) ? below(12) : 1 + below(2)), (uint32_t)(one_in(10) ? below(256) : 1 + 2 * below(2)));
     xhci_key(xhci, (enum key)below(KEY_COUNT), one_in(2));
     xhci_point(xhci, (uint16_t)fuzz_random(&seed), (uint16_t)fuzz_random(&seed), (int)below(3) - 1, (uint8_t)below(256));
@@ -408,9 +487,16 @@ static void xhci_round(void *device)
         xhci_start(xhci);
 }
 
+static void xhci_configure(struct device *device, void *opaque)
+{
+    struct xhci *xhci = (struct xhci *)device;
+    xhci->inputs = true;
+    xhci->storage[0].block = (struct block *)image;             /* nobody looks into it */
+}
+
 static void fuzz_xhci(unsigned long rounds)
 {
-    struct xhci *xhci = (struct xhci *)rig_add(&rig, &device_xhci, SLOT, NULL, NULL);
+    struct xhci *xhci = (struct xhci *)rig_add(&rig, &device_xhci, SLOT, xhci_configure, NULL);
     xhci_start(xhci);
     repeat(rounds, xhci_round, xhci);
     uint64_t word[2], row[2] = { X_EVENTS, 64 };

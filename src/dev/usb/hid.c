@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "dev/usb/storage.h"
 #include "dev/usb/usb.h"
 
 /* --- descriptors: USB 2.0 §9.6, HID 1.11 §6.2 --- */
@@ -30,11 +31,20 @@ static const uint8_t tablet_report[] = {
       9, 0x21, 0x11, 0x01, 0, 1, 0x22, sizeof(report), 0,                                                           \
       7, 5, 0x81, 3, packet, 0, 10 }
 
+/* Bulk-Only Transport 1.0 §4: two bulk endpoints of 512 bytes, as high speed has them. */
+static const uint8_t disk_configuration[] = {
+    9, 2, 32, 0, 1, 1, 0, 0x80, 50,
+    9, 4, 0, 0, 2, 8, 6, 0x50, 0,
+    7, 5, 0x81, 2, 0x00, 0x02, 0,
+    7, 5, 0x02, 2, 0x00, 0x02, 0,
+};
+
 enum { KEYBOARD_PACKET = 8, TABLET_PACKET = 6 };
-static const uint8_t keyboard_device[] = DEVICE_DESCRIPTOR(2), tablet_device[] = DEVICE_DESCRIPTOR(3);
+static const uint8_t keyboard_device[] = DEVICE_DESCRIPTOR(2), tablet_device[] = DEVICE_DESCRIPTOR(3),
+                     disk_device[] = DEVICE_DESCRIPTOR(4);
 static const uint8_t keyboard_configuration[] = CONFIGURATION(1, 1, keyboard_report, KEYBOARD_PACKET);
 static const uint8_t tablet_configuration[] = CONFIGURATION(0, 0, tablet_report, TABLET_PACKET);
-static const char *const strings[] = { NULL, "Doppel", "USB keyboard", "USB tablet" };
+static const char *const strings[] = { NULL, "Doppel", "USB keyboard", "USB tablet", "USB disk" };
 
 static const uint8_t usages[KEY_COUNT] = {
 #define KEY(id, name, set2, set1, keysym, usage) [KEY_##id] = usage,
@@ -64,6 +74,8 @@ enum usb_request {
     HID_SET_REPORT = 0x2109,
     HID_SET_IDLE = 0x210A,
     HID_SET_PROTOCOL = 0x210B,
+    DISK_GET_MAX_LUN = 0xA1FE,
+    DISK_RESET = 0x21FF,
 };
 enum { DESCRIPTOR_DEVICE = 1, DESCRIPTOR_CONFIGURATION, DESCRIPTOR_STRING, DESCRIPTOR_HID = 0x21, DESCRIPTOR_REPORT = 0x22, HID_AT = 18, HID_SIZE = 9 };
 
@@ -98,8 +110,20 @@ static bool answer_string(const struct usb_setup *setup, uint8_t *data, uint32_t
     return answer(setup, data, size, text, text[0]);
 }
 
+static bool answer_disk_descriptor(const struct usb_setup *setup, uint8_t *data, uint32_t *size)
+{
+    switch (setup->value >> 8) {
+    case DESCRIPTOR_DEVICE: return answer(setup, data, size, disk_device, sizeof(disk_device));
+    case DESCRIPTOR_CONFIGURATION: return answer(setup, data, size, disk_configuration, sizeof(disk_configuration));
+    case DESCRIPTOR_STRING: return answer_string(setup, data, size);
+    default: return false;
+    }
+}
+
 static bool answer_descriptor(const struct usb_device *device, const struct usb_setup *setup, uint8_t *data, uint32_t *size)
 {
+    if (device->kind == USB_DISK)
+        return answer_disk_descriptor(setup, data, size);
     bool keyboard = device->kind == USB_KEYBOARD;
     const uint8_t *configuration = keyboard ? keyboard_configuration : tablet_configuration;
     switch (setup->value >> 8) {
@@ -143,6 +167,11 @@ bool usb_control(struct usb_device *device, const struct usb_setup *setup, uint8
         return answer(setup, data, size, nothing, TABLET_PACKET);
     case HID_GET_IDLE: return answer_byte(setup, data, size, device->idle);
     case HID_GET_PROTOCOL: return answer_byte(setup, data, size, device->protocol);
+    case DISK_GET_MAX_LUN: return device->kind == USB_DISK && answer_byte(setup, data, size, 0);
+    case DISK_RESET:
+        if (device->kind == USB_DISK)
+            usb_storage_reset(device->storage);
+        return device->kind == USB_DISK;
     case HID_SET_IDLE: device->idle = (uint8_t)(setup->value >> 8); return true;
     case HID_SET_PROTOCOL: device->protocol = setup->value & 1; return true;
     }
@@ -217,7 +246,9 @@ uint32_t usb_report(struct usb_device *device, uint8_t report[8])
 
 void usb_reset(struct usb_device *device)
 {
-    *device = (struct usb_device){ .kind = device->kind, .protocol = 1 };
+    *device = (struct usb_device){ .kind = device->kind, .storage = device->storage, .protocol = 1 };
+    if (device->kind == USB_DISK)
+        usb_storage_reset(device->storage);
 }
 
 void usb_resume(struct usb_device *device)

@@ -1,5 +1,5 @@
 /*
- * USB devices, as a host controller reaches them: control requests, and reports to be fetched. A keyboard and a tablet (Universal Serial Bus
+ * USB devices, as a host controller reaches them: control requests, and reports to be fetched. A keyboard, a tablet and disks (Universal Serial Bus
  * Specification 2.0 §9; Device Class Definition for HID 1.11). Board lock held.
  */
 #ifndef DOPPEL_DEV_USB_USB_H
@@ -13,7 +13,7 @@
 
 enum { USB_QUEUE = 64, USB_KEYS = 6, USB_TABLET_MAX = 0x7FFF, USB_CONTROL_MAX = 256 };
 
-enum usb_kind { USB_NOTHING, USB_KEYBOARD, USB_TABLET };
+enum usb_kind { USB_NOTHING, USB_KEYBOARD, USB_TABLET, USB_DISK };
 
 struct usb_setup {
     uint8_t type, request;
@@ -28,8 +28,12 @@ struct usb_event {
     uint16_t x, y;
 };
 
+struct usb_storage;
+
 struct usb_device {
-    enum usb_kind kind;         /* configuration */
+    /* --- configuration --- */
+    enum usb_kind kind;
+    struct usb_storage *storage;        /* of a disk */
     /* --- state --- */
     uint8_t configuration, protocol, idle;
     uint8_t modifiers, keys[USB_KEYS];

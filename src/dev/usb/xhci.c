@@ -1,7 +1,7 @@
 /*
  * xHCI USB host controller (eXtensible Host Controller Interface for Universal Serial Bus 1.2): the registers, the root hub's ports, doorbells, and the one
  * interrupter with its event ring. Commands are in xhci_command.c, transfers in xhci_transfer.c, the devices in hid.c. Ports 1 to 4 are USB 2, with a
- * keyboard at the first and a tablet at the second; 5 to 8 are USB 3, and empty.
+ * keyboard at the first and a tablet at the second, if they are wanted, and disks at the others; 5 to 8 are USB 3, and empty.
  *
  * Not modelled: contexts of 64 bytes, scratchpad buffers, streams, isochronous endpoints, more than one interrupter and segment of the event ring, holding
  * interrupts back, bandwidth, the controller's own save and restore, and power management of the ports beyond keeping the state that is asked for.
@@ -24,7 +24,7 @@ enum { CAPABILITIES_SIZE = 0x40, PORTS_BASE = 0x440, PORTS_SIZE = 16 * XHCI_PORT
 enum { CMD_HCRST = 1 << 1, CMD_INTE = 1 << 2, STS_EINT = 1 << 3, STS_PCD = 1 << 4, IMAN_IP = 1 << 0, IMAN_IE = 1 << 1, ERDP_EHB = 1 << 3 };
 enum { CRCR_CYCLE = 1 << 0, CRCR_STOP = 1 << 1, CRCR_ABORT = 1 << 2, CRCR_RUNNING = 1 << 3 };
 /* PORTSC, §5.4.8 */
-enum { PORT_PR = 1 << 4, PORT_PLS_SHIFT = 5, PORT_PLS = 15 << PORT_PLS_SHIFT, PLS_RX_DETECT = 5, PLS_POLLING = 7, PORT_SPEED_FULL = 1 << 10,
+enum { PORT_PR = 1 << 4, PORT_PLS_SHIFT = 5, PORT_PLS = 15 << PORT_PLS_SHIFT, PLS_RX_DETECT = 5, PLS_POLLING = 7, PORT_SPEED_FULL = 1 << 10, PORT_SPEED_HIGH = 3 << 10,
        PORT_LWS = 1 << 16, PORT_CSC = 1 << 17, PORT_PRC = 1 << 21, PORT_CHANGES = 0x7F << 17 };
 enum { BLOCKS_AT_ONCE = 256, LINKS_MAX = 16 };
 
@@ -242,7 +242,8 @@ static void connect_port(struct xhci *xhci, unsigned n)
 {
     bool there = xhci_device(xhci, n + 1);
     memset(xhci->port[n], 0, sizeof(xhci->port[n]));
-    xhci->port[n][XHCI_PORTSC] = PORT_PP | (there ? PORT_CCS | PORT_CSC | PORT_SPEED_FULL | PLS_POLLING << PORT_PLS_SHIFT : PLS_RX_DETECT << PORT_PLS_SHIFT);
+    uint32_t speed = n < XHCI_INPUTS ? PORT_SPEED_FULL : PORT_SPEED_HIGH;
+    xhci->port[n][XHCI_PORTSC] = PORT_PP | (there ? PORT_CCS | PORT_CSC | speed | PLS_POLLING << PORT_PLS_SHIFT : PLS_RX_DETECT << PORT_PLS_SHIFT);
 }
 
 static void reset_port(struct xhci *xhci, unsigned n)
@@ -383,6 +384,17 @@ static void config_written(struct pci_function *function, unsigned offset, unsig
 
 /* --- what is plugged in --- */
 
+/* A disk can go on; later, for the caller may be in the middle of something. */
+static void disk_ready(void *owner)
+{
+    enum { DCI_BULK_IN = 3, DCI_BULK_OUT = 4 };
+    struct xhci *xhci = owner;
+    for (unsigned slot = 1; slot <= XHCI_SLOTS; slot++)
+        if (xhci->slot[slot].port > XHCI_INPUTS)
+            xhci->pending[slot] |= 1u << DCI_BULK_IN | 1u << DCI_BULK_OUT;
+    timer_arm(&xhci->more, clock_ns(xhci->pci.device.world.clock));
+}
+
 /* The endpoint that waits for a report is the one interrupt endpoint that the device has: DCI 3. */
 static void report_ready(struct xhci *xhci, unsigned port)
 {
@@ -429,10 +441,25 @@ static bool xhci_init(struct device *device, struct error *err)
     pci_add_msi(&xhci->pci);
     pci_bar_init(&xhci->pci, 0, "xhci", XHCI_BAR_SIZE, true, false, xhci_access, xhci);
     xhci->pci.bar[0].region.access_max = 4;
-    xhci->device[0].kind = USB_KEYBOARD;
-    xhci->device[1].kind = USB_TABLET;
+    if (xhci->inputs) {
+        xhci->device[0].kind = USB_KEYBOARD;
+        xhci->device[1].kind = USB_TABLET;
+    }
+    for (unsigned i = 0; i < XHCI_DISKS; i++) {
+        xhci->storage[i].ready = disk_ready;
+        xhci->storage[i].owner = xhci;
+        xhci->device[XHCI_INPUTS + i].storage = &xhci->storage[i];
+        if (xhci->storage[i].block)
+            xhci->device[XHCI_INPUTS + i].kind = USB_DISK;
+    }
     timer_init(&xhci->more, device->world.clock, work_more, xhci);
     return true;
+}
+
+static void xhci_quiesce(struct device *device)
+{
+    for (unsigned i = 0; i < XHCI_DISKS; i++)
+        usb_storage_quiesce(&((struct xhci *)device)->storage[i]);
 }
 
 /* What was loaded may be anything: sizes and places are brought into their bounds. */
@@ -445,14 +472,17 @@ static void xhci_resume(struct device *device)
         xhci->slot[i].data_size = (uint32_t)min_u64(xhci->slot[i].data_size, USB_CONTROL_MAX);
     for (unsigned i = 0; i < XHCI_DEVICES; i++)
         usb_resume(&xhci->device[i]);
+    for (unsigned i = 0; i < XHCI_DISKS; i++)
+        usb_storage_resume(&xhci->storage[i]);
+    disk_ready(xhci);
     pci_function_resume(&xhci->pci);
     update_interrupt(xhci, false);
-    timer_arm(&xhci->more, clock_ns(device->world.clock));
 }
 
 static void xhci_fini(struct device *device)
 {
     struct xhci *xhci = (struct xhci *)device;
+    xhci_quiesce(device);
     timer_disarm(&xhci->more);
     pci_function_fini(&xhci->pci);
 }
@@ -464,6 +494,7 @@ static const struct state_list ring_state = STATE_LIST("xhci-ring", 1, ring_fiel
 
 static const struct state_field endpoint_fields[] = {
     STATE_SCALAR(struct xhci_endpoint, state), STATE_SCALAR(struct xhci_endpoint, type), STATE_NESTED(struct xhci_endpoint, ring, ring_state),
+    STATE_SCALAR(struct xhci_endpoint, done), STATE_SCALAR(struct xhci_endpoint, skips),
 };
 static const struct state_list endpoint_state = STATE_LIST("xhci-endpoint", 1, endpoint_fields);
 
@@ -486,16 +517,18 @@ static const struct state_field fields[] = {
     STATE_NESTED_ARRAY(struct xhci, slot, slot_state),
     STATE_ARRAY(struct xhci, pending),
     STATE_NESTED_ARRAY(struct xhci, device, usb_device_state),
+    STATE_NESTED_ARRAY(struct xhci, storage, usb_storage_state),
 };
 static const struct state_list state = STATE_LIST("xhci", 1, fields);
 
 const struct device_type device_xhci = {
     .name = "xhci",
-    .text = "USB host controller (xHCI) with a keyboard and a tablet",
+    .text = "USB host controller (xHCI) with a keyboard, a tablet and disks",
     .size = sizeof(struct xhci),
     .state = &state,
     .init = xhci_init,
     .reset = xhci_reset,
+    .quiesce = xhci_quiesce,
     .resume = xhci_resume,
     .fini = xhci_fini,
 };

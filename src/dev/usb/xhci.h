@@ -1,11 +1,12 @@
-/* The USB host controller, with a keyboard and a tablet at its first two ports. */
+/* The USB host controller, with a keyboard and a tablet at its first two ports, and disks at the next. */
 #ifndef DOPPEL_DEV_USB_XHCI_H
 #define DOPPEL_DEV_USB_XHCI_H
 
 #include "dev/pci/pci.h"
+#include "dev/usb/storage.h"
 #include "dev/usb/usb.h"
 
-enum { XHCI_SLOTS = 8, XHCI_PORTS = 8, XHCI_ENDPOINTS = 32, XHCI_DEVICES = 2 };
+enum { XHCI_SLOTS = 8, XHCI_PORTS = 8, XHCI_ENDPOINTS = 32, XHCI_INPUTS = 2, XHCI_DISKS = 2, XHCI_DEVICES = XHCI_INPUTS + XHCI_DISKS };
 
 enum xhci_register {
 #define REG(name, offset, reset, rw, w1c, section) XHCI_##name,
@@ -27,6 +28,8 @@ struct xhci_ring {
 struct xhci_endpoint {
     uint8_t state, type;        /* §6.2.3, table 6-8 and 6-9 */
     struct xhci_ring ring;
+    uint32_t done;              /* bytes of the next block that have been moved */
+    bool skips;                 /* to the end of a transfer that ended early */
 };
 
 struct xhci_slot {
@@ -43,7 +46,10 @@ struct xhci_slot {
 
 struct xhci {
     struct pci_function pci;
+    /* --- configuration: a storage without an image is not there --- */
+    bool inputs;                /* a keyboard and a tablet are there */
     /* --- state --- */
+    struct usb_storage storage[XHCI_DISKS];
     uint32_t reg[XHCI_REGISTERS];
     uint32_t port[XHCI_PORTS][XHCI_PORT_REGISTERS];
     struct xhci_ring command_ring;

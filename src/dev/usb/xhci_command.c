@@ -179,6 +179,8 @@ static enum xhci_code change_endpoint(struct xhci *xhci, unsigned number, const 
         if (state != ENDPOINT_STOPPED && state != ENDPOINT_ERROR)
             return CODE_CONTEXT_STATE;
         endpoint->ring = (struct xhci_ring){ trb->parameter & ~15ull, trb->parameter & DEQUEUE_CYCLE };
+        endpoint->done = 0;
+        endpoint->skips = false;
         break;
     }
     endpoint->state = ENDPOINT_STOPPED;

@@ -1,6 +1,7 @@
 /*
  * Transfers (§4.11 "TRBs", §3.2.9, §3.2.10). A control transfer is a setup block, perhaps a data block, and a status block; the request is carried out
- * when what it needs is there. An interrupt endpoint's blocks wait until there is a report.
+ * when what it needs is there. An interrupt endpoint's blocks wait until there is a report. Those of a disk's bulk endpoints are moved in pieces, as far
+ * as the disk goes along.
  */
 #include "dev/usb/xhci_internal.h"
 
@@ -125,6 +126,83 @@ static bool interrupt_block(struct xhci *xhci, unsigned number, unsigned dci, co
     return true;
 }
 
+/* --- bulk --- */
+
+enum { PIECE = 4096 };
+
+static struct usb_storage *disk_of(struct xhci *xhci, unsigned number)
+{
+    struct usb_device *device = xhci_device(xhci, xhci->slot[number].port);
+    return device && device->kind == USB_DISK ? device->storage : NULL;
+}
+
+/* One piece of a block; *moved of it went. *ends: the disk has no more, whatever the block has room for. */
+static enum usb_answer move_piece(struct xhci *xhci, struct usb_storage *disk, bool in, uint64_t address, uint32_t size, uint32_t *moved, bool *ends)
+{
+    uint8_t piece[PIECE];
+    *moved = (uint32_t)min_u64(size, PIECE);
+    *ends = false;
+    if (!in && !dma_read(&xhci->pci.device.dma, address, piece, *moved)) {
+        xhci_host_error(xhci);
+        return USB_NOT_NOW;
+    }
+    enum usb_answer answer = in ? usb_storage_in(disk, piece, moved, ends) : usb_storage_out(disk, piece, moved);
+    if (answer != USB_MOVED || !in || !*moved)
+        return answer == USB_MOVED && !*moved && !*ends ? USB_NOT_NOW : answer;
+    if (dma_write(&xhci->pci.device.dma, address, piece, *moved))
+        return USB_MOVED;
+    xhci_host_error(xhci);
+    return USB_NOT_NOW;
+}
+
+/* §4.10.1.1 "Short Transfers": the rest of the transfer's blocks is passed over. */
+static bool skipped(struct xhci_endpoint *endpoint, const struct xhci_trb *trb)
+{
+    bool skips = endpoint->skips;
+    if (skips)
+        endpoint->skips = trb->control & TRB_CHAIN;
+    return skips;
+}
+
+/* False: it waits. */
+static bool bulk_block(struct xhci *xhci, unsigned number, unsigned dci, const struct xhci_trb *trb, uint64_t at, const struct xhci_ring *where)
+{
+    struct xhci_endpoint *endpoint = &xhci->slot[number].endpoint[dci];
+    struct usb_storage *disk = disk_of(xhci, number);
+    uint32_t length = trb->status & TRB_LENGTH, moved;
+    bool ends = false;
+    if (skipped(endpoint, trb) || xhci_type(trb) != TRB_NORMAL || !disk) {
+        if (disk && xhci_type(trb) != TRB_NORMAL)
+            finish(xhci, number, dci, trb, at, 0);
+        return disk;
+    }
+    while (endpoint->done < length && !ends)
+        switch (move_piece(xhci, disk, endpoint->type == TYPE_BULK_IN, trb->parameter + endpoint->done, length - endpoint->done, &moved, &ends)) {
+        case USB_MOVED: endpoint->done += moved; break;
+        case USB_NOT_NOW: return false;
+        case USB_REFUSED:
+            endpoint->done = 0;
+            stall(xhci, number, dci, where, at);
+            return true;
+        }
+    uint32_t left = length - (uint32_t)min_u64(endpoint->done, length);
+    endpoint->skips = left && trb->control & TRB_CHAIN;
+    endpoint->done = 0;
+    finish(xhci, number, dci, trb, at, left);
+    return true;
+}
+
+/* --- all --- */
+
+/* False: the block waits. */
+static bool take_block(struct xhci *xhci, unsigned number, unsigned dci, const struct xhci_trb *trb, uint64_t at, const struct xhci_ring *where)
+{
+    unsigned type = xhci->slot[number].endpoint[dci].type;
+    if (type == TYPE_BULK_IN || type == TYPE_BULK_OUT)
+        return bulk_block(xhci, number, dci, trb, at, where);
+    return interrupt_block(xhci, number, dci, trb, at);
+}
+
 bool xhci_transfer(struct xhci *xhci, unsigned number, unsigned dci, unsigned *budget)
 {
     struct xhci_endpoint *endpoint = &xhci->slot[number].endpoint[dci];
@@ -136,7 +214,7 @@ bool xhci_transfer(struct xhci *xhci, unsigned number, unsigned dci, unsigned *b
             return false;
         if (dci == DCI_CONTROL) {
             control_block(xhci, number, &trb, at, &before);
-        } else if (!interrupt_block(xhci, number, dci, &trb, at)) {
+        } else if (!take_block(xhci, number, dci, &trb, at, &before)) {
             endpoint->ring = before;
             return false;
         }
