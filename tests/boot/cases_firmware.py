@@ -197,9 +197,6 @@ def uefi_shell(test):
         shell_command(machine, "memmap", r"RT_Code\s*: ")
         shell_command(machine, variable + " -bs -rt -nv =0xD0770001", r"setvar")
         shell_command(machine, "bcfg boot add 5 fs0:\\note.efi Reminder", r"Target = |Boot\w* ")
-        machine.send("reset\r")            # and again, without leaving the process
-        to_the_shell(machine)
-        shell_command(machine, "bcfg boot dump", r"(?i)Desc\s*-\s*Reminder")
         machine.send("reset -s\r")
         machine.end(exit_status("DONE"))
     if not os.path.exists(path + ".uefi-variables"):
@@ -207,6 +204,7 @@ def uefi_shell(test):
     with test.machine(path, "--memory", "256M", "--display", "none") as machine:
         to_the_shell(machine)
         shell_command(machine, variable, r"D0 77 00 01|D0770001|01 00 77 D0")
+        shell_command(machine, "bcfg boot dump", r"(?i)Desc\s*-\s*Reminder")
         machine.send("reset -s\r")
         machine.end(exit_status("DONE"))
 

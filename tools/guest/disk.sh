@@ -72,6 +72,8 @@ make_disk() {
         --customize-hook='printf "[Match]\nType=ether\n[Network]\nDHCP=ipv4\n" >"$1/etc/systemd/network/10-dhcp.network"' \
         --customize-hook='chroot "$1" systemctl -q enable systemd-networkd' \
         --customize-hook='chroot "$1" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service' \
+        --customize-hook='mkdir "$1/etc/systemd/system/dev-ttyS0.device.d"; printf "[Unit]\nJobRunningTimeoutSec=infinity\n" \
+            >"$1/etc/systemd/system/dev-ttyS0.device.d/patience.conf"' \
         --customize-hook='mkdir -p "$1/boot/grub"; cd "$1"; for k in boot/vmlinuz-*; do n=${k##*[0-9]-}; \
             ln -sf "$k" "vmlinuz-$n"; ln -sf "boot/initrd.img-${k#boot/vmlinuz-}" "initrd-$n"; done' \
         --customize-hook="copy-in $stage/dom0 /usr/local/sbin" --customize-hook='chmod 755 "$1/usr/local/sbin/dom0"' \
