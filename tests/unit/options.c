@@ -14,14 +14,6 @@
 #include "cli/size.h"
 #include "cli/suggest.h"
 
-/* No machine is linked into this test. */
-void machine_config_defaults(struct machine_config *config)
-{
-    config->memory = 512 * MiB;
-    config->cpus = 1;
-    config->rng = true;
-}
-
 static struct options options;
 static struct error err;
 
