@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import vnc
-from cases import case
+from cases import asset, case
 from cases_firmware import boot_sector, cells, reads
 from machine import BOOT_SECONDS, DOPPEL, Failure, Monitor, Skip, exit_status
 
@@ -212,3 +212,21 @@ def usb_disk(test):
             for name in tests.split(","):
                 machine.result(name)
             machine.end(exit_status("DONE"))
+
+
+@case("Debian's cloud-init takes what --user-data and --ssh-key say, and one logs in by SSH as its default user", long=True)
+def cloud_init(test):
+    key, data, image, port = test.path("key"), test.path("user-data"), test.path("cloud.img"), free_port()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", os.path.join(asset("system", "cloud"), "image"), image], check=True)
+    with open(data, "w", encoding="ascii") as file:
+        file.write("#cloud-config\nruncmd: [systemctl start systemd-networkd, 'echo DOPPEL-CLOUD $(hostname) >/dev/ttyS0']\n")
+    with test.linux("cloud", "--disk", image, "--user-data", data, "--ssh-key", key + ".pub", "--name", "cloud-%d" % os.getpid(),
+                    "--net", "user,hostfwd=tcp:127.0.0.1:%d-:22" % port, memory="1G", append="doppel.more=yes root=/dev/vda") as machine:
+        machine.expect(r"DOPPEL-CLOUD cloud-\d+", 3 * BOOT_SECONDS)
+        machine.expect(r"Datasource DataSourceNoCloud \[seed=/dev/vdb\]", BOOT_SECONDS)
+        done = subprocess.run(["ssh", "-i", key, "-p", str(port), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+                               "-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "debian@127.0.0.1", "echo I am $(id -un)"],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False)
+        if "I am debian" not in done.stdout:
+            raise Failure("ssh ends with %d: %s" % (done.returncode, done.stdout))
