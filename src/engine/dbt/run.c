@@ -39,6 +39,14 @@ static void forget_drops(struct dbt *dbt, uint64_t instructions)
         dbt->drops[i] /= 2;
 }
 
+static void remember(const struct dbt *dbt, struct block *block, struct translation *t)
+{
+    if (!t)
+        return;
+    block->translation = t;
+    block->generation = dbt->generation;
+}
+
 /* The translation of what lies at gpa and rip; its block, if there is one, remembers it. */
 static struct translation *find_translation(const struct dbt *dbt, struct block *block, uint64_t gpa, uint64_t rip)
 {
@@ -48,10 +56,7 @@ static struct translation *find_translation(const struct dbt *dbt, struct block 
     if (block->generation == dbt->generation && t->rip == rip && t->mode == dbt->mode && !t->dropped)
         return t;
     t = dbt_find(dbt, gpa, rip, dbt->mode);
-    if (t) {
-        block->translation = t;
-        block->generation = dbt->generation;
-    }
+    remember(dbt, block, t);
     return t;
 }
 
@@ -69,6 +74,7 @@ static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, st
         t = kept_use(vcpu, dbt);                /* from another vCPU or process since the block was decoded */
     if (!t)
         t = dbt_translate(vcpu, dbt, block);
+    remember(dbt, block, t);
     if (t)
         dbt_remember_jump(vcpu, dbt, t);
     return t;
@@ -121,18 +127,16 @@ static void set_mode(struct vcpu *vcpu, struct dbt *dbt)
     dbt_pick_jumps(vcpu, dbt);
 }
 
-/* The translation at rip if there is one and the TLB knows the page; `cold`: there is a block, to be interpreted. */
-static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt, bool *cold)
+/* The translation at rip if there is one and the TLB knows the page. */
+static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
 {
     const struct tlb_table *table = vcpu->tlb_code;
     unsigned i = tlb_index(vcpu->rip);
-    *cold = false;
     if (table->entry[i].tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK) || dbt->stub_flushes != dbt->interp.cache->stub_flushes)
         return NULL;
     uint64_t gpa = (table->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);
     struct block *block = block_lookup(dbt->interp.cache, gpa, dbt->interp.key);
-    *cold = block && block->generation != dbt->generation && !is_hot(dbt, block);
-    if (*cold)
+    if (block && block->generation != dbt->generation && !is_hot(dbt, block))
         return NULL;                    /* most likely there is none */
     struct translation *t = find_translation(dbt, block, gpa, vcpu->rip);
     if (!t || t->gpa2 != BLOCK_DROPPED)
@@ -167,8 +171,7 @@ static const uint8_t *enter_new(struct dbt *dbt, struct link *link, uint32_t gen
 static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link *link, bool *stop)
 {
     struct interp *interp = &dbt->interp;
-    bool cold;
-    struct translation *known = known_translation(vcpu, dbt, &cold);
+    struct translation *known = known_translation(vcpu, dbt);
     *stop = false;
     if (known && likely(interp->left >= known->count)) {
         if (link)
@@ -177,7 +180,7 @@ static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link 
         return known->entry;
     }
     uint32_t generation = dbt->generation;
-    struct translation *kept = known || cold ? NULL : kept_translation(vcpu, dbt);
+    struct translation *kept = known ? NULL : kept_translation(vcpu, dbt);
     if (kept && likely(interp->left >= kept->count))
         return enter_new(dbt, link, generation, kept);
     struct block *block = interp_next_block(vcpu, interp);
@@ -245,8 +248,7 @@ static const uint8_t *next_code(struct vcpu *vcpu, struct dbt *dbt)
     const uint8_t *code = dbt_find_jump(dbt, vcpu->rip);
     if (code)
         return code;
-    bool cold;
-    struct translation *t = known_translation(vcpu, dbt, &cold);
+    struct translation *t = known_translation(vcpu, dbt);
     return t ? t->entry : NULL;
 }
 

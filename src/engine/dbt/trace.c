@@ -33,9 +33,21 @@ static void add_block(struct work *w, struct block *block)
     note_bytes(w->t, block);
 }
 
+/*
+ * Does a trace begin there already? Then this one leads to it, so that what follows is translated once; but not in code with windows,
+ * which runs so long that the longer line is worth it.
+ */
+static bool has_own_trace(const struct work *w, const struct block *block)
+{
+    const struct translation *t = block->translation;
+    return !w->window && block->generation == w->dbt->generation && t->mode == w->t->mode && !t->dropped && t->rip == w->t->rip + (block->gpa - w->t->gpa);
+}
+
 static bool suits(const struct work *w, const struct block *first, const struct block *block, const uint64_t *seen, unsigned blocks)
 {
     if (!block || block->stale || block->gpa2 != BLOCK_DROPPED || block->key != first->key || (block->gpa ^ first->gpa) >= PAGE_SIZE)
+        return false;
+    if (has_own_trace(w, block))
         return false;
     for (unsigned i = 0; i < blocks; i++)
         if (seen[i] == block->gpa)
