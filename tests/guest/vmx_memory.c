@@ -100,6 +100,75 @@ static void misconfigured(void)
     invept(2, 0);
 }
 
+/* --- code of two spaces --- */
+
+enum { CALLS = 1000, GLOBAL = 1 << 8, CR4_PGE = 1 << 7 };
+
+static __attribute__((noinline)) uint64_t call_often(void)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < CALLS; i++)
+        sum += ((uint64_t (*)(void))page)();
+    return sum;
+}
+
+static void guest_call_often(void) { result = call_often(); vmcall(); }
+
+/* mov eax, value; ret */
+static void place_function(void *at, uint32_t value)
+{
+    uint8_t *code = at;
+    code[0] = 0xB8;
+    __builtin_memcpy(code + 1, &value, 4);
+    code[5] = 0xC3;
+}
+
+/* The 4 KiB entry of a guest-physical address below 4 GiB, whose large page is split. */
+static uint64_t *split(uint64_t gpa)
+{
+    uint64_t *large = &table_at(&table_at(&root[0])[gpa >> 30])[gpa >> 21 & 511];
+    if (*large & LARGE) {
+        uint64_t *table = alloc_page(), base = *large & ~(uint64_t)LARGE;
+        for (unsigned i = 0; i < 512; i++)
+            table[i] = base + i * 4096;
+        *large = (uint64_t)table | READ | WRITE | EXECUTE;
+    }
+    return &table_at(large)[gpa >> 12 & 511];
+}
+
+/*
+ * Monitor and guest share their page tables, whose pages are all global, and the code that calls; at one address EPT shows the guest
+ * another function. Global translations are those of one VPID and EPT only (SDM3 §29.4.1), and nothing flushes here.
+ */
+static void spaces(void)
+{
+    uint64_t *theirs = alloc_page(), *ours = alloc_page();
+    place_function(ours, 1);
+    place_function(theirs, 2);
+    map_page(page, (uint64_t)ours, 3 | GLOBAL);
+    for (unsigned i = 0; i < 2048; i++)
+        boot_pd[i] |= GLOBAL;
+    write_cr4(read_cr4() | CR4_PGE);
+    use_ept(guest_call_often, 0);
+    secondary_set(PROC2_ENABLE_VPID);
+    vmwrite(VMCS_VPID, 3);
+    uint64_t *entry = split((uint64_t)ours), saved = *entry;
+    *entry = (uint64_t)theirs | WB | READ | EXECUTE;
+    invept(2, 0);
+    for (unsigned round = 0; round < 3; round++) {
+        check_equal(call_often(), CALLS, "a monitor runs its own code");
+        vmx_restart(guest_call_often);
+        check_equal(vmx_run_reason(), REASON_VMCALL, "its guest");
+        check_equal(result, 2 * CALLS, "runs what EPT shows it at the same global address");
+    }
+    *entry = saved;
+    invept(2, 0);
+    for (unsigned i = 0; i < 2048; i++)
+        boot_pd[i] &= ~(uint64_t)GLOBAL;
+    write_cr4(read_cr4() & ~(uint64_t)CR4_PGE);
+    map_page(page, page, 3);
+}
+
 /* --- invalidation --- */
 
 static void invalidation(void)
@@ -408,6 +477,7 @@ void test_main(void)
     build();
     rights();
     misconfigured();
+    spaces();
     invalidation();
     accessed_and_dirty();
     eptp_switching();

@@ -1,0 +1,233 @@
+/*
+ * What a kernel does with the processor's own state, each so often that a translator has long made code of it: flags, the interrupt
+ * flag and its shadow, GS base, AC, bit strings, faults and user code, with interrupts at every border.
+ */
+#include "lib/guest.h"
+
+enum { ROUNDS = 300, VECTOR = 0x60, CR4_SMAP = 1 << 21, IF = 1 << 9 };
+enum { MSR_GS_BASE = 0xC0000101, MSR_KERNEL_GS_BASE = 0xC0000102 };
+
+/* The status flags, in every combination, as a value for POPF. */
+static uint64_t status(unsigned n)
+{
+    static const uint16_t bit[] = { 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11 };
+    uint64_t flags = 2;
+    for (unsigned i = 0; i < 6; i++)
+        flags |= n >> i & 1 ? bit[i] : 0;
+    return flags;
+}
+
+static void flags(void)
+{
+    uint64_t wrong = 0, wrong_cleared = 0;
+    for (unsigned n = 0; n < 64 * 8; n++) {
+        uint64_t image, cleared, in = status(n % 64) | (n & 64 ? 1 << 10 : 0);
+        __asm__ volatile("push %2\n popfq\n pushfq\n pop %0\n cld\n cli\n pushfq\n pop %1"
+                         : "=r"(image), "=r"(cleared) : "r"(in | IF) : "memory", "cc");
+        wrong += image != (in | IF);
+        wrong_cleared += cleared != (in & ~(1ull << 10));
+    }
+    check_equal(wrong, 0, "PUSHF pushes what POPF took");
+    check_equal(wrong_cleared, 0, "CLD and CLI leave the other flags alone");
+}
+
+static void pushes(void)
+{
+    uint64_t there = 0x1122334455667788, a, b, wrong = 0;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        __asm__ volatile("pushq %2\n pushq (%%rsp)\n pop %0\n pop %1" : "=r"(a), "=r"(b) : "m"(there) : "memory");
+        wrong += a != there || b != there;
+        there += i;
+    }
+    check_equal(wrong, 0, "PUSH of memory, off RSP, too");
+}
+
+/* --- interrupts --- */
+
+static volatile uint64_t interrupts, before, behind, misplaced;
+
+static void on_interrupt(struct trap_frame *frame)
+{
+    interrupts++;
+    misplaced += before != behind + 1;
+    *apic(0xB0) = 0;
+}
+
+/* An interrupt that waits is taken behind the instruction that follows STI, neither before nor after it. */
+static void shadow(void)
+{
+    set_handler(VECTOR, on_interrupt);
+    *apic(0xF0) = 0x1FF;
+    cli();
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        *apic(0x300) = 0x40000 | VECTOR;        /* to ourselves */
+        while (!(apic(0x200)[(VECTOR / 32) * 4] >> (VECTOR % 32) & 1))
+            ;
+        __asm__ volatile("sti\n incq %0\n incq %1\n cli" : "+m"(before), "+m"(behind) : : "memory", "cc");
+    }
+    check_equal(interrupts, ROUNDS, "STI lets an interrupt in that waited");
+    check_equal(misplaced, 0, "behind the next instruction");
+}
+
+static void on_timer(struct trap_frame *frame)
+{
+    interrupts++;
+    *apic(0xB0) = 0;
+}
+
+/* A timer fires anywhere in here, and between STI and HLT in particular: none is slept over, as each starts the next. */
+static void halts(void)
+{
+    interrupts = 0;
+    set_handler(VECTOR, on_timer);
+    *apic(0x3E0) = 0xB;                         /* divided by 1 */
+    *apic(0x320) = VECTOR;                      /* one shot */
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        uint64_t seen = interrupts;
+        *apic(0x380) = 1 + i * 4;
+        for (cli(); interrupts == seen; cli())
+            sti_hlt();
+    }
+    sti();
+    check_equal(interrupts, ROUNDS, "no interrupt is lost between STI and HLT");
+    cli();
+    set_handler(VECTOR, NULL);
+}
+
+/* --- segments' bases, AC --- */
+
+static void gs_bases(void)
+{
+    uint64_t base = rdmsr(MSR_GS_BASE), other = rdmsr(MSR_KERNEL_GS_BASE), wrong = 0;
+    static uint64_t one = 1, two = 2;
+    wrmsr(MSR_GS_BASE, (uint64_t)&one);
+    wrmsr(MSR_KERNEL_GS_BASE, (uint64_t)&two);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        uint64_t a, b;
+        __asm__ volatile("mov %%gs:0, %0\n swapgs\n mov %%gs:0, %1" : "=r"(a), "=r"(b) : : "memory");
+        wrong += a != (i & 1 ? two : one) || b != (i & 1 ? one : two);
+    }
+    check_equal(wrong, 0, "SWAPGS");
+    check_equal(rdmsr(MSR_GS_BASE), (uint64_t)&one, "after an even number of times");
+    wrmsr(MSR_GS_BASE, base);
+    wrmsr(MSR_KERNEL_GS_BASE, other);
+}
+
+static const uint64_t page = 6ull << 30;
+
+static void read_page(void *argument)
+{
+    *(uint64_t *)argument = *(volatile uint64_t *)page;
+}
+
+static void access_rights(void)
+{
+    uint32_t out[4];
+    uint64_t value, faults = 0;
+    cpuid(7, 0, out);
+    if (!(out[1] >> 20 & 1)) {
+        print("SKIP STAC and CLAC: this model has no SMAP\n");
+        return;
+    }
+    map_page(page, (uint64_t)alloc_page(), 7);
+    boot_pml4[0] |= 4;
+    boot_pdpt[page >> 30] |= 4;
+    *(find_pte(page)) |= 4;
+    uint64_t *directory = (uint64_t *)(boot_pdpt[page >> 30] & ~0xFFFull);
+    directory[0] |= 4;
+    write_cr4(read_cr4() | CR4_SMAP);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        __asm__ volatile("stac" ::: "memory");
+        faults += guarded(read_page, &value).vector != NO_TRAP;
+        __asm__ volatile("stac\n mov (%1), %0\n clac" : "=r"(value) : "r"(page) : "memory");
+    }
+    check_equal(faults, 0, "STAC opens user pages");
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        __asm__ volatile("stac\n clac" ::: "memory");
+        faults += guarded(read_page, &value).vector == 14;
+    }
+    check_equal(faults, ROUNDS, "CLAC closes them");
+    write_cr4(read_cr4() & ~(uint64_t)CR4_SMAP);
+}
+
+/* --- bit strings --- */
+
+static void bit_strings(void)
+{
+    static uint64_t bits[16];
+    static uint8_t model[1024];
+    uint64_t wrong = 0, state = 1;
+    for (unsigned i = 0; i < 20 * ROUNDS; i++) {
+        state = state * 6364136223846793005 + 1442695040888963407;
+        int64_t offset = (int64_t)(state >> 40 & 1023) - 512;
+        uint8_t set, *expected = &model[offset + 512];
+        switch (state >> 33 & 3) {
+        case 0: __asm__ volatile("bts %2, %1\n setc %0" : "=r"(set), "+m"(bits[8]) : "r"(offset) : "memory", "cc"); break;
+        case 1: __asm__ volatile("lock btr %2, %1\n setc %0" : "=r"(set), "+m"(bits[8]) : "r"(offset) : "memory", "cc"); break;
+        case 2: __asm__ volatile("btcl %k2, %1\n setc %0" : "=r"(set), "+m"(bits[8]) : "r"(offset) : "memory", "cc"); break;
+        default: __asm__ volatile("bt %2, %1\n setc %0" : "=r"(set), "+m"(bits[8]) : "r"(offset) : "memory", "cc"); break;
+        }
+        wrong += set != *expected;
+        *expected = (state >> 33 & 3) == 0 ? 1 : (state >> 33 & 3) == 1 ? 0 : (state >> 33 & 3) == 2 ? !*expected : *expected;
+    }
+    check_equal(wrong, 0, "bit strings reach to both sides of their operand");
+    for (unsigned i = 0; i < 1024; i++)
+        wrong += (bits[i / 64] >> i % 64 & 1) != model[i];
+    check_equal(wrong, 0, "and change nothing else");
+}
+
+/* --- faults --- */
+
+static volatile uint64_t faults;
+
+static void on_fault(struct trap_frame *frame)
+{
+    faults++;
+    *find_pte(page) |= 1;
+}
+
+static void page_faults(void)
+{
+    uint64_t sum = 0;
+    set_handler(14, on_fault);
+    map_page(page, (uint64_t)alloc_page(), 3);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        *find_pte(page) &= ~1ull;
+        invlpg(page);
+        *(volatile uint64_t *)page += i;
+        sum += i;
+    }
+    set_handler(14, NULL);
+    check_equal(faults, ROUNDS, "each page that goes faults once");
+    check_equal(*(volatile uint64_t *)page, sum, "and the access is made once");
+}
+
+static void at_user(void *argument) { ++*(volatile uint64_t *)argument; }
+static void at_user_cli(void *argument) { cli(); }
+
+static void user_code(void)
+{
+    static uint64_t runs;
+    uint64_t wrong = 0, refused = 0;
+    map_user_all();
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        wrong += guarded_user(at_user, &runs).vector != NO_TRAP;
+        refused += guarded_user(at_user_cli, NULL).vector == 13;
+    }
+    check_equal(runs, ROUNDS, "user code, to and fro");
+    check_equal(wrong, 0, "without a fault");
+    check_equal(refused, ROUNDS, "where CLI faults");
+}
+
+void test_main(void)
+{
+    flags();
+    pushes();
+    shadow();
+    halts();
+    gs_bases();
+    access_rights();
+    bit_strings();
+    page_faults();
+    user_code();
+}
