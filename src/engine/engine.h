@@ -12,7 +12,8 @@
 /* Why `run` came back. */
 enum run_result {
     RUN_REQUEST,        /* vcpu->request is not zero, or the budget is used up */
-    RUN_EVENT,          /* vcpu->pending holds a fault, trap or software interrupt to deliver; rip is as it wants */
+    RUN_EVENT,          /* vcpu->pending holds a fault, trap or software interrupt to deliver; rip is as it wants. Without a budget an
+                           engine may deliver a fault or trap itself and go on. */
     RUN_IDLE,           /* vcpu->activity is no longer ACTIVITY_ACTIVE (HLT, MWAIT, shutdown) */
 };
 
