@@ -69,7 +69,7 @@ enum { X87_NONE = 0xFFFF };
 
 /* An address without its displacement: base + (index << scale). */
 struct indexed {
-    uint8_t base, index, scale;         /* guest registers; a shift */
+    uint8_t base, index, scale;         /* guest registers, index HOST_NONE: none; a shift */
 };
 
 /* A host instruction that may fault. */

@@ -163,9 +163,14 @@ static void keep_replay(struct work *w, const struct planned *p)
 
 enum { DRIFT_MAX = 32 << 10 };  /* of the room that a window has on both sides for displacements */
 
+static unsigned registers_of(struct indexed indexed)
+{
+    return 1u << indexed.base | (indexed.index == HOST_NONE ? 0 : 1u << indexed.index);
+}
+
 static void keep_addend(struct work *w, const struct planned *p)
 {
-    if (w->addend_of == ADDEND_INDEXED && (p->writes & (1u << w->indexed.base | 1u << w->indexed.index)))
+    if (w->addend_of == ADDEND_INDEXED && (p->writes & registers_of(w->indexed)))
         w->addend_of = NO_ADDEND;
     if (w->addend_of >= ADDEND_INDEXED || !(p->writes & 1u << w->addend_of))
         return;

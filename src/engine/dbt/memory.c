@@ -170,12 +170,17 @@ static struct rm emit_window_constant(struct work *w, const ZydisDecodedOperandM
 
 static bool same_indexed(struct indexed a, struct indexed b) { return a.base == b.base && a.index == b.index && a.scale == b.scale; }
 
-/* A program often loads, changes and stores an element: base and index are added once, and their addend is fetched once. */
+/*
+ * An address that has to be made in S1: of two registers, or of one that lives in the vCPU. A program often loads, changes and stores an
+ * element, or several of a structure: it is made once, and its addend is fetched once.
+ */
 static struct rm emit_window_indexed(struct work *w, const ZydisDecodedOperand *operand)
 {
     const ZydisDecodedOperandMem *m = &operand->mem;
     const struct indexed indexed = {
-        .base = (uint8_t)ZydisRegisterGetId(m->base), .index = (uint8_t)ZydisRegisterGetId(m->index), .scale = (uint8_t)__builtin_ctz(m->scale),
+        .base = (uint8_t)ZydisRegisterGetId(m->base),
+        .index = has_index(m) ? (uint8_t)ZydisRegisterGetId(m->index) : HOST_NONE,
+        .scale = has_index(m) ? (uint8_t)__builtin_ctz(m->scale) : 0,
     };
     if (w->addend_of != ADDEND_INDEXED || !same_indexed(w->indexed, indexed)) {
         ZydisDecodedOperand sum = *operand;
@@ -213,14 +218,11 @@ static struct rm emit_window(struct work *w, const ZydisDecodedOperand *operand)
         return emit_window_constant(w, m);
     if (has_base(m) && !has_index(m) && !has_segment_base(m)) {
         unsigned guest = (unsigned)ZydisRegisterGetId(m->base);
+        if (host_register(guest) == HOST_NONE)
+            return emit_window_indexed(w, operand);
+        emit_addend_of(w, guest);
+        rm.base = (uint8_t)host_register(guest);
         rm.disp = (int32_t)m->disp.value;
-        if (host_register(guest) != HOST_NONE) {
-            emit_addend_of(w, guest);
-            rm.base = (uint8_t)host_register(guest);
-        } else {
-            emit_load(&w->e, S1, rm_vcpu(GPR_OFFSET(guest)));
-            emit_addend(w, S1);
-        }
         return rm;
     }
     if (has_base(m) && has_index(m) && !has_segment_base(m))

@@ -54,6 +54,11 @@ static bool run_one(struct vcpu *vcpu, struct interp *interp, uint64_t next_rip)
     return vcpu->pending.kind == EVENT_NONE && !interp->changed && vcpu->rip == next_rip;
 }
 
+static uint64_t value_of(const struct vcpu *vcpu, struct indexed indexed)
+{
+    return vcpu->gpr[indexed.base] + (indexed.index == HOST_NONE ? 0 : vcpu->gpr[indexed.index] << indexed.scale);
+}
+
 struct onward dbt_run_trap(struct vcpu *vcpu)
 {
     struct dbt *dbt = dbt_of(vcpu);
@@ -82,7 +87,7 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
         return dbt_go_on(vcpu);
     }
     if (trap->addend_of == ADDEND_INDEXED)
-        dbt->trap_indexed = vcpu->gpr[trap->indexed.base] + (vcpu->gpr[trap->indexed.index] << trap->indexed.scale);
+        dbt->trap_indexed = value_of(vcpu, trap->indexed);
     if (trap->addend_of != NO_ADDEND)
         dbt->trap_addend = window_addend(dbt->context - WINDOW_BIAS,
                                          trap->addend_of == ADDEND_INDEXED ? dbt->trap_indexed : vcpu->gpr[trap->addend_of]);
