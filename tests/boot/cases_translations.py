@@ -4,7 +4,7 @@ import re
 import struct
 
 from cases import case
-from machine import Failure, exit_status
+from machine import BOOT_SECONDS, Failure, exit_status
 
 
 def boot(test, *options, memory="512M", cpus=1):
@@ -12,7 +12,7 @@ def boot(test, *options, memory="512M", cpus=1):
     before = os.path.getsize(test.log) if os.path.exists(test.log) else 0
     with test.linux("cloud", "--counters", *options, append="quiet doppel.test=cpu", memory=memory, cpus=cpus) as machine:
         machine.expect(r"^DOPPEL-TEST cpu ok")
-        machine.end(exit_status("DONE"))
+        machine.end(exit_status("DONE"), BOOT_SECONDS)
     with open(test.log, errors="replace") as log:
         log.seek(before)
         text = log.read()
@@ -100,7 +100,7 @@ def translations_shared(test):
     with test.linux("cloud", *cache, append="quiet doppel.test=cpu", cpus=2) as other:
         counted, _ = boot(test, *cache, cpus=2)
         other.expect(r"^DOPPEL-TEST cpu ok")
-        other.end(exit_status("DONE"))
+        other.end(exit_status("DONE"), BOOT_SECONDS)
     the_file(cache[1])
     if counted["translations_reused"] < 5000:
         raise Failure("only %d translations were used again" % counted["translations_reused"])
