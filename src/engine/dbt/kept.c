@@ -124,13 +124,13 @@ struct shape_parts {
 static void host_cpuid(struct shape_parts *parts)
 {
     static const uint32_t leaf[][2] = { { 0, 0 }, { 1, 0 }, { 7, 0 }, { 7, 1 }, { 0x80000001, 0 }, { 0xD, 0 } };
-    enum { APIC_ID = 0xFF000000, OWN_BITS = 0xFF };
+    enum { CLFLUSH_SIZE = 0xFF00 };
     for (unsigned i = 0; i < ARRAY_SIZE(leaf); i++) {
         uint32_t *r = parts->host[i];
         if (!__get_cpuid_count(leaf[i][0], leaf[i][1], &r[0], &r[1], &r[2], &r[3]))
             memset(r, 0, sizeof(parts->host[i]));
     }
-    parts->host[1][1] &= OWN_BITS << 8; /* not of the processor that we happen to be on */
+    parts->host[1][1] &= CLFLUSH_SIZE;  /* nothing about the processor that we happen to be on */
     memset(&parts->host[5][1], 0, 4);   /* what is enabled now */
 }
 

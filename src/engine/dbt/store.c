@@ -14,7 +14,7 @@
 
 enum { BUCKET_BITS = 16 };
 enum { DIRECTORY_BYTES_MOST = 512 << 20 };      /* of the files of other shapes: other builds, processor models */
-enum { WORTH_WRITING = 50 };                    /* one new entry for so many old ones is */
+enum { WORTH_WRITING = 10, AGE_MOST = 32 };     /* one new entry for so many old ones is; runs in which one that is kept was of no use */
 enum { LOCK_TRIES = 50, LOCK_WAIT_NS = 100000000 };
 enum state { UNCHECKED, GOOD, BAD };
 
@@ -248,7 +248,8 @@ static size_t choose(struct store *store, struct store_entry **chosen)
         if (!store_good(store, entry))
             continue;
         entry->age = atomic_load_explicit(&entry->used, memory_order_relaxed) ? 0 : entry->age + (entry->age < UINT32_MAX);
-        chosen[count++] = entry;
+        if (entry->age <= AGE_MOST)
+            chosen[count++] = entry;
     }
     qsort(chosen, count, sizeof(*chosen), by_age);
     while (fit < count && bytes + chosen[fit]->size <= store->bytes_most)

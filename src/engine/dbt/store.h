@@ -22,7 +22,7 @@
 
 enum {
     STORE_ENTRY_MOST = 64 << 10,                /* bytes */
-    STORE_BYTES_MOST = 128 << 20,               /* of all entries, and about what the file holds at most */
+    STORE_BYTES_MOST = 64 << 20,                /* of the entries in the file, and of those of a run */
     STORE_ENTRIES_MOST = 1 << 18,
 };
 
