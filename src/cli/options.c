@@ -510,11 +510,22 @@ static bool option_no_reboot(struct options *options, const char *value, struct 
     return true;
 }
 
+/* XDG Base Directory Specification 0.8: what can be made again. */
+static const char *standard_cache(struct options *options)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char *path = NULL;
+    int length = cache && *cache == '/' ? asprintf(&path, "%s/doppel/translations", cache)
+               : home && *home == '/' ? asprintf(&path, "%s/.cache/doppel/translations", home) : -1;
+    struct error unused;
+    return length >= 0 && options_own(options, path, &unused) ? path : "memory";
+}
+
 static bool option_translation_cache(struct options *options, const char *value, struct error *err)
 {
-    options->config.translations = strcmp(value, "off") ? value : NULL;
-    options->config.translations_try = false;
-    return *value || error_set(err, "--translation-cache needs a directory, memory or off");
+    options->config.translations_try = !strcmp(value, "on");
+    options->config.translations = options->config.translations_try ? standard_cache(options) : strcmp(value, "off") ? value : NULL;
+    return *value || error_set(err, "--translation-cache needs on, off, memory or a directory");
 }
 
 static bool option_perf_map(struct options *options, const char *value, struct error *err)
@@ -666,24 +677,11 @@ static bool parse_one(struct options *options, int argc, char **argv, int *at, s
     return row->set(options, value, err);
 }
 
-/* XDG Base Directory Specification 0.8: what can be made again. */
-static const char *standard_cache(struct options *options)
-{
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char *path = NULL;
-    int length = cache && *cache == '/' ? asprintf(&path, "%s/doppel/translations", cache)
-               : home && *home == '/' ? asprintf(&path, "%s/.cache/doppel/translations", home) : -1;
-    struct error unused;
-    return length >= 0 && options_own(options, path, &unused) ? path : "memory";
-}
-
 static void set_defaults(struct options *options)
 {
     *options = (struct options){ 0 };
     machine_config_defaults(&options->config);
     options->config.console = NULL;
-    options->config.translations = standard_cache(options);
-    options->config.translations_try = true;
 }
 
 static bool uses_terminal(const char *chardev)
