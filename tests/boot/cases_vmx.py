@@ -1,8 +1,8 @@
 """
 Hypervisors in the guest: Linux' KVM on emulated VT-x boots a guest of its own. All are long: on a host with several times more work
 than processors the guest's guest often stands still where it measures its delay loop (calibrate_delay), after no or two ticks of its PIT;
-its interrupts are on, its hypervisor takes its own ticks and asks for no interrupt window. Why is not known; neither KVM's reinjection of
-PIT ticks nor the guest's local APIC have to do with it.
+its interrupts are on, its hypervisor takes its own ticks and asks for no interrupt window. Why is not known; in one try each, a KVM without
+reinjection of PIT ticks and a guest with another APIC timer stood still as well.
 """
 import os
 import time
