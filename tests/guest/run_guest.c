@@ -186,10 +186,8 @@ int main(int argc, char **argv)
         return 2;
     }
     enum kvm kvm = on_kvm(&config) ? find_kvm() : KVM_RUNS;
-    if (kvm == KVM_NONE || (plan.at_speed && kvm == KVM_EMULATES)) {
-        printf("0 passed, 0 failed, 1 skipped\n");
+    if (kvm == KVM_NONE || (plan.at_speed && kvm == KVM_EMULATES))
         return SKIPPED;
-    }
     signal(SIGALRM, on_alarm);
     alarm(TIMEOUT_SECONDS);
     if (plan.victim && !victim_create(&victim, &config, &err)) {
@@ -206,6 +204,8 @@ int main(int argc, char **argv)
     if (kvm == KVM_EMULATES) {
         skipped = failed;
         failed = 0;
+        if (skipped)
+            printf("skip %u checks: the host's KVM emulates the guest's kernel, and departs from the manual\n", skipped);
     }
     printf("%u passed, %u failed, %u skipped\n", passed, failed, skipped);
     return failed || passed == 0;
