@@ -42,8 +42,7 @@ bool vendors_differ(const ZydisDecodedInstruction *insn, const ZydisDecodedOpera
     /* flags after a fault in the middle, the upper halves of registers after nothing was done */
     if (insn->meta.category == ZYDIS_CATEGORY_STRINGOP && (repeat || insn->address_width == 32))
         return true;
-    /* SHA takes memory that is not aligned */
-    if (insn->meta.isa_set == ZYDIS_ISA_SET_SSE4A || insn->meta.isa_set == ZYDIS_ISA_SET_SVM || insn->meta.isa_set == ZYDIS_ISA_SET_SHA)
+    if (insn->meta.isa_set == ZYDIS_ISA_SET_SSE4A || insn->meta.isa_set == ZYDIS_ISA_SET_SVM)
         return true;
     /* stores of MM registers leave TOP alone */
     if (operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY && operands[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&

@@ -21,6 +21,7 @@ struct native_cache {
     struct key *keys;           /* of each stub */
     uint32_t *hash;             /* stub number + 1, 0 if empty */
     unsigned count;
+    bool sha_aligned;           /* SHA: #GP(0) for a misaligned operand */
 };
 
 static void *reserve(size_t size)
@@ -38,6 +39,7 @@ struct native_cache *native_cache_create(void)
         free(cache);
         return NULL;
     }
+    cache->sha_aligned = native_sha_faults_misaligned();
     cache->stubs = reserve(STUB_COUNT * sizeof(*cache->stubs));
     cache->keys = reserve(STUB_COUNT * sizeof(*cache->keys));
     cache->hash = reserve(HASH_SIZE * sizeof(*cache->hash));
@@ -101,6 +103,8 @@ static bool make_stub(struct native_cache *cache, const struct vcpu *vcpu, const
         return true;
     }
     native_set_operands(stub, insn, operands);
+    if (insn->meta.isa_set == ZYDIS_ISA_SET_SHA)        /* as on the host, whose word alone counts where memory is reached directly */
+        stub->aligned &= cache->sha_aligned;
     native_set_checks(stub, insn, operands, vectors);
     stub->mxcsr = native_uses_mxcsr(insn) && vectors;
     stub->handler = native_special(insn->mnemonic);

@@ -89,6 +89,12 @@ static inline bool native_call(struct vcpu *vcpu, const struct stub *stub, void 
     return likely(!stub->code(vcpu, memory));
 }
 
+/*
+ * Is a misaligned operand of SHA #GP on this host, as the manual has it? Intel's processors say so, AMD's read it. A host without SHA
+ * says yes. After native_signal_install.
+ */
+bool native_sha_faults_misaligned(void);
+
 /* Raises in the guest what ended the stub on the host; always false. */
 bool native_reflect(struct vcpu *vcpu, const struct stub *stub);
 

@@ -79,6 +79,29 @@ bool native_signal_install(void)
     return ok;
 }
 
+/* A stub's code (native_code) around an instruction of SHA. */
+extern const uint8_t native_sha_probe[], native_sha_probe_fault[];
+__asm__(".pushsection .text\n"
+        ".globl native_sha_probe, native_sha_probe_fault\n"
+        ".hidden native_sha_probe, native_sha_probe_fault\n"
+        "native_sha_probe: sha1msg1 (%rsi), %xmm0\n"
+        "xor %eax, %eax\n"
+        "ret\n"
+        "native_sha_probe_fault: mov $1, %eax\n"
+        "ret\n"
+        ".popsection");
+
+bool native_sha_faults_misaligned(void)
+{
+    _Alignas(16) uint8_t operand[32] = { 0 };
+    const struct stub probe = {
+        .code = (native_code *)(uintptr_t)native_sha_probe, .fault_exit = (uintptr_t)native_sha_probe_fault,
+    };
+    bool read = native_call(NULL, &probe, operand + 1);
+    native_trap.stub = NULL;
+    return !read;
+}
+
 bool native_reflect(struct vcpu *vcpu, const struct stub *stub)
 {
     switch (native_trap.signal) {
