@@ -87,9 +87,8 @@ static bool interp_agrees(struct bench *bench, const struct run *run, uint64_t l
     static struct outcome pieces;
     if (!agrees(bench->interp, run, (struct guest_how){ 0 }, "interp", native, "host", features, first, print))
         return false;
-    return luck % 8 || comparison_faulted(run, first) ||
-           agrees(bench->interp, run, (struct guest_how){ .chop = luck | 1 }, "interp in pieces", first, "interp",
-                  features, &pieces, print);
+    return luck % 8 || agrees(bench->interp, run, (struct guest_how){ .chop = luck | 1 }, "interp in pieces", first, "interp",
+                              features, &pieces, print);
 }
 
 static bool dbt_agrees(struct bench *bench, const struct run *run, uint64_t luck, const struct outcome *wanted,
@@ -97,7 +96,6 @@ static bool dbt_agrees(struct bench *bench, const struct run *run, uint64_t luck
 {
     const struct host_features *features = host_features(bench->host);
     static struct outcome out;
-    bool pieces = !comparison_faulted(run, wanted);
     struct guest_how how = { .flush = luck >> 8 & 1 };
     if (!agrees(bench->dbt, run, how, "dbt", wanted, wanted_name, features, &out, print))
         return false;
@@ -105,12 +103,12 @@ static bool dbt_agrees(struct bench *bench, const struct run *run, uint64_t luck
     if (!agrees(bench->dbt, run, how, "dbt again", wanted, wanted_name, features, &out, print))
         return false;
     how = (struct guest_how){ .same_code = out.code_kept, .chop = luck | 1 };
-    if (pieces && (luck >> 10 & 1) && !agrees(bench->dbt, run, how, "dbt in pieces", wanted, wanted_name, features, &out, print))
+    if ((luck >> 10 & 1) && !agrees(bench->dbt, run, how, "dbt in pieces", wanted, wanted_name, features, &out, print))
         return false;
     how = (struct guest_how){ .windows = true, .flush = luck >> 8 & 1 };
     if ((luck >> 13 & 1) && !agrees(bench->windows, run, how, "dbt with windows", wanted, wanted_name, features, &out, print))
         return false;
-    how = (struct guest_how){ .windows = true, .same_code = out.code_kept, .chop = pieces && luck >> 15 & 1 ? luck | 1 : 0 };
+    how = (struct guest_how){ .windows = true, .same_code = out.code_kept, .chop = luck >> 15 & 1 ? luck | 1 : 0 };
     if ((luck >> 13 & 3) == 3 && !agrees(bench->windows, run, how, "dbt with windows again", wanted, wanted_name, features, &out, print))
         return false;
     how = (struct guest_how){ 0 };

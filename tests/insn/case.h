@@ -142,11 +142,6 @@ void guest_run_until_kicked(struct guest *guest);
 void guest_kick(struct guest *guest);
 void guest_stop(struct guest *guest);
 
-/*
- * A repeated CMPS or SCAS faulted. It leaves the flags as they were before its first element (SDM2, REP), and where something came
- * between its elements, before the first one after that: in pieces a program may go another way from there on.
- */
-bool comparison_faulted(const struct run *run, const struct outcome *outcome);
 /* Compares (compare.c): true if equal; else prints what differs when `print`. `names`: what the two are called. */
 bool outcomes_equal(const struct run *run, const struct outcome *host, const struct outcome *guest, const char *const names[2],
                     const struct host_features *features, bool print);

@@ -91,16 +91,6 @@ static const uint8_t *opcode_at(const struct run *run, uint64_t rip)
     return opcode;
 }
 
-bool comparison_faulted(const struct run *run, const struct outcome *outcome)
-{
-    for (unsigned i = 0; i < outcome->fault_count; i++) {
-        const uint8_t *opcode = opcode_at(run, outcome->fault[i].rip);
-        if (opcode && (*opcode == 0xA6 || *opcode == 0xA7 || *opcode == 0xAE || *opcode == 0xAF))
-            return true;
-    }
-    return false;
-}
-
 /*
  * A CALL whose target is not canonical faults with the return address in memory on Intel's processors, without on AMD's: what is
  * there afterwards says nothing.

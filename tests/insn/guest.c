@@ -244,20 +244,36 @@ static bool take_fault(struct vcpu *vcpu, const struct run *run, struct outcome 
     return resume;
 }
 
+/*
+ * A piece of one instruction may end in the midst of a repeated CMPS or SCAS. Its fault then restores the flags with which it was
+ * entered last, as after an interrupt; in one go it is those from before its first element.
+ */
+static void restore_flags(struct vcpu *vcpu, uint64_t flags)
+{
+    if (vcpu->pending.kind == EVENT_FAULT)
+        vcpu->rflags = (vcpu->rflags & ~(uint64_t)RFLAGS_STATUS) | (flags & RFLAGS_STATUS);
+}
+
 static void run_to_end(struct vcpu *vcpu, const struct run *run, uint64_t chop, struct outcome *outcome)
 {
-    uint64_t first = counter_get(&vcpu->counters, COUNTER_instructions);
-    for (;;) {
-        uint64_t done = counter_get(&vcpu->counters, COUNTER_instructions) - first;
+    uint64_t first = counter_get(&vcpu->counters, COUNTER_instructions), done = 0, flags = vcpu->rflags;
+    bool midst = false;         /* no instruction was completed since `flags` */
+    while (done < GUEST_INSNS_MAX) {
         if (atomic_load(&vcpu->request) & REQUEST_WORK)
             vcpu_serve_work(vcpu);
-        if (done >= GUEST_INSNS_MAX)
+        if (!midst)
+            flags = vcpu->rflags;
+        bool event = vcpu->engine->run(vcpu, next_budget(vcpu, &chop, GUEST_INSNS_MAX - done)) == RUN_EVENT;
+        uint64_t now = counter_get(&vcpu->counters, COUNTER_instructions) - first;
+        if (event && midst && now == done)
+            restore_flags(vcpu, flags);
+        if (event && !take_fault(vcpu, run, outcome)) {
+            outcome->timed_out = false;
             return;
-        if (vcpu->engine->run(vcpu, next_budget(vcpu, &chop, GUEST_INSNS_MAX - done)) == RUN_EVENT &&
-            !take_fault(vcpu, run, outcome))
-            break;
+        }
+        midst = !event && now == done;
+        done = now;
     }
-    outcome->timed_out = false;
 }
 
 /* Far more than any cost that the policy of windows may set against it. */
