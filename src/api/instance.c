@@ -89,7 +89,7 @@ static bool try_name(struct instance *instance, const char *name, bool unnamed)
 {
     if (mkdirat(instance->runtime, name, 0700) != 0 && errno != EEXIST)
         return false;
-    snprintf(instance->name, sizeof(instance->name), "%s", name);
+    *stpncpy(instance->name, name, sizeof(instance->name) - 1) = 0;
     instance->directory = openat(instance->runtime, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     bool locked = instance->directory >= 0 && take_lock(instance);
     if (locked && !(unnamed && is_to_be_kept(instance->directory)))
