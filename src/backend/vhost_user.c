@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -62,21 +63,31 @@ static int send_message(const struct vhost_user *vhost, uint32_t request, uint32
     return sent == (ssize_t)(sizeof(header) + size) ? 0 : sent < 0 ? errno : EPIPE;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* The patience is for all of it: a byte now and then does not renew it. */
 static int receive(const struct vhost_user *vhost, void *to, size_t size)
 {
-    for (size_t got = 0; got < size;) {
+    int64_t end = now_ms() + PATIENCE_MS, left;
+    size_t got = 0;
+    while (got < size && (left = end - now_ms()) > 0) {
         struct pollfd fd = { .fd = vhost->socket, .events = POLLIN };
-        int ready = poll(&fd, 1, PATIENCE_MS);
-        if (ready < 0 && errno == EINTR)
-            continue;
-        ssize_t part = ready > 0 ? recv(vhost->socket, (uint8_t *)to + got, size - got, MSG_DONTWAIT) : 0;
+        int ready = poll(&fd, 1, (int)left);
+        ssize_t part = ready > 0 ? recv(vhost->socket, (uint8_t *)to + got, size - got, MSG_DONTWAIT) : ready;
         if (part < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
-        if (part <= 0)
-            return ready ? part ? errno : ECONNRESET : ETIMEDOUT;
+        if (part < 0)
+            return errno;
+        if (!part && ready)
+            return ECONNRESET;
         got += (size_t)part;
     }
-    return 0;
+    return got == size ? 0 : ETIMEDOUT;
 }
 
 /* The answer must be to this request and of this size. */
