@@ -15,6 +15,7 @@
 #include "api/instance_private.h"
 #include "base/base.h"
 #include "base/error.h"
+#include "base/listen.h"
 
 struct instance {
     char name[INSTANCE_NAME_MAX + 1];
@@ -219,18 +220,14 @@ void instance_path(const struct instance *instance, const char *file, char *path
     snprintf(path + length, size - (size_t)length, "/%s", file);
 }
 
-/* Its mode is set before it has a name: there is no moment at which others could connect. */
 int instance_listen(struct instance *instance, struct error *err)
 {
     struct sockaddr_un address;
     instance_address(instance->directory, INSTANCE_SOCKET, &address);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && fchmod(fd, 0600) == 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0 && listen(fd, SOMAXCONN) == 0)
-        return fd;
-    error_errno(err, errno, "cannot make the control socket of the machine '%s'", instance->name);
-    if (fd >= 0)
-        close(fd);
-    return -1;
+    int fd = listen_unix(address.sun_path, 0, SOMAXCONN, NULL);
+    if (fd < 0)
+        error_errno(err, errno, "cannot make the control socket of the machine '%s'", instance->name);
+    return fd;
 }
 
 void instance_release(struct instance *instance, bool started)

@@ -1,17 +1,16 @@
 #include "api/service.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/listen.h"
 
 int service_listeners(void)
 {
@@ -42,36 +41,6 @@ bool service_check_listener(int fd, struct error *err)
            error_set(err, "descriptor %d is not a listening Unix stream socket", fd);
 }
 
-/* A socket that nobody listens on is left over from a process that was killed. */
-static void remove_left_over(const struct sockaddr_un *address)
-{
-    struct stat st;
-    int fd = lstat(address->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
-    if (fd < 0)
-        return;
-    if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0 && errno == ECONNREFUSED)
-        unlink(address->sun_path);
-    close(fd);
-}
-
-static int listen_at(const char *path, struct error *err)
-{
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
-    if (!*path || strlen(path) >= sizeof(address.sun_path)) {
-        error_set(err, "--api-socket needs a path of 1 to %zu characters", sizeof(address.sun_path) - 1);
-        return -1;
-    }
-    strcpy(address.sun_path, path);
-    remove_left_over(&address);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && fchmod(fd, 0600) == 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0 && listen(fd, SOMAXCONN) == 0)
-        return fd;
-    error_errno(err, errno, "cannot listen on the socket %s", path);
-    if (fd >= 0)
-        close(fd);
-    return -1;
-}
-
 static int inherited(const char *number, struct error *err)
 {
     char *end;
@@ -92,7 +61,7 @@ int service_open_listener(const char *text, const char **path, struct error *err
     if (!strncmp(text, "fd=", 3))
         return inherited(text + 3, err);
     const char *name = strncmp(text, "path=", 5) ? text : text + 5;
-    int fd = listen_at(name, err);
+    int fd = listen_unix(name, 0, SOMAXCONN, err);
     if (fd >= 0)
         *path = name;
     return fd;

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "backend/terminal.h"
+#include "base/listen.h"
 #include "base/log.h"
 
 static void set_nonblocking(int fd)
@@ -147,21 +148,11 @@ void chardev_socket_hung_up(struct chardev *chardev)
 
 static bool open_socket(struct chardev *chardev, const char *path, struct error *err)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
-    struct stat st;
     chardev->kind = CHARDEV_SOCKET;
-    if (!*path || strlen(path) >= sizeof(address.sun_path))
-        return error_set(err, "socket: needs a path of at most %zu characters", sizeof(address.sun_path) - 1);
-    strcpy(address.sun_path, path);
+    chardev->other_fd = listen_unix(path, SOCK_NONBLOCK, 1, err);
+    if (chardev->other_fd < 0)
+        return false;
     strcpy(chardev->name, path);
-    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-        unlink(path);           /* left over from an earlier run */
-    chardev->other_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (chardev->other_fd < 0 || bind(chardev->other_fd, (struct sockaddr *)&address, sizeof(address)) != 0 ||
-        listen(chardev->other_fd, 1) != 0) {
-        chardev->name[0] = 0;
-        return error_errno(err, errno, "cannot listen on the socket %s", path);
-    }
     chardev->listen_event = (struct loop_fd){ .fd = chardev->other_fd, .events = EPOLLIN, .ready = client_arrived,
                                               .owner = chardev };
     loop_add(chardev->loop, &chardev->listen_event);

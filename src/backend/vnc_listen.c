@@ -14,6 +14,7 @@
 
 #include "base/base.h"
 #include "base/error.h"
+#include "base/listen.h"
 
 enum { FIRST_PORT = 5900, DISPLAYS = 100, BACKLOG = 4 };
 
@@ -109,21 +110,6 @@ bool vnc_read_password(const char *path, char password[VNC_PASSWORD_MAX + 1], st
 
 /* --- the socket --- */
 
-static int listen_unix(const struct vnc_address *address, struct error *err)
-{
-    struct sockaddr_un name = { .sun_family = AF_UNIX };
-    struct stat st;
-    strcpy(name.sun_path, address->path);
-    if (lstat(address->path, &st) == 0 && S_ISSOCK(st.st_mode))
-        unlink(address->path);          /* left over from an earlier run */
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && fchmod(fd, 0600) == 0 && bind(fd, (struct sockaddr *)&name, sizeof(name)) == 0 && listen(fd, BACKLOG) == 0)
-        return fd;
-    error_errno(err, errno, "cannot listen on the socket %s", address->path);
-    if (fd >= 0)
-        close(fd);
-    return -1;
-}
 _Static_assert(sizeof(((struct vnc_address *)0)->path) == sizeof(((struct sockaddr_un *)0)->sun_path), "a path that was accepted fits");
 
 static int listen_tcp(const struct vnc_address *address, struct error *err)
@@ -147,5 +133,5 @@ static int listen_tcp(const struct vnc_address *address, struct error *err)
 
 int vnc_listen(const struct vnc_address *address, struct error *err)
 {
-    return *address->path ? listen_unix(address, err) : listen_tcp(address, err);
+    return *address->path ? listen_unix(address->path, SOCK_NONBLOCK, BACKLOG, err) : listen_tcp(address, err);
 }
