@@ -121,6 +121,23 @@ static void end_halt(struct vcpu *vcpu)
         vcpu->nmi_held = true;
 }
 
+/*
+ * A shadow holds something back for one instruction. Whatever else waits is held back with it: an engine runs nothing while a
+ * request stands, so that the shadow would never end.
+ */
+static void hold_back(struct vcpu *vcpu)
+{
+    uint32_t request = take_request(vcpu, REQUEST_NMI | REQUEST_INTERRUPT);
+    vcpu->nmi_held = vcpu->nmi_held || (request & REQUEST_NMI);
+    vcpu->interrupt_held = vcpu->interrupt_held || (request & REQUEST_INTERRUPT);
+}
+
+void vcpu_ask_again(struct vcpu *vcpu)
+{
+    atomic_fetch_or(&vcpu->request, (vcpu->interrupt_held ? REQUEST_INTERRUPT : 0) | (vcpu->nmi_held ? REQUEST_NMI : 0) |
+                                    (vcpu->vmx.awaits ? REQUEST_VMX : 0));
+}
+
 bool vcpu_take_events(struct vcpu *vcpu)
 {
     uint32_t request = atomic_load(&vcpu->request);
@@ -145,7 +162,9 @@ bool vcpu_take_events(struct vcpu *vcpu)
         one_instruction = take_nmi(vcpu);
     if (!one_instruction && request & REQUEST_INTERRUPT)
         one_instruction = take_interrupt(vcpu);
-    if (!one_instruction && vmx_guest(vcpu))
+    if (one_instruction)
+        hold_back(vcpu);
+    else if (vmx_guest(vcpu))
         vmx_take_virtual_interrupt(vcpu);
     return one_instruction;
 }

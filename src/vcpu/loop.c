@@ -73,7 +73,7 @@ void vcpu_step(struct vcpu *vcpu, uint64_t budget)
     else
         run_engine(vcpu, one_instruction ? 1 : budget);
     if (one_instruction)
-        x86_interrupts_unblocked(vcpu);
+        vcpu_ask_again(vcpu);
 }
 
 /* Counted time: up to the next deadline, or to where somebody wants to look. */

@@ -18,6 +18,8 @@ void vcpu_step(struct vcpu *vcpu, uint64_t budget);
  * exactly one instruction before it is asked again, because a shadow holds an interrupt back.
  */
 bool vcpu_take_events(struct vcpu *vcpu);
+/* After that instruction: what was held back is asked for again. */
+void vcpu_ask_again(struct vcpu *vcpu);
 
 /* Can this vCPU have the engine on this host? False: err tells why not. */
 bool vcpu_engine_available(const struct vcpu *vcpu, const struct engine *engine, struct error *err);

@@ -482,6 +482,33 @@ static void interrupts(void)
     *apic(0x320) = 0x10000;
 }
 
+/* A shadow holds back whatever waits, for one instruction; then all of it is looked at, the window first (SDM3 §26.2). */
+static void shadows(void)
+{
+    uint64_t second = (uint64_t)guest_five_nops + 1;
+    vmcs_prepare(guest_five_nops);
+    vmwrite(VMCS_GUEST_RFLAGS, 0x202);
+    vmwrite(VMCS_GUEST_INTERRUPTIBILITY, 1);
+    control_set(VMCS_PIN_BASED_CONTROLS, PIN_EXTERNAL_INTERRUPT_EXITING);
+    control_set(VMCS_PROCESSOR_BASED_CONTROLS, PROC_INTERRUPT_WINDOW_EXITING);
+    control_set(VMCS_EXIT_CONTROLS, EXIT_ACKNOWLEDGE_INTERRUPT_ON_EXIT);
+    self_interrupt(0x60);
+    check_equal(vmx_run_reason(), REASON_INTERRUPT_WINDOW, "a window and an interrupt wait for the end of STI's shadow");
+    check_equal(vmread(VMCS_GUEST_RIP), second, "one instruction later");
+    control_clear(VMCS_PROCESSOR_BASED_CONTROLS, PROC_INTERRUPT_WINDOW_EXITING);
+    check_equal(vmx_run_reason(), REASON_EXTERNAL_INTERRUPT, "then it is the interrupt's turn");
+    check_equal(vmread(VMCS_GUEST_RIP), second, "at the same place");
+    *apic(0xB0) = 0;
+
+    vmx_restart(guest_five_nops);
+    vmwrite(VMCS_GUEST_RFLAGS, 2);
+    vmwrite(VMCS_GUEST_INTERRUPTIBILITY, 2);
+    self_interrupt(0x60);
+    check_equal(vmx_run_reason(), REASON_EXTERNAL_INTERRUPT, "an interrupt exits behind MOV SS's shadow, with IF clear as well");
+    check_equal(vmread(VMCS_GUEST_RIP), second, "one instruction later");
+    *apic(0xB0) = 0;
+}
+
 static void guest_nmi(void)
 {
     *apic(0x310) = 0;
@@ -712,6 +739,7 @@ void test_main(void)
     injection();
     windows();
     interrupts();
+    shadows();
     nmis();
     timers();
     monitor_trap_flag();
