@@ -19,11 +19,25 @@
 #include "backend/iov.h"
 #include "base/base.h"
 #include "base/error.h"
+#include "base/library.h"
 
 enum { PIECE_MAX = 1 << 20, MINIMUM_MAX = 512, PATIENCE_SECONDS = 60 };
 
+struct libnbd {
+#define FUNCTION LIBRARY_POINTER
+#include "backend/libnbd.def"
+#undef FUNCTION
+};
+
+static const char *const libnbd_names[] = {
+#define FUNCTION LIBRARY_NAME
+#include "backend/libnbd.def"
+#undef FUNCTION
+};
+
 struct nbd_file {
     struct disk_file file;
+    struct libnbd lib;
     struct nbd_handle *nbd;             /* libnbd locks it itself */
     uint64_t size, piece;               /* bytes; of one command */
     bool can_flush, can_trim;
@@ -68,14 +82,14 @@ static bool is_over(struct nbd_file *nbd)
 
 static bool connection_lost(struct nbd_file *nbd)
 {
-    return nbd_aio_is_dead(nbd->nbd) || nbd_aio_is_closed(nbd->nbd);
+    return nbd->lib.nbd_aio_is_dead(nbd->nbd) || nbd->lib.nbd_aio_is_closed(nbd->nbd);
 }
 
 /* One wait, and what came of it. */
 static void move_once(struct nbd_file *nbd)
 {
-    unsigned direction = nbd_aio_get_direction(nbd->nbd);
-    struct pollfd fds[] = { { .fd = nbd->wake_fd, .events = POLLIN }, { .fd = nbd_aio_get_fd(nbd->nbd) } };
+    unsigned direction = nbd->lib.nbd_aio_get_direction(nbd->nbd);
+    struct pollfd fds[] = { { .fd = nbd->wake_fd, .events = POLLIN }, { .fd = nbd->lib.nbd_aio_get_fd(nbd->nbd) } };
     uint64_t count;
     if (direction & LIBNBD_AIO_DIRECTION_READ)
         fds[1].events |= POLLIN;
@@ -85,11 +99,11 @@ static void move_once(struct nbd_file *nbd)
         return;
     if (fds[0].revents && read(nbd->wake_fd, &count, sizeof(count)) < 0)
         return;
-    direction = nbd_aio_get_direction(nbd->nbd);        /* another thread may have sent meanwhile */
+    direction = nbd->lib.nbd_aio_get_direction(nbd->nbd);        /* another thread may have sent meanwhile */
     if (fds[1].revents & (POLLIN | POLLHUP | POLLERR) && direction & LIBNBD_AIO_DIRECTION_READ)
-        nbd_aio_notify_read(nbd->nbd);
+        nbd->lib.nbd_aio_notify_read(nbd->nbd);
     else if (fds[1].revents & POLLOUT && direction & LIBNBD_AIO_DIRECTION_WRITE)
-        nbd_aio_notify_write(nbd->nbd);
+        nbd->lib.nbd_aio_notify_write(nbd->nbd);
 }
 
 static void *move(void *opaque)
@@ -164,12 +178,12 @@ static int64_t issue(struct nbd_file *nbd, enum what what, void *buffer, uint64_
                      nbd_completion_callback callback)
 {
     switch (what) {
-    case READ: return nbd_aio_pread(nbd->nbd, buffer, size, offset, callback, 0);
-    case WRITE: return nbd_aio_pwrite(nbd->nbd, buffer, size, offset, callback, 0);
-    case FLUSH: return nbd_aio_flush(nbd->nbd, callback, 0);
+    case READ: return nbd->lib.nbd_aio_pread(nbd->nbd, buffer, size, offset, callback, 0);
+    case WRITE: return nbd->lib.nbd_aio_pwrite(nbd->nbd, buffer, size, offset, callback, 0);
+    case FLUSH: return nbd->lib.nbd_aio_flush(nbd->nbd, callback, 0);
     case TRIM: break;
     }
-    return nbd_aio_trim(nbd->nbd, size, offset, callback, 0);
+    return nbd->lib.nbd_aio_trim(nbd->nbd, size, offset, callback, 0);
 }
 
 static int run(struct nbd_file *nbd, enum what what, void *buffer, uint64_t size, uint64_t offset)
@@ -269,9 +283,10 @@ static void nbd_close_file(struct disk_file *file)
         wake_mover(nbd);
         pthread_join(nbd->mover, NULL);
     }
-    if (nbd->nbd && nbd_aio_is_ready(nbd->nbd) > 0 && !nbd->gone)
-        nbd_shutdown(nbd->nbd, 0);
-    nbd_close(nbd->nbd);
+    if (nbd->nbd && nbd->lib.nbd_aio_is_ready(nbd->nbd) > 0 && !nbd->gone)
+        nbd->lib.nbd_shutdown(nbd->nbd, 0);
+    if (nbd->nbd)
+        nbd->lib.nbd_close(nbd->nbd);
     if (nbd->wake_fd >= 0)
         close(nbd->wake_fd);
     pthread_cond_destroy(&nbd->answered);
@@ -304,28 +319,30 @@ bool disk_nbd_is_uri(const char *name)
 
 static bool library_error(const struct nbd_file *nbd, struct error *err)
 {
-    return error_set(err, "cannot use %s: %s", nbd->file.name, nbd_get_error() ? nbd_get_error() : "unknown reason");
+    return error_set(err, "cannot use %s: %s", nbd->file.name, nbd->lib.nbd_get_error() ? nbd->lib.nbd_get_error() : "unknown reason");
 }
 
 static bool connect_to(struct nbd_file *nbd, struct error *err)
 {
-    nbd->nbd = nbd_create();
+    if (!library_load("libnbd.so.0", libnbd_names, ARRAY_SIZE(libnbd_names), &nbd->lib, err))
+        return false;
+    nbd->nbd = nbd->lib.nbd_create();
     if (!nbd->nbd)
         return library_error(nbd, err);
-    nbd_set_uri_allow_transports(nbd->nbd, LIBNBD_ALLOW_TRANSPORT_TCP | LIBNBD_ALLOW_TRANSPORT_UNIX);
-    if (nbd_connect_uri(nbd->nbd, nbd->file.name) < 0)
+    nbd->lib.nbd_set_uri_allow_transports(nbd->nbd, LIBNBD_ALLOW_TRANSPORT_TCP | LIBNBD_ALLOW_TRANSPORT_UNIX);
+    if (nbd->lib.nbd_connect_uri(nbd->nbd, nbd->file.name) < 0)
         return library_error(nbd, err);
-    int64_t size = nbd_get_size(nbd->nbd), most = nbd_get_block_size(nbd->nbd, LIBNBD_SIZE_MAXIMUM);
+    int64_t size = nbd->lib.nbd_get_size(nbd->nbd), most = nbd->lib.nbd_get_block_size(nbd->nbd, LIBNBD_SIZE_MAXIMUM);
     if (size < 0)
         return library_error(nbd, err);
-    if (nbd_get_block_size(nbd->nbd, LIBNBD_SIZE_MINIMUM) > MINIMUM_MAX)
+    if (nbd->lib.nbd_get_block_size(nbd->nbd, LIBNBD_SIZE_MINIMUM) > MINIMUM_MAX)
         return error_set(err, "%s takes no requests as small as a sector", nbd->file.name);
-    if (!nbd->file.read_only && nbd_is_read_only(nbd->nbd) > 0)
+    if (!nbd->file.read_only && nbd->lib.nbd_is_read_only(nbd->nbd) > 0)
         return error_set(err, "%s can only be read; use it with ro", nbd->file.name);
     nbd->size = (uint64_t)size;
     nbd->piece = most > 0 ? min_u64(PIECE_MAX, align_down((uint64_t)most, MINIMUM_MAX)) : PIECE_MAX;
-    nbd->can_flush = nbd_can_flush(nbd->nbd) > 0;
-    nbd->can_trim = nbd_can_trim(nbd->nbd) > 0;
+    nbd->can_flush = nbd->lib.nbd_can_flush(nbd->nbd) > 0;
+    nbd->can_trim = nbd->lib.nbd_can_trim(nbd->nbd) > 0;
     return true;
 }
 

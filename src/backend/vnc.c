@@ -23,10 +23,24 @@
 #include "backend/vnc_listen.h"
 #include "base/base.h"
 #include "base/error.h"
+#include "base/library.h"
 
 enum { VIEWERS_MAX = 8, REFRESH_MS = 33, STALL_MS = 5000, TILE_WIDTH = 64, TILE_HEIGHT = 16 };
 
+struct libvncserver {
+#define FUNCTION LIBRARY_POINTER
+#include "backend/libvncserver.def"
+#undef FUNCTION
+};
+
+static const char *const libvncserver_names[] = {
+#define FUNCTION LIBRARY_NAME
+#include "backend/libvncserver.def"
+#undef FUNCTION
+};
+
 struct vnc {
+    struct libvncserver lib;
     struct vnc_source source;
     struct vnc_address address;
     char password[VNC_PASSWORD_MAX + 1];
@@ -59,7 +73,7 @@ static void update_tile(struct vnc *vnc, const uint32_t *fresh, unsigned x, unsi
         return;
     for (unsigned row = 0; row < height; row++)
         memcpy(vnc->pixel + at + (size_t)row * vnc->width, fresh + at + (size_t)row * vnc->width, width * sizeof(*fresh));
-    rfbMarkRectAsModified(vnc->screen, (int)x, (int)y, (int)(x + width), (int)(y + height));
+    vnc->lib.rfbMarkRectAsModified(vnc->screen, (int)x, (int)y, (int)(x + width), (int)(y + height));
 }
 
 static bool resize(struct vnc *vnc, const uint32_t *fresh, unsigned width, unsigned height)
@@ -73,7 +87,7 @@ static bool resize(struct vnc *vnc, const uint32_t *fresh, unsigned width, unsig
     vnc->width = width;
     vnc->height = height;
     if (old)
-        rfbNewFramebuffer(vnc->screen, (char *)pixel, (int)width, (int)height, 8, 3, sizeof(*pixel));
+        vnc->lib.rfbNewFramebuffer(vnc->screen, (char *)pixel, (int)width, (int)height, 8, 3, sizeof(*pixel));
     free(old);
     return true;
 }
@@ -131,7 +145,7 @@ static void accept_viewer(struct vnc *vnc)
     pthread_mutex_lock(&vnc->mutex);
     *place = other;
     pthread_mutex_unlock(&vnc->mutex);
-    rfbClientPtr client = rfbNewClient(vnc->screen, fd);
+    rfbClientPtr client = vnc->lib.rfbNewClient(vnc->screen, fd);
     if (client) {
         client->clientData = place;
         client->clientGoneHook = viewer_gone;
@@ -180,7 +194,7 @@ static void *serve(void *argument)
     struct vnc *vnc = argument;
     while (wait_for_work(vnc)) {
         refresh(vnc);
-        rfbProcessEvents(vnc->screen, 0);
+        vnc->lib.rfbProcessEvents(vnc->screen, 0);
     }
     return NULL;
 }
@@ -195,10 +209,12 @@ bool vnc_check(const char *text, struct error *err)
 
 static bool make_screen(struct vnc *vnc, struct error *err)
 {
-    rfbLogEnable(FALSE);
+    if (!library_load("libvncserver.so.1", libvncserver_names, ARRAY_SIZE(libvncserver_names), &vnc->lib, err))
+        return false;
+    vnc->lib.rfbLogEnable(FALSE);
     if (!refresh(vnc))
         return error_set(err, "no memory for a picture of the screen");
-    rfbScreenInfoPtr screen = vnc->screen = rfbGetScreen(NULL, NULL, (int)vnc->width, (int)vnc->height, 8, 3, sizeof(*vnc->pixel));
+    rfbScreenInfoPtr screen = vnc->screen = vnc->lib.rfbGetScreen(NULL, NULL, (int)vnc->width, (int)vnc->height, 8, 3, sizeof(*vnc->pixel));
     if (!screen)
         return error_set(err, "no memory for a VNC server");
     screen->frameBuffer = (char *)vnc->pixel;
@@ -219,9 +235,9 @@ static bool make_screen(struct vnc *vnc, struct error *err)
     if (*vnc->password) {
         vnc->passwords[0] = vnc->password;
         screen->authPasswdData = vnc->passwords;
-        screen->passwordCheck = rfbCheckPasswordByList;
+        screen->passwordCheck = vnc->lib.rfbCheckPasswordByList;
     }
-    rfbInitServer(screen);
+    vnc->lib.rfbInitServer(screen);
     return true;
 }
 
@@ -241,8 +257,8 @@ static bool start_thread(struct vnc *vnc, struct error *err)
 static void free_all(struct vnc *vnc)
 {
     if (vnc->screen) {
-        rfbShutdownServer(vnc->screen, FALSE);
-        rfbScreenCleanup(vnc->screen);
+        vnc->lib.rfbShutdownServer(vnc->screen, FALSE);
+        vnc->lib.rfbScreenCleanup(vnc->screen);
     }
     if (vnc->listener >= 0)
         close(vnc->listener);
