@@ -3,28 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Every type, in the order of types.def; the NULL keeps the array legal while the list is short. */
-static const struct device_type *const types[] = {
-#define DEVICE_TYPE(id) &device_##id,
-#include "dev/types.def"
-#undef DEVICE_TYPE
-    NULL,
-};
-
-const struct device_type *const *device_types(unsigned *count)
-{
-    *count = sizeof(types) / sizeof(types[0]) - 1;
-    return types;
-}
-
-const struct device_type *device_type_find(const char *name)
-{
-    for (const struct device_type *const *type = types; *type; type++)
-        if (!strcmp((*type)->name, name))
-            return *type;
-    return NULL;
-}
-
 struct device *device_create(const struct device_type *type, const char *name, const struct device_world *world,
                              const struct dma *dma, void (*configure)(struct device *device, void *opaque), void *opaque,
                              struct error *err)

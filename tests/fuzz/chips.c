@@ -25,30 +25,6 @@ static uint64_t seed;
 static uint64_t below(uint64_t limit) { return fuzz_below(&seed, limit); }
 static bool one_in(uint64_t n) { return below(n) == 0; }
 
-/* dev/device.c knows all types; here only what is under test is linked. */
-struct device *device_create(const struct device_type *type, const char *name, const struct device_world *world,
-                             const struct dma *dma, void (*configure)(struct device *device, void *opaque), void *opaque,
-                             struct error *err)
-{
-    struct device *device = calloc(1, type->size);
-    device->type = type;
-    device->world = *world;
-    device->dma = *dma;
-    strncpy(device->name, name, sizeof(device->name) - 1);
-    if (configure)
-        configure(device, opaque);
-    if (!type->init(device, err))
-        fail_msg("%s", err->text);
-    type->reset(device);
-    return device;
-}
-
-void device_destroy(struct device *device)
-{
-    device->type->fini(device);
-    free(device);
-}
-
 static uint64_t now_ms(void)
 {
     struct timespec ts;

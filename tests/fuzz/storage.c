@@ -9,43 +9,12 @@
 
 #include "dev/ahci_driver.h"
 #include "dev/nvme_driver.h"
+#include "mutate.h"
 
 enum { COMMANDS = 60000, SLOW_MS = 2000 };
 
-static uint64_t random64(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
-
-static uint64_t below(uint64_t *seed, uint64_t limit) { return random64(seed) % limit; }
+static uint64_t below(uint64_t *seed, uint64_t limit) { return fuzz_below(seed, limit); }
 static bool one_in(uint64_t *seed, uint64_t n) { return below(seed, n) == 0; }
-
-/* dev/device.c knows all types; here only what is under test is linked. */
-struct device *device_create(const struct device_type *type, const char *name, const struct device_world *world,
-                             const struct dma *dma, void (*configure)(struct device *device, void *opaque), void *opaque,
-                             struct error *err)
-{
-    struct device *device = calloc(1, type->size);
-    device->type = type;
-    device->world = *world;
-    device->dma = *dma;
-    strncpy(device->name, name, sizeof(device->name) - 1);
-    if (configure)
-        configure(device, opaque);
-    if (!type->init(device, err))
-        fail_msg("%s", err->text);
-    type->reset(device);
-    return device;
-}
-
-void device_destroy(struct device *device)
-{
-    device->type->fini(device);
-    free(device);
-}
 
 static uint64_t now_ms(void)
 {
@@ -62,7 +31,7 @@ static uint64_t some_address(uint64_t *seed, uint64_t bar)
     case 1: return AHCI_LIST + below(seed, 0x12000);
     case 2: return RIG_ECAM + below(seed, 0x200000);
     case 3: return RIG_RAM - below(seed, 0x2000);
-    case 4: return random64(seed);
+    case 4: return fuzz_random(seed);
     default: return AHCI_BUFFER + below(seed, 0x10000);
     }
 }
@@ -77,13 +46,13 @@ static void put_command(struct ahci_rig *r, uint64_t *seed, unsigned port, unsig
 {
     uint8_t packet[12];
     for (unsigned i = 0; i < sizeof(packet); i++)
-        packet[i] = (uint8_t)(one_in(seed, 3) ? random64(seed) : 0);
-    packet[0] = one_in(seed, 20) ? (uint8_t)random64(seed) : packets[below(seed, sizeof(packets))];
-    struct ahci_shot shot = { .command = one_in(seed, 20) ? (uint8_t)random64(seed) : opcodes[below(seed, sizeof(opcodes))],
-                              .lba = one_in(seed, 8) ? random64(seed) : below(seed, IMAGE_SECTORS + 8), .packet = packet,
-                              .count = (uint16_t)(one_in(seed, 8) ? random64(seed) : below(seed, 20)),
-                              .features = (uint16_t)(one_in(seed, 8) ? random64(seed) : below(seed, 20)),
-                              .size = (uint32_t)(one_in(seed, 8) ? random64(seed) : below(seed, 20) * 512),
+        packet[i] = (uint8_t)(one_in(seed, 3) ? fuzz_random(seed) : 0);
+    packet[0] = one_in(seed, 20) ? (uint8_t)fuzz_random(seed) : packets[below(seed, sizeof(packets))];
+    struct ahci_shot shot = { .command = one_in(seed, 20) ? (uint8_t)fuzz_random(seed) : opcodes[below(seed, sizeof(opcodes))],
+                              .lba = one_in(seed, 8) ? fuzz_random(seed) : below(seed, IMAGE_SECTORS + 8), .packet = packet,
+                              .count = (uint16_t)(one_in(seed, 8) ? fuzz_random(seed) : below(seed, 20)),
+                              .features = (uint16_t)(one_in(seed, 8) ? fuzz_random(seed) : below(seed, 20)),
+                              .size = (uint32_t)(one_in(seed, 8) ? fuzz_random(seed) : below(seed, 20) * 512),
                               .buffer = some_address(seed, r->bar) };
     bool right = one_in(seed, 2);       /* this one is as it should be, so that the depths are reached too */
     if (right) {
@@ -98,20 +67,20 @@ static void put_command(struct ahci_rig *r, uint64_t *seed, unsigned port, unsig
     if (right)
         return;
     if (one_in(seed, 4)) {      /* more table entries than one, some of them leftovers */
-        uint16_t entries = (uint16_t)(one_in(seed, 10) ? random64(seed) : below(seed, 40));
-        uint64_t entry[2] = { some_address(seed, r->bar), random64(seed) };
+        uint16_t entries = (uint16_t)(one_in(seed, 10) ? fuzz_random(seed) : below(seed, 40));
+        uint64_t entry[2] = { some_address(seed, r->bar), fuzz_random(seed) };
         ram_write(r->rig.ram, AHCI_LIST + port * 0x400 + slot * 32 + 2, &entries, 2);
         ram_write(r->rig.ram, AHCI_TABLES + slot * AHCI_TABLE_SIZE + 0x80 + 16 * below(seed, 40), entry, sizeof(entry));
     }
     if (one_in(seed, 10)) {
-        uint64_t word = one_in(seed, 2) ? some_address(seed, r->bar) : random64(seed);
+        uint64_t word = one_in(seed, 2) ? some_address(seed, r->bar) : fuzz_random(seed);
         ram_write(r->rig.ram, AHCI_LIST + port * 0x400 + slot * 32 + 4 * below(seed, 4), &word, 8);
     }
 }
 
 static void poke(struct ahci_rig *r, uint64_t *seed)
 {
-    uint64_t value = one_in(seed, 2) ? random64(seed) : one_in(seed, 2) ? 0x11 : some_address(seed, r->bar);
+    uint64_t value = one_in(seed, 2) ? fuzz_random(seed) : one_in(seed, 2) ? 0x11 : some_address(seed, r->bar);
     switch (below(seed, 8)) {
     case 0:
         if (one_in(seed, 4))
@@ -176,7 +145,7 @@ static uint64_t some_page(uint64_t *seed, uint64_t bar)
 
 static uint32_t some_number(uint64_t *seed, uint32_t usual)
 {
-    return (uint32_t)(one_in(seed, 10) ? random64(seed) : below(seed, usual));
+    return (uint32_t)(one_in(seed, 10) ? fuzz_random(seed) : below(seed, usual));
 }
 
 static struct nvme_command some_command(struct nvme_rig *r, uint64_t *seed, unsigned queue)
@@ -184,13 +153,13 @@ static struct nvme_command some_command(struct nvme_rig *r, uint64_t *seed, unsi
     const uint8_t *opcode = queue ? data_opcodes : admin_opcodes;
     unsigned count = queue ? sizeof(data_opcodes) : sizeof(admin_opcodes);
     struct nvme_command command = {
-        .opcode = one_in(seed, 20) ? (uint8_t)random64(seed) : opcode[below(seed, count)],
-        .flags = one_in(seed, 20) ? (uint8_t)random64(seed) : 0,
+        .opcode = one_in(seed, 20) ? (uint8_t)fuzz_random(seed) : opcode[below(seed, count)],
+        .flags = one_in(seed, 20) ? (uint8_t)fuzz_random(seed) : 0,
         .namespace_id = some_number(seed, 4),
         .prp1 = some_page(seed, r->bar), .prp2 = some_page(seed, r->bar),
         .dword10 = some_number(seed, queue ? NVME_IMAGE_SECTORS : 12),
         .dword11 = queue ? some_number(seed, 8) >> 2 : some_number(seed, 4) << 16 | 3,
-        .dword12 = queue ? some_number(seed, 300) : 0, .dword13 = one_in(seed, 20) ? (uint32_t)random64(seed) : 0,
+        .dword12 = queue ? some_number(seed, 300) : 0, .dword13 = one_in(seed, 20) ? (uint32_t)fuzz_random(seed) : 0,
     };
     if (!queue && (command.opcode == 0x01 || command.opcode == 0x05)) {
         unsigned n = (unsigned)below(seed, NVME_QUEUE);
@@ -218,7 +187,7 @@ static void scatter(struct nvme_rig *r, uint64_t *seed)
 
 static void poke_nvme(struct nvme_rig *r, uint64_t *seed)
 {
-    uint32_t value = (uint32_t)(one_in(seed, 2) ? random64(seed) : below(seed, NVME_QUEUE));
+    uint32_t value = (uint32_t)(one_in(seed, 2) ? fuzz_random(seed) : below(seed, NVME_QUEUE));
     switch (below(seed, 8)) {
     case 0:
         if (one_in(seed, 8))

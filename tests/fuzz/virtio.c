@@ -15,18 +15,11 @@
 #include "backend/chardev.h"
 #include "backend/net_internal.h"
 #include "dev/virtio_driver.h"
+#include "mutate.h"
 
 enum { RINGS = 100000, IMAGE_SIZE = 256 * 1024, ZONE = 0x100000, ZONE_SIZE = 0x40000, RING_AREA = 0x20000, SLOW_MS = 2000 };
 
-static uint64_t random64(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
-
-static uint64_t below(uint64_t *seed, uint64_t limit) { return random64(seed) % limit; }
+static uint64_t below(uint64_t *seed, uint64_t limit) { return fuzz_below(seed, limit); }
 static bool one_in(uint64_t *seed, uint64_t n) { return below(seed, n) == 0; }
 
 struct target {
@@ -39,31 +32,6 @@ struct target {
     bool mild;                  /* this ring is nearly right, so that the depths are reached too */
     uint64_t seed;
 };
-
-/* dev/device.c knows all types; here only what is under test is linked. */
-struct device *device_create(const struct device_type *type, const char *name, const struct device_world *world,
-                             const struct dma *dma, void (*configure)(struct device *device, void *opaque), void *opaque,
-                             struct error *err)
-{
-    struct device *device = calloc(1, type->size);
-    device->type = type;
-    device->world = *world;
-    device->dma = *dma;
-    strncpy(device->name, name, sizeof(device->name) - 1);
-    if (configure)
-        configure(device, opaque);
-    if (!type->init(device, err))
-        fail_msg("%s", err->text);
-    type->reset(device);
-    return device;
-}
-
-void device_destroy(struct device *device)
-{
-    if (device->type->fini)
-        device->type->fini(device);
-    free(device);
-}
 
 /* --- a device with a backend --- */
 
@@ -120,7 +88,7 @@ static uint64_t some_address(struct target *t)
     case 2: return RIG_ECAM + below(seed, 0x30000);             /* configuration space, its own too */
     case 3: return 0xFEE00000 + below(seed, 0x1000);
     case 4: return RIG_RAM - below(seed, 64);                   /* across the end of RAM */
-    case 5: return random64(seed);
+    case 5: return fuzz_random(seed);
     case 6: return UINT64_MAX - below(seed, 4096);
     case 7: return RING_AREA + below(seed, 0x4000);             /* the rings */
     default: return ZONE + below(seed, ZONE_SIZE);
@@ -130,14 +98,14 @@ static uint64_t some_address(struct target *t)
 static uint32_t some_size(uint64_t *seed)
 {
     static const uint32_t common[] = { 0, 1, 12, 16, 16, 17, 32, 64, 512, 512, 1024, 1526, 4096, 65536 };
-    return one_in(seed, 30) ? (uint32_t)random64(seed) : common[below(seed, ARRAY_SIZE(common))];
+    return one_in(seed, 30) ? (uint32_t)fuzz_random(seed) : common[below(seed, ARRAY_SIZE(common))];
 }
 
 static void some_descriptor(struct target *t, uint64_t at, uint16_t size, bool packed)
 {
     uint64_t *seed = &t->seed;
-    uint16_t flags = (uint16_t)(!t->mild && one_in(seed, 20) ? random64(seed) : below(seed, !t->mild && one_in(seed, 6) ? 8 : 4));
-    uint16_t next = (uint16_t)(one_in(seed, 30) ? random64(seed) : below(seed, size));
+    uint16_t flags = (uint16_t)(!t->mild && one_in(seed, 20) ? fuzz_random(seed) : below(seed, !t->mild && one_in(seed, 6) ? 8 : 4));
+    uint16_t next = (uint16_t)(one_in(seed, 30) ? fuzz_random(seed) : below(seed, size));
     if (packed)
         write_desc(&t->d, at, some_address(t), some_size(seed), next, flags | (one_in(seed, 8) ? 0 : 1 << 7));
     else
@@ -149,7 +117,7 @@ static void some_header(struct target *t)
     static const uint32_t types[] = { 0, 1, 4, 8, 11, 13, 14, 99 };
     uint64_t at = ZONE + below(&t->seed, ZONE_SIZE / 16) * 16;
     poke(&t->d, at, 4, types[below(&t->seed, ARRAY_SIZE(types))]);
-    poke(&t->d, at + 8, 8, one_in(&t->seed, 10) ? random64(&t->seed) : below(&t->seed, IMAGE_SIZE / 512));
+    poke(&t->d, at + 8, 8, one_in(&t->seed, 10) ? fuzz_random(&t->seed) : below(&t->seed, IMAGE_SIZE / 512));
 }
 
 /* A request that is right but for its surroundings, so that the depths are reached too. */
@@ -172,9 +140,9 @@ static void fill_split(struct target *t, struct driver_queue *q)
     if (q->size >= 4 && t->mild)
         plausible_chain(t, q->desc);
     for (unsigned i = 0; i < count; i++)
-        poke(&t->d, q->avail + 4 + 2 * i, 2, one_in(&t->seed, 40) ? random64(&t->seed) : t->mild ? 0 : below(&t->seed, count));
+        poke(&t->d, q->avail + 4 + 2 * i, 2, one_in(&t->seed, 40) ? fuzz_random(&t->seed) : t->mild ? 0 : below(&t->seed, count));
     poke(&t->d, q->avail, 2, below(&t->seed, 2));
-    poke(&t->d, q->avail + 2, 2, one_in(&t->seed, 20) ? random64(&t->seed) : 1 + below(&t->seed, one_in(&t->seed, 2) ? 2 : count));
+    poke(&t->d, q->avail + 2, 2, one_in(&t->seed, 20) ? fuzz_random(&t->seed) : 1 + below(&t->seed, one_in(&t->seed, 2) ? 2 : count));
 }
 
 static void fill_packed(struct target *t, struct driver_queue *q)
@@ -189,7 +157,7 @@ static void fill_packed(struct target *t, struct driver_queue *q)
         }
         poke(&t->d, q->desc + 16 * 3 + 14, 2, 0);
     }
-    poke(&t->d, q->avail, 4, random64(&t->seed));
+    poke(&t->d, q->avail, 4, fuzz_random(&t->seed));
 }
 
 static void fill(struct target *t, struct driver_queue *q)
@@ -229,7 +197,7 @@ static void negotiate(struct target *t)
     if (driver_status(&t->d) != 0)
         fail_msg("the device does not reset");
     common_write(&t->d, 20, 1, 3);
-    t->d.features = (offered & random64(&t->seed)) | BIT(VIRTIO_F_VERSION_1);
+    t->d.features = (offered & fuzz_random(&t->seed)) | BIT(VIRTIO_F_VERSION_1);
     for (unsigned i = 0; i < 2; i++) {
         common_write(&t->d, 8, 4, i);
         common_write(&t->d, 12, 4, t->d.features >> 32 * i);
@@ -241,11 +209,11 @@ static void disturb(struct target *t)
 {
     uint64_t *seed = &t->seed;
     switch (below(seed, 8)) {
-    case 0: rig_write(&t->rig, t->d.bar + below(seed, 0x40), 1u << below(seed, 3), random64(seed)); break;
+    case 0: rig_write(&t->rig, t->d.bar + below(seed, 0x40), 1u << below(seed, 3), fuzz_random(seed)); break;
     case 1: rig_read(&t->rig, t->d.bar + below(seed, 0x4000), 1u << below(seed, 3)); break;
-    case 2: rig_write(&t->rig, t->d.bar + 0x2000 + below(seed, 0x80), 1, random64(seed)); break;
+    case 2: rig_write(&t->rig, t->d.bar + 0x2000 + below(seed, 0x80), 1, fuzz_random(seed)); break;
     case 3: rig_bus_master(&t->rig, DRIVER_SLOT, one_in(seed, 2)); break;
-    case 4: poke(&t->d, RING_AREA + below(seed, 0x8000), 2, random64(seed)); break;
+    case 4: poke(&t->d, RING_AREA + below(seed, 0x8000), 2, fuzz_random(seed)); break;
     case 5:
         if (t->typist) {
             ssize_t written = write(t->typist, "keys", 1 + below(seed, 4));
