@@ -11,6 +11,7 @@
 
 #include "backend/chardev.h"
 #include "backend/terminal.h"
+#include "base/io.h"
 #include "cli/arguments.h"
 #include "cli/remote.h"
 
@@ -21,20 +22,6 @@ struct session {
     bool is_terminal, escaped, input_ended;
 };
 
-static bool write_all(int fd, const char *data, size_t size)
-{
-    while (size) {
-        ssize_t written = write(fd, data, size);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written <= 0)
-            return false;
-        data += written;
-        size -= (size_t)written;
-    }
-    return true;
-}
-
 static const char help[] = "\r\nCtrl-A d  detach; the machine goes on\r\nCtrl-A a  send Ctrl-A to the guest\r\nCtrl-A h  this help\r\n";
 
 /* The key after Ctrl-A. False: the session is over. */
@@ -43,8 +30,8 @@ static bool escape_key(struct session *session, char key)
     if (key == 'd' || key == 'x')
         return false;
     if (key == CTRL_A || key == 'a')
-        return write_all(session->line, &(char){ CTRL_A }, 1);
-    return key != 'h' || write_all(STDOUT_FILENO, help, sizeof(help) - 1);
+        return io_write_all(session->line, &(char){ CTRL_A }, 1);
+    return key != 'h' || io_write_all(STDOUT_FILENO, help, sizeof(help) - 1);
 }
 
 /* False: the session is over. */
@@ -57,7 +44,7 @@ static bool type(struct session *session, const char *data, size_t size)
                 return false;
         } else if (session->is_terminal && data[i] == CTRL_A) {
             session->escaped = true;
-        } else if (!write_all(session->line, &data[i], 1)) {
+        } else if (!io_write_all(session->line, &data[i], 1)) {
             return false;
         }
     }
@@ -82,7 +69,7 @@ static bool show(const struct session *session)
     ssize_t size = read(session->line, data, sizeof(data));
     if (size < 0 && errno == EINTR)
         return true;
-    return size > 0 && write_all(STDOUT_FILENO, data, (size_t)size);
+    return size > 0 && io_write_all(STDOUT_FILENO, data, (size_t)size);
 }
 
 /* True: detached; false: the other side has ended. */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/io.h"
 #include "machine/acpi_tables.h"
 #include "machine/boot.h"
 #include "machine/layout.h"
@@ -22,19 +23,6 @@ struct images {
 };
 
 enum { IMAGE_SIZE_MAX = 2047 * MiB };
-
-static bool read_all(int fd, uint8_t *data, size_t size)
-{
-    for (size_t done = 0; done < size;) {
-        ssize_t got = read(fd, data + done, size - done);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return false;
-        done += (size_t)got;
-    }
-    return true;
-}
 
 /* Reads a whole regular file. `path` may carry arguments after a space (Multiboot modules): only the file's part is opened. */
 bool image_read(const char *what, const char *path, struct blob *blob, struct error *err)
@@ -61,7 +49,7 @@ bool image_read(const char *what, const char *path, struct blob *blob, struct er
         error_set(err, "the %s '%s' is larger than 2 GiB", what, name);
     else if (!(data = malloc((size_t)st.st_size)))
         error_set(err, "no memory to read the %s '%s'", what, name);
-    else if (!read_all(fd, data, (size_t)st.st_size))
+    else if (!io_read_all(fd, data, (size_t)st.st_size))
         error_set(err, "cannot read the %s '%s'", what, name);
     else
         ok = true;

@@ -10,6 +10,7 @@
 
 #include "base/base.h"
 #include "base/error.h"
+#include "base/io.h"
 
 static const char magic[8] = { 'D', 'O', 'P', 'P', 'E', 'L', 'S', '\n' };
 
@@ -92,19 +93,6 @@ static void serialise(const struct container *container, struct state_buffer *ou
     memcpy(out->data, &header, sizeof(header));
 }
 
-static bool write_all(int fd, const uint8_t *data, size_t size)
-{
-    for (size_t done = 0; done < size;) {
-        ssize_t wrote = write(fd, data + done, size - done);
-        if (wrote < 0 && errno == EINTR)
-            continue;
-        if (wrote < 0)
-            return false;
-        done += (size_t)wrote;
-    }
-    return true;
-}
-
 bool container_write(const struct container *container, int directory, const char *name, struct error *err)
 {
     int fd = openat(directory, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -112,7 +100,7 @@ bool container_write(const struct container *container, int directory, const cha
         return error_errno(err, errno, "cannot write the file %s", name);
     struct state_buffer bytes = { 0 };
     serialise(container, &bytes);
-    bool ok = write_all(fd, bytes.data, bytes.size);
+    bool ok = io_write_all(fd, bytes.data, bytes.size);
     if (!ok)
         error_errno(err, errno, "cannot write the file %s", name);
     state_buffer_free(&bytes);
@@ -174,19 +162,6 @@ bool container_parse(struct container *container, const uint8_t *data, size_t si
     return true;
 }
 
-static bool read_all(int fd, uint8_t *data, size_t size)
-{
-    for (size_t done = 0; done < size;) {
-        ssize_t got = read(fd, data + done, size - done);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return false;
-        done += (size_t)got;
-    }
-    return true;
-}
-
 bool container_read(struct container *container, int directory, const char *name, struct error *err)
 {
     struct stat st;
@@ -201,7 +176,7 @@ bool container_read(struct container *container, int directory, const char *name
         error_set(err, "%s is not the state of a machine: it is too long", name);
     else if (!(data = malloc((size_t)st.st_size + 1)))
         error_set(err, "no memory to read %s", name);
-    else if (!read_all(fd, data, (size_t)st.st_size))
+    else if (!io_read_all(fd, data, (size_t)st.st_size))
         error_set(err, "cannot read %s", name);
     else
         ok = container_parse(container, data, (size_t)st.st_size, name, err);
