@@ -1,5 +1,5 @@
 /*
- * The protocol is libvncserver's; sockets and the loop are ours, because it would listen by itself on TCP only. Everything of the library is
+ * The protocol is libvncserver's; sockets, TLS (vnc_tls.h) and the loop are ours, because it would listen by itself on TCP only. Everything of the library is
  * called on the server's thread. A viewer that stalls in the middle of a message holds that thread up to STALL_MS; vnc_close does not wait for it,
  * as it shuts the sockets down first, through duplicates, which stay ours when the library has closed its own.
  *
@@ -21,6 +21,7 @@
 #include <rfb/rfb.h>
 
 #include "backend/vnc_listen.h"
+#include "backend/vnc_tls.h"
 #include "base/base.h"
 #include "base/error.h"
 #include "base/library.h"
@@ -45,6 +46,7 @@ struct vnc {
     struct vnc_address address;
     char password[VNC_PASSWORD_MAX + 1];
     char *passwords[2];                 /* as the library wants it: ended by NULL */
+    struct vnc_tls *tls;                /* NULL: viewers speak plainly */
     int listener, stop;
     rfbScreenInfoPtr screen;
     uint32_t *pixel;                    /* what viewers are shown */
@@ -135,6 +137,8 @@ static int *free_place(struct vnc *vnc)
 static void accept_viewer(struct vnc *vnc)
 {
     int fd = accept4(vnc->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0 && vnc->tls)
+        fd = vnc_tls_front(vnc->tls, fd);
     if (fd < 0)
         return;
     int *place = free_place(vnc), other = fd < FD_SETSIZE && place ? dup(fd) : -1;
@@ -260,6 +264,7 @@ static void free_all(struct vnc *vnc)
         vnc->lib.rfbShutdownServer(vnc->screen, FALSE);
         vnc->lib.rfbScreenCleanup(vnc->screen);
     }
+    vnc_tls_close(vnc->tls);
     if (vnc->listener >= 0)
         close(vnc->listener);
     if (vnc->listener >= 0 && *vnc->address.path)
@@ -286,6 +291,10 @@ struct vnc *vnc_open(const char *text, const struct vnc_source *source, struct e
                  (!*vnc->address.password_file || vnc_read_password(vnc->address.password_file, vnc->password, err));
     if (named && (vnc->stop = eventfd(0, EFD_CLOEXEC)) < 0)
         named = error_errno(err, errno, "cannot make a VNC server");
+    if (named && *vnc->address.tls) {
+        vnc->tls = vnc_tls_open(vnc->address.tls, vnc->address.host, *vnc->password, err);
+        named = vnc->tls;
+    }
     if (named && (vnc->listener = vnc_listen(&vnc->address, err)) >= 0 && make_screen(vnc, err) && start_thread(vnc, err))
         return vnc;
     free_all(vnc);

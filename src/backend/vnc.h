@@ -25,8 +25,8 @@ struct vnc_source {
 };
 
 /*
- * "[HOST]:N[,password=FILE]" or "unix:PATH[,password=FILE]". N below 100 is a display, that is port 5900 + N; otherwise the port. No
- * HOST is 127.0.0.1; others can be reached from outside, so they need a password. False: err says why.
+ * "[HOST]:N" or "unix:PATH", then perhaps ",password=FILE" and ",tls=DIRECTORY" (vnc_certificate.h). N below 100 is a display, that is port
+ * 5900 + N; otherwise the port. No HOST is 127.0.0.1; others can be reached from outside, so they need a password. False: err says why.
  */
 bool vnc_check(const char *text, struct error *err);
 

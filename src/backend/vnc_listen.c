@@ -71,20 +71,38 @@ static bool is_loopback(const struct vnc_address *address)
     return !*address->host || !strncmp(address->host, "127.", 4) || !strcmp(address->host, "::1");
 }
 
+/* What follows a place. A file's name may have commas in it: it ends where another option begins. */
+static const char password_option[] = ",password=", tls_option[] = ",tls=";
+
+static const char *next_option(const char *text)
+{
+    const char *password = strstr(text, password_option), *tls = strstr(text, tls_option);
+    return !password ? tls : !tls || password < tls ? password : tls;
+}
+
+static bool parse_option(const char *option, size_t length, struct vnc_address *address, struct error *err)
+{
+    bool password = !strncmp(option, password_option, sizeof(password_option) - 1);
+    size_t name = password ? sizeof(password_option) - 1 : sizeof(tls_option) - 1;
+    char *to = password ? address->password_file : address->tls;
+    if (length > name && !*to && copy(to, PATH_MAX, option + name, length - name))
+        return true;
+    return password ? error_set(err, "password= needs the name of a file with the password in it")
+                    : error_set(err, "tls= needs the name of a directory for a certificate; it is made there if there is none");
+}
+
 bool vnc_address_parse(const char *text, struct vnc_address *address, struct error *err)
 {
-    static const char option[] = ",password=";
-    const char *password = strstr(text, option);
-    size_t length = password ? (size_t)(password - text) : strlen(text);
+    const char *option = next_option(text), *next;
     *address = (struct vnc_address){ 0 };
-    if (!parse_place(text, length, address, err))
+    if (!parse_place(text, option ? (size_t)(option - text) : strlen(text), address, err))
         return false;
-    if (password) {
-        password += sizeof(option) - 1;
-        if (!*password || !copy(address->password_file, sizeof(address->password_file), password, strlen(password)))
-            return error_set(err, "password= needs the name of a file with the password in it");
+    for (; option; option = next) {
+        next = next_option(option + 1);
+        if (!parse_option(option, next ? (size_t)(next - option) : strlen(option), address, err))
+            return false;
     }
-    if (!password && !is_loopback(address))
+    if (!*address->password_file && !is_loopback(address))
         return error_set(err, "anybody who reaches %s could use the screen: add ',password=FILE', or listen on 127.0.0.1 or a Unix socket",
                          address->host);
     return true;

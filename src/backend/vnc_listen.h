@@ -14,6 +14,7 @@ struct vnc_address {
     unsigned port;
     char path[108];
     char password_file[PATH_MAX];   /* empty: none */
+    char tls[PATH_MAX];             /* the directory with the certificate; empty: no TLS */
 };
 
 /* As vnc_check says. */

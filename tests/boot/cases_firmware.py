@@ -32,6 +32,7 @@ def bios_boot_sector(test):
             machine.expect(r"^the second sector was read$")
             machine.send("k")
             machine.expect(r"^key k$")
+            machine.send("q")
             machine.end(exit_status("DONE"))
 
 
@@ -85,26 +86,40 @@ def reads(row, text):
     return same and len(set(glyph.values())) == len(glyph) and set(row[len(text):]) == {blank} and glyph.get(" ", blank) == blank
 
 
-def sees(machine, monitor, picture, text, seconds=60):
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        said = monitor.ask("screenshot " + picture)
-        if os.path.exists(picture) and any(reads(row, text) for row in rows_of_screen(picture)):
-            return
+def shows(monitor, picture, text):
+    """Whether a row of the screen is the text."""
+    said = monitor.ask("screenshot " + picture)
+    if not os.path.exists(picture):
+        raise Failure("there is no picture; the monitor says %r" % said)
+    return any(reads(row, text) for row in rows_of_screen(picture))
+
+
+def sees(machine, monitor, picture, text):
+    limit = time.monotonic() + BOOT_SECONDS
+    while not shows(monitor, picture, text):
+        if time.monotonic() > limit:
+            raise Failure("the screen never shows %r" % text)
         machine.read(0.2)
-    raise Failure("the screen never shows %r; the monitor says %r" % (text, said))
+
+
+def monitor_of(machine, path):
+    """The session of a monitor that is there in a moment."""
+    while not os.path.exists(path):
+        if machine.process.poll() is not None:
+            raise Failure("it ended before there was a monitor")
+        machine.read(0.1)
+    return Monitor(path)
 
 
 @case("a boot sector's output by BIOS calls is seen on the screen, and a key that is sent arrives")
 def bios_screen(test):
     socket, picture = test.path("monitor"), test.path("screen.png")
     with test.machine(boot_sector(test), "--monitor", "socket:" + socket) as machine:
-        while not os.path.exists(socket):
-            machine.read(0.1)
-        with Monitor(socket) as monitor:
+        with monitor_of(machine, socket) as monitor:
             sees(machine, monitor, picture, "the second sector was read")
             monitor.ask("sendkey shift-g")
             sees(machine, monitor, picture, "key G")
+            monitor.ask("sendkey q")
         machine.end(exit_status("DONE"))
 
 
@@ -275,6 +290,6 @@ def goes_on(test, name, options, ready, key, answer, status="DONE"):
 @case("machines kept while the BIOS waits for a key, in GRUB's menu and in UEFI's GRUB go on when they are restored")
 def firmware_snapshot(test):
     menu = menu_iso(test)
-    goes_on(test, "bios", ("--disk", boot_sector(test) + ",ro"), r"^the second sector was read$", "k", r"^key k$")
+    goes_on(test, "bios", ("--disk", boot_sector(test) + ",ro"), r"^the second sector was read$", "kq", r"^key k$")
     goes_on(test, "grub", (menu,), r"The entry", "x", r"The entry was chosen\.")
     goes_on(test, "uefi", (menu, "--firmware", "uefi"), r"The entry", "x", r"The entry was chosen\.")

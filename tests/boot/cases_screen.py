@@ -1,13 +1,16 @@
 """The screen, its input, and other hardware of a PC, as people, programs and stock drivers reach them."""
+import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import time
 
+import cases_firmware
 import vnc
 from cases import asset, case
-from cases_firmware import boot_sector, cells, reads
-from machine import BOOT_SECONDS, DOPPEL, Failure, Monitor, Skip, exit_status
+from cases_firmware import boot_sector, cells, monitor_of, reads, shows
+from machine import BOOT_SECONDS, DOPPEL, TIED, Failure, Monitor, Skip, exit_status
 
 
 def need_vnc(test):
@@ -50,6 +53,7 @@ def vnc_screen(test):
             sees(screen, "key G")
             if not 0 < screen.updated - before < screen.width * screen.height // 10:
                 raise Failure("%d pixels were sent for one line of text" % (screen.updated - before))
+            screen.type("q")
         machine.end(exit_status("DONE"))
         if os.path.exists(path):
             raise Failure("the socket is still there")
@@ -95,6 +99,62 @@ def vnc_password(test):
         status, said = vnc.snapshot(port, picture + "2", obscured(test, "secreT"))
         if not status or os.path.exists(picture + "2"):
             raise Failure("a wrong password is taken: %s" % said)
+
+
+@contextlib.contextmanager
+def x_server():
+    """A screen of X that nobody sees, and what its clients need to find it. Xvfb tells its number when it takes clients."""
+    for program, package in (("Xvfb", "xvfb"), ("xdotool", "xdotool"), ("xtigervncviewer", "tigervnc-viewer")):
+        if not shutil.which(program):
+            raise Skip("the package %s is not installed" % package)
+    number, told = os.pipe()
+    with subprocess.Popen([*TIED, "Xvfb", "-displayfd", str(told), "-screen", "0", "1024x768x24", "-nolisten", "tcp"], pass_fds=(told,),
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server, open(number, "rb") as file:
+        os.close(told)
+        try:
+            display = file.readline().decode().strip()
+            if not display:
+                raise Failure("Xvfb does not start")
+            yield dict(os.environ, DISPLAY=":" + display)
+        finally:
+            server.kill()
+
+
+def x_key(environment, key):
+    """A key for the viewer's window, once there is one."""
+    def xdotool(*words):
+        return subprocess.run(["xdotool", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                              timeout=60, check=False, env=environment)
+    window = xdotool("search", "--onlyvisible", "--name", "^Doppel").stdout.split()
+    return bool(window) and xdotool("windowfocus", window[0], "key", key).returncode == 0
+
+
+@case("TigerVNC's viewer verifies the certificate, gives the password inside of TLS, and keys typed there arrive; who will not encrypt is refused")
+def vnc_viewer(test):
+    need_vnc(test)
+    port, plain, tls, picture, monitor_path = free_port(), test.path("plain"), test.path("tls"), test.path("screen.png"), test.path("monitor")
+    with open(plain, "w", encoding="ascii") as file:
+        file.write("secret\n")
+    with x_server() as environment, test.machine(boot_sector(test), "--vnc", "127.0.0.1:%d,password=%s,tls=%s" % (port, plain, tls),
+                                                 "--monitor", "socket:" + monitor_path) as machine, monitor_of(machine, monitor_path) as monitor:
+        cases_firmware.sees(machine, monitor, picture, "the second sector was read")
+        status, said = vnc.snapshot(port, picture + ".jpg", obscured(test, "secret"))
+        if not status:
+            raise Failure("a viewer without TLS gets a picture: %s" % said)
+        viewer_command = ["xtigervncviewer", "-X509CA=" + os.path.join(tls, "server-cert.pem"), "-passwd", obscured(test, "secret"),
+                          "-SecurityTypes", "X509Vnc", "127.0.0.1::%d" % port]
+        with open(test.log + ".viewer", "wb") as log, subprocess.Popen(TIED + viewer_command, stdin=subprocess.DEVNULL, stdout=log,
+                                                                       stderr=log, env=environment) as process:
+            try:
+                limit = time.monotonic() + BOOT_SECONDS
+                while not (x_key(environment, "shift+g") and shows(monitor, picture, "key G")):
+                    if process.poll() is not None or time.monotonic() > limit:
+                        raise Failure("the key never arrives; the viewer's status is %s (%s.viewer)" % (process.poll(), test.log))
+                    machine.read(0.5)
+                x_key(environment, "q")
+                machine.end(exit_status("DONE"), BOOT_SECONDS)
+            finally:
+                process.kill()
 
 
 @case("a VNC address, password or display that cannot be is told in one sentence")

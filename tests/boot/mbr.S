@@ -32,6 +32,8 @@ end:
     mov %al, key
     mov $pressed, %si
     call print
+    cmpb $'q', key
+    jne end
     mov $0x86, %ah          /* wait CX:DX microseconds */
     mov $0x07, %cx
     mov $0xa120, %dx

@@ -14,7 +14,7 @@ static void addresses_are_read(void **state)
     static const struct { const char *text, *host, *path; unsigned port; } good[] = {
         { ":0", "127.0.0.1", "", 5900 }, { ":99", "127.0.0.1", "", 5999 }, { "127.0.0.1:100", "127.0.0.1", "", 100 },
         { "localhost:1", "127.0.0.1", "", 5901 }, { "[::1]:2", "::1", "", 5902 }, { "unix:/tmp/a:b", "", "/tmp/a:b", 0 },
-        { "0.0.0.0:65535,password=x", "0.0.0.0", "", 65535 },
+        { "0.0.0.0:65535,password=x", "0.0.0.0", "", 65535 }, { ":0,tls=/a,b", "127.0.0.1", "", 5900 },
     };
     for (unsigned i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
         struct vnc_address address;
@@ -27,10 +27,23 @@ static void addresses_are_read(void **state)
     }
 }
 
+static void options_follow_in_any_order(void **state)
+{
+    static const char *const texts[] = { "unix:/s,tls=/a,b,password=/c=d", "unix:/s,password=/c=d,tls=/a,b" };
+    for (unsigned i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        struct vnc_address address;
+        assert_true(vnc_address_parse(texts[i], &address, NULL));
+        assert_string_equal(address.path, "/s");
+        assert_string_equal(address.tls, "/a,b");
+        assert_string_equal(address.password_file, "/c=d");
+    }
+}
+
 static void bad_addresses_are_refused(void **state)
 {
     static const char *const bad[] = { "", ":", "5900", ":-1", ":65536", ":99999999999999999999", ":1x", "host:1", "1.2.3:1", "[1.2.3.4]:1", "::1",
-                                       "unix:", "0.0.0.0:1", "[::]:1", ":1,password=" };
+                                       "unix:", "0.0.0.0:1", "[::]:1", ":1,password=", ":1,tls=", ":1,tls=a,tls=b", "0.0.0.0:1,tls=a",
+                                       ":1,tls=a,password=" };
     for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct vnc_address address;
         struct error err = { "" };
@@ -83,6 +96,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(addresses_are_read),
+        cmocka_unit_test(options_follow_in_any_order),
         cmocka_unit_test(bad_addresses_are_refused),
         cmocka_unit_test(passwords_are_a_first_line_of_eight_characters_at_most),
         cmocka_unit_test(keysyms_and_characters_are_keys_of_a_us_keyboard),
