@@ -22,7 +22,8 @@ struct error;
 struct engine {
     const char *name;
     const char *text;                                           /* one line for help */
-    bool takes_events;          /* `run` itself has interrupts and NMIs delivered; the loop only ends HLT for them */
+    /* Will `run` itself have interrupts and NMIs delivered, so that the loop only ends HLT for them? NULL: never. */
+    bool (*takes_events)(struct vcpu *vcpu);
     /* Can this vCPU, which has no engine of that kind yet, have it on this host? False: err tells why not. NULL: always. */
     bool (*available)(const struct vcpu *vcpu, struct error *err);
     bool (*attach)(struct vcpu *vcpu);                          /* makes vcpu->engine_state; the state may have any value */

@@ -147,7 +147,7 @@ bool vcpu_take_events(struct vcpu *vcpu)
     }
     if (request & REQUEST_SIPI)
         take_sipi(vcpu);
-    if (vcpu->engine->takes_events) {
+    if (vcpu->engine->takes_events && vcpu->engine->takes_events(vcpu)) {
         end_halt(vcpu);
         return false;
     }

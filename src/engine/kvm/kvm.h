@@ -27,9 +27,16 @@ struct kvm_part {
 
 enum { KVM_PARTS_MAX = 128 };
 
+/*
+ * Does a guest's write of IA32_TSC_DEADLINE come to us? KVM on Intel processors has a short cut for it that takes no notice of the MSR filter,
+ * nor of there being no local APIC that it could tell; the write is lost. It goes the long way when the guest may use MWAIT by itself.
+ */
+enum kvm_deadline { KVM_DEADLINE_COMES, KVM_DEADLINE_WITH_MWAIT, KVM_DEADLINE_LOST };
+
 /* One for each machine, shared by its vCPUs. */
 struct kvm_vm {
     int fd;
+    enum kvm_deadline deadline;
     unsigned users;                     /* vCPUs: they attach and detach one after the other */
     size_t run_size;                    /* of a vCPU's mapping */
     unsigned parts_most;
@@ -48,6 +55,7 @@ struct kvm_cpu {
     bool outdated;                      /* the state must be pushed again */
     bool stepping;                      /* KVM_GUESTDBG_SINGLESTEP is on */
     bool complained;
+    bool told_of_deadline;
     _Atomic bool memory_changed;        /* pages may have become hidden or read-only */
     uint64_t tsc_offset;                /* as last told to KVM */
     bool tsc_told;
@@ -60,11 +68,16 @@ static inline struct kvm_cpu *kvm_cpu_of(const struct vcpu *vcpu) { return vcpu-
 /* An open /dev/kvm that has what the engine needs; -1: err tells what is missing. */
 int kvm_open(struct error *err);
 
+/* --- probe.c: any thread; takes some milliseconds --- */
+enum kvm_deadline kvm_probe_deadline(int kvm);
+
 /* --- vm.c: the vCPU's thread --- */
 
 /* The machine's; made if this is its first vCPU. NULL: the host refuses. */
 struct kvm_vm *kvm_vm_get(struct vcpu *vcpu);
 void kvm_vm_put(struct kvm_vm *vm);
+/* For a machine without processors yet: MWAIT does not leave the guest. False: the host refuses. */
+bool kvm_let_mwait(int vm_fd);
 /* Brings KVM's picture of RAM up to date. False: the host refuses. */
 bool kvm_map_memory(struct vcpu *vcpu, struct kvm_vm *vm);
 /* Marks what the guest has written since the last time (mem/ram.h), while somebody wants to know. */
@@ -78,11 +91,14 @@ bool kvm_pull(struct vcpu *vcpu, struct kvm_cpu *cpu);
 bool kvm_set_cpuid(struct vcpu *vcpu, struct kvm_cpu *cpu);
 void kvm_put_xsave(const struct vcpu *vcpu, struct kvm_xsave *area);
 void kvm_take_xsave(struct vcpu *vcpu, const struct kvm_xsave *area);
-bool kvm_filter_msrs(int vm_fd);
+/* For a machine without processors yet: MSRs but those that KVM keeps are left to us. False: the host refuses. */
+bool kvm_leave_msrs(int vm_fd);
 void kvm_push_msrs(struct vcpu *vcpu, struct kvm_cpu *cpu);
 void kvm_pull_msrs(struct vcpu *vcpu, struct kvm_cpu *cpu);
 /* Tells KVM where the guest's TSC stands, if that has changed. */
 void kvm_tell_tsc(struct vcpu *vcpu, struct kvm_cpu *cpu);
+/* The guest has its APIC's timer count up to a deadline, and KVM would lose it (enum kvm_deadline). */
+bool kvm_loses_deadline(struct vcpu *vcpu);
 /* An access that KVM left to us. True: what KVM knows of the vCPU has changed, and must be pushed again. */
 bool kvm_do_msr(struct vcpu *vcpu, struct kvm_run *run);
 

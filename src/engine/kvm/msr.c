@@ -32,7 +32,7 @@ static bool is_kept(uint32_t number)
 enum { RANGE_MSRS = 0x200 };
 static const uint32_t ranges[] = { 0x0, 0x200, 0xC00, 0xC0000000 };
 
-bool kvm_filter_msrs(int vm_fd)
+static bool filter_msrs(int vm_fd)
 {
     uint8_t bitmap[ARRAY_SIZE(ranges)][RANGE_MSRS / 8] = { 0 };
     struct kvm_msr_filter filter = { .flags = KVM_MSR_FILTER_DEFAULT_DENY };
@@ -44,6 +44,15 @@ bool kvm_filter_msrs(int vm_fd)
         };
     }
     return !ioctl(vm_fd, KVM_X86_SET_MSR_FILTER, &filter);
+}
+
+bool kvm_leave_msrs(int vm_fd)
+{
+    struct kvm_enable_cap cap = {
+        .cap = KVM_CAP_X86_USER_SPACE_MSR,
+        .args = { KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL },
+    };
+    return !ioctl(vm_fd, KVM_ENABLE_CAP, &cap) && filter_msrs(vm_fd);
 }
 
 struct one_msr {
@@ -102,6 +111,21 @@ void kvm_tell_tsc(struct vcpu *vcpu, struct kvm_cpu *cpu)
         ioctl(cpu->fd, KVM_SET_MSRS, &tsc);
     cpu->tsc_offset = offset;
     cpu->tsc_told = true;
+}
+
+/* A guest of another engine may have begun with it, or one that does not look at CPUID. */
+bool kvm_loses_deadline(struct vcpu *vcpu)
+{
+    enum { MSR_APIC_BASE = 0x1B, APIC_BASE_EXTD = 1 << 10, MSR_X2APIC_LVT_TIMER = 0x832, LVT_TIMER = 0x320, LVT_TSC_DEADLINE = 2 << 17 };
+    uint64_t base, lvt = 0;
+    if (kvm_cpu_of(vcpu)->vm->deadline != KVM_DEADLINE_LOST || !vcpu->intc_ops || !vcpu->intc_ops->read_msr(vcpu->intc, MSR_APIC_BASE, &base))
+        return false;
+    struct access access = { .address = (base & ~0xFFFull) + LVT_TIMER, .size = 4, .requester = REQUESTER_CPU };
+    if (base & APIC_BASE_EXTD)
+        vcpu->intc_ops->read_msr(vcpu->intc, MSR_X2APIC_LVT_TIMER, &lvt);
+    else if (vcpu->intc_ops->mmio(vcpu->intc, &access))
+        lvt = access.value;
+    return lvt & LVT_TSC_DEADLINE;
 }
 
 /* --- accesses that are ours --- */

@@ -202,6 +202,15 @@ static bool memory_is_told(struct vcpu *vcpu, struct kvm_cpu *cpu)
     return (!changed && cpu->vm->part_count && cpu->vm->logging == logs) || kvm_map_memory(vcpu, cpu->vm);
 }
 
+static enum run_result interpret_for_deadline(struct vcpu *vcpu, struct kvm_cpu *cpu, uint64_t budget)
+{
+    if (!cpu->told_of_deadline)
+        log_message(vcpu->log, LOG_WARNING, "vCPU %u: the guest uses its APIC's TSC deadline, which this host's KVM loses; it is interpreted. "
+                    "Start it on --engine kvm, or change to --engine dbt", vcpu->index);
+    cpu->told_of_deadline = true;
+    return interp_run(vcpu, budget);
+}
+
 static enum run_result engine_run(struct vcpu *vcpu, uint64_t budget)
 {
     struct kvm_cpu *cpu = kvm_cpu_of(vcpu);
@@ -211,6 +220,8 @@ static enum run_result engine_run(struct vcpu *vcpu, uint64_t budget)
         return RUN_IDLE;
     if (vcpu->pending_debug || !memory_is_told(vcpu, cpu))      /* a debug trap that an interpreted instruction left */
         return interp_run(vcpu, 1);
+    if (kvm_loses_deadline(vcpu))
+        return interpret_for_deadline(vcpu, cpu, budget);
     set_stepping(cpu, budget != UINT64_MAX);
     enum run_result result = visit(vcpu, cpu);
     kvm_collect_dirty(vcpu, cpu->vm);
@@ -266,6 +277,8 @@ static bool attach(struct vcpu *vcpu)
     return false;
 }
 
+static bool takes_events(struct vcpu *vcpu) { return !kvm_loses_deadline(vcpu); }
+
 /* KVM runs what memory holds; but this is also how a change of what is RAM becomes known (ram_set_pages). */
 static void code_written(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 {
@@ -285,7 +298,7 @@ static bool available(const struct vcpu *vcpu, struct error *err)
 const struct engine engine_kvm = {
     .name = "kvm",
     .text = "the host's KVM: the guest runs on the processor itself",
-    .takes_events = true,
+    .takes_events = takes_events,
     .available = available,
     .attach = attach,
     .detach = detach,

@@ -212,7 +212,7 @@ bool kvm_pull(struct vcpu *vcpu, struct kvm_cpu *cpu)
 
 /* --- CPUID: the model's --- */
 
-enum { CPUID_MOST = 128 };
+enum { CPUID_MOST = 128, LEAF1_ECX_TSC_DEADLINE = 1 << 24 };
 
 /* The leaf with those of its subleaves that say something (SDM2 CPUID). */
 static void add_leaf(struct vcpu *vcpu, struct kvm_cpuid2 *cpuid, uint32_t leaf)
@@ -238,6 +238,14 @@ static void add_range(struct vcpu *vcpu, struct kvm_cpuid2 *cpuid, uint32_t firs
         add_leaf(vcpu, cpuid, leaf);
 }
 
+/* A guest is not told of a timer that does not work here. */
+static void hide_deadline(struct kvm_cpuid2 *cpuid)
+{
+    for (unsigned i = 0; i < cpuid->nent; i++)
+        if (cpuid->entries[i].function == 1)
+            cpuid->entries[i].ecx &= ~(uint32_t)LEAF1_ECX_TSC_DEADLINE;
+}
+
 bool kvm_set_cpuid(struct vcpu *vcpu, struct kvm_cpu *cpu)
 {
     struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + CPUID_MOST * sizeof(cpuid->entries[0]));
@@ -247,6 +255,8 @@ bool kvm_set_cpuid(struct vcpu *vcpu, struct kvm_cpu *cpu)
     if (x86_has(vcpu, FEATURE_HYPERVISOR))
         add_range(vcpu, cpuid, 0x40000000);
     add_range(vcpu, cpuid, 0x80000000);
+    if (cpu->vm->deadline == KVM_DEADLINE_LOST)
+        hide_deadline(cpuid);
     bool done = !ioctl(cpu->fd, KVM_SET_CPUID2, cpuid);
     free(cpuid);
     return done;

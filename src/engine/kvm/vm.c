@@ -22,17 +22,20 @@ static struct kvm_vm *find(const struct vcpu *vcpu)
     return NULL;
 }
 
+bool kvm_let_mwait(int vm_fd)
+{
+    struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_DISABLE_EXITS, .args = { KVM_X86_DISABLE_EXITS_MWAIT } };
+    int offered = ioctl(vm_fd, KVM_CHECK_EXTENSION, cap.cap);
+    return offered > 0 && (offered & KVM_X86_DISABLE_EXITS_MWAIT) && !ioctl(vm_fd, KVM_ENABLE_CAP, &cap);
+}
+
 static bool set_up(struct kvm_vm *vm)
 {
     uint64_t identity = IDENTITY_MAP;
-    struct kvm_enable_cap msrs = {
-        .cap = KVM_CAP_X86_USER_SPACE_MSR,
-        .args = { KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL },
-    };
     int most = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
     vm->parts_most = most > 0 && most < KVM_PARTS_MAX ? (unsigned)most : KVM_PARTS_MAX;
     return !ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) && !ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_PAGES) &&
-           !ioctl(vm->fd, KVM_ENABLE_CAP, &msrs) && kvm_filter_msrs(vm->fd);
+           kvm_leave_msrs(vm->fd) && (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));
 }
 
 static struct kvm_vm *create(void)
@@ -46,6 +49,7 @@ static struct kvm_vm *create(void)
     }
     vm->fd = ioctl(kvm, KVM_CREATE_VM, 0);
     vm->run_size = (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+    vm->deadline = kvm_probe_deadline(kvm);
     close(kvm);
     pthread_mutex_init(&vm->mutex, NULL);
     if (vm->fd >= 0 && set_up(vm))
