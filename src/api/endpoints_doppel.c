@@ -121,8 +121,9 @@ enum http_status endpoint_doppel_console(struct call *call)
 enum http_status endpoint_doppel_snapshot(struct call *call)
 {
     const char *directory = call_text(call, "directory", true), *parent = directory ? call_text(call, "parent", false) : NULL;
-    if (!directory || (!parent && json_object_get(call->body, "parent")))
+    const char *disks = directory ? call_text(call, "disks", false) : NULL;
+    if (!directory || (!parent && json_object_get(call->body, "parent")) || (!disks && json_object_get(call->body, "disks")))
         return HTTP_BAD_REQUEST;
-    const struct snapshot_options options = { .parent = parent, .compress = json_is_true(json_object_get(call->body, "compress")) };
+    const struct snapshot_options options = { .parent = parent, .disks = disks, .compress = json_is_true(json_object_get(call->body, "compress")) };
     return call_snapshot(call, directory, &options);
 }

@@ -235,11 +235,16 @@ static void monitor_reset(struct monitor_command *command)
 static void monitor_snapshot(struct monitor_command *command)
 {
     struct error err;
+    struct snapshot_options options = { .parent = NULL };
     if (command->count < 2) {
         fprintf(command->out, "say in which directory\n");
         return;
     }
-    const struct snapshot_options options = { .parent = command->count > 2 ? command->word[2] : NULL };
+    for (int i = 2; i < command->count; i++)
+        if (strncmp(command->word[i], "disks=", 6))
+            options.parent = command->word[i];
+        else
+            options.disks = command->word[i] + 6;
     bool ok = machine_snapshot(command->machine, command->word[1], &options, &err);
     fprintf(command->out, "%s\n", ok ? "done" : err.text);
 }

@@ -48,6 +48,7 @@ void vm_config_destroy(struct vm_config *config)
     for (unsigned i = 0; i < config->owned_count; i++)
         free(config->owned[i]);
     free(config->owned);
+    machine_free_texts(config->kept);
     snapshot_close(config->snapshot);
     free(config);
 }
@@ -66,16 +67,24 @@ struct machine *vm_config_build(struct vm_config *config, const char *console, s
     return machine_restore(config->snapshot, &config->restore, err);
 }
 
-void vm_config_keep(struct vm_config *config, const struct machine_config *machine)
+static void take_texts(struct vm_config *config, struct machine *machine)
 {
-    struct machine_config *own = config->machine;
-    own->disk_count = own->net_count = 0;
-    for (unsigned i = 0; i < machine->disk_count; i++)
-        if (!machine->disk[i].absent)
-            own->disk[own->disk_count++] = machine->disk[i];
-    for (unsigned i = 0; i < machine->net_count; i++)
-        if (!machine->net[i].absent)
-            own->net[own->net_count++] = machine->net[i];
+    struct machine_text **last = &config->kept;
+    while (*last)
+        last = &(*last)->next;
+    *last = machine->texts;
+    machine->texts = NULL;
+}
+
+void vm_config_keep(struct vm_config *config, struct machine *machine)
+{
+    struct machine_config *own = config->machine, *now = &machine->config;
+    memcpy(own->disk, now->disk, sizeof(own->disk));
+    memcpy(own->net, now->net, sizeof(own->net));
+    own->disk_count = now->disk_count;
+    own->net_count = now->net_count;
+    own->uefi_variables = now->uefi_variables;
+    take_texts(config, machine);
 }
 
 /* --- to JSON --- */

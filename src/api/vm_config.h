@@ -19,6 +19,7 @@ struct vm_config {
     bool shared_console;                /* the first serial port's is CONSOLE_SHARED */
     char **owned;
     unsigned owned_count;
+    struct machine_text *kept;          /* of machines that have ended: their disks may be named there */
 };
 
 /* With a copy of the configuration, whose strings stay borrowed; NULL: err says why. */
@@ -30,8 +31,11 @@ void vm_config_destroy(struct vm_config *config);
 /* The machine; console: what stands for CONSOLE_SHARED. NULL: err says why. */
 struct machine *vm_config_build(struct vm_config *config, const char *console, struct error *err);
 
-/* The machine has ended: disks and cards that came and went while it ran are the configuration's from now on. */
-void vm_config_keep(struct vm_config *config, const struct machine_config *machine);
+/*
+ * The machine has ended: disks and cards that came and went while it ran are the configuration's from now on, and so are the overlays
+ * that its disks went over to, with their names.
+ */
+void vm_config_keep(struct vm_config *config, struct machine *machine);
 
 /*
  * What a VmConfig asks for, on top of the defaults, whose strings stay borrowed; the JSON itself is not needed afterwards. NULL: err names the

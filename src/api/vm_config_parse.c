@@ -337,6 +337,12 @@ struct vm_config *vm_config_parse(json_t *json, const struct machine_config *def
     return NULL;
 }
 
+/* Disks first, then cards. */
+static bool is_absent(const struct machine_config *machine, unsigned i)
+{
+    return i < machine->disk_count ? machine->disk[i].absent : machine->net[i - machine->disk_count].absent;
+}
+
 /* A name that is taken would make one of the two unreachable. */
 static bool id_is_new(const struct machine_config *machine, struct error *err)
 {
@@ -346,7 +352,7 @@ static bool id_is_new(const struct machine_config *machine, struct error *err)
         for (unsigned n = i + 1; n < all; n++) {
             i < disks ? machine_disk_id(machine, i, id) : machine_net_id(machine, i - disks, id);
             n < disks ? machine_disk_id(machine, n, other) : machine_net_id(machine, n - disks, other);
-            if (!strcmp(id, other))
+            if (!is_absent(machine, i) && !is_absent(machine, n) && !strcmp(id, other))
                 return error_set(err, "two devices have the id '%s'", id);
         }
     return true;
@@ -355,29 +361,35 @@ static bool id_is_new(const struct machine_config *machine, struct error *err)
 bool vm_config_add_disk(struct vm_config *config, json_t *json, struct error *err)
 {
     struct machine_config *machine = &config->own;
-    if (machine->disk_count == MACHINE_DISKS_MAX)
+    struct disk_config disk;
+    unsigned i = 0;
+    while (i < machine->disk_count && !machine->disk[i].absent)
+        i++;
+    if (i == MACHINE_DISKS_MAX)
         return error_set(err, "a machine has at most %d disks", MACHINE_DISKS_MAX);
-    if (!vm_config_parse_disk(config, json, &machine->disk[machine->disk_count], err))
+    if (!vm_config_parse_disk(config, json, &disk, err))
         return false;
-    machine->disk_count++;
-    if (id_is_new(machine, err))
-        return true;
-    machine->disk_count--;
-    return false;
+    machine->disk[i] = disk;
+    machine->disk_count = (unsigned)max_u64(machine->disk_count, i + 1);
+    machine->disk[i].absent = !id_is_new(machine, err);
+    return !machine->disk[i].absent;
 }
 
 bool vm_config_add_net(struct vm_config *config, json_t *json, struct error *err)
 {
     struct machine_config *machine = &config->own;
-    if (machine->net_count == MACHINE_NETS_MAX)
+    struct net_config net;
+    unsigned i = 0;
+    while (i < machine->net_count && !machine->net[i].absent)
+        i++;
+    if (i == MACHINE_NETS_MAX)
         return error_set(err, "a machine has at most %d network cards", MACHINE_NETS_MAX);
-    if (!vm_config_parse_net(config, json, &machine->net[machine->net_count], err))
+    if (!vm_config_parse_net(config, json, &net, err))
         return false;
-    machine->net_count++;
-    if (id_is_new(machine, err))
-        return true;
-    machine->net_count--;
-    return false;
+    machine->net[i] = net;
+    machine->net_count = (unsigned)max_u64(machine->net_count, i + 1);
+    machine->net[i].absent = !id_is_new(machine, err);
+    return !machine->net[i].absent;
 }
 
 bool vm_config_remove_device(struct vm_config *config, const char *id, struct error *err)
@@ -386,15 +398,16 @@ bool vm_config_remove_device(struct vm_config *config, const char *id, struct er
     char other[DEVICE_ID_SIZE];
     for (unsigned i = 0; i < machine->disk_count; i++) {
         machine_disk_id(machine, i, other);
-        if (!strcmp(id, other)) {
-            memmove(&machine->disk[i], &machine->disk[i + 1], (--machine->disk_count - i) * sizeof(*machine->disk));
+        if (!machine->disk[i].absent && !strcmp(id, other)) {
+            machine->disk[i].absent = true;
+            machine->disk[i].bus = DISK_VIRTIO;         /* no place on another bus's controller */
             return true;
         }
     }
     for (unsigned i = 0; i < machine->net_count; i++) {
         machine_net_id(machine, i, other);
-        if (!strcmp(id, other)) {
-            memmove(&machine->net[i], &machine->net[i + 1], (--machine->net_count - i) * sizeof(*machine->net));
+        if (!machine->net[i].absent && !strcmp(id, other)) {
+            machine->net[i].absent = true;
             return true;
         }
     }

@@ -122,7 +122,7 @@ static void run_to_the_end(struct vmm *vmm)
     pthread_mutex_lock(&vmm->mutex);
     note_end(vmm, end, machine->end_code);
     take_back(vmm);
-    vm_config_keep(vmm->config, &machine->config);
+    vm_config_keep(vmm->config, machine);
     pthread_mutex_unlock(&vmm->mutex);
     if (vmm->hooks.ended)
         vmm->hooks.ended(vmm->hooks.owner, machine);

@@ -1,4 +1,4 @@
-/* `doppel disk info`: what an image is. Opens that image alone. */
+/* `doppel disk info`: what an image is. Opens that image alone, or with --backing the chain behind it. */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -48,31 +48,47 @@ static void add_qcow2(json_t *json, const struct qcow2 *q)
         json_object_set_new(json, "backing_format", json_string(disk_format_name(q->image.backing_format)));
 }
 
-static void print_json(struct disk_image *image)
+/* With what lies behind it as `backing`. */
+static json_t *to_json(struct disk_image *image)
 {
     json_t *json = json_pack("{s:s, s:s, s:I, s:I}", "file", image->file->name, "format", disk_format_name(image->ops->format), "size",
                              (json_int_t)image->size, "bytes_on_host", (json_int_t)bytes_on_host(image));
     if (image->ops->format == DISK_FORMAT_QCOW2)
         add_qcow2(json, qcow2_of(image));
+    if (image->backing)
+        json_object_set_new(json, "backing", to_json(image->backing));
+    return json;
+}
+
+static void print_json(struct disk_image *image)
+{
+    json_t *json = to_json(image);
     json_dumpf(json, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(json);
 }
 
+static void print_text(struct disk_image *image)
+{
+    printf("%-16s %s\n%-16s %s\n", "file", image->file->name, "format", disk_format_name(image->ops->format));
+    disk_print_size("size", image->size);
+    disk_print_size("on the host", bytes_on_host(image));
+    if (image->ops->format == DISK_FORMAT_QCOW2)
+        print_qcow2(qcow2_of(image));
+}
+
 int disk_info(const struct arguments *arguments, struct error *err)
 {
-    const struct disk_image_options options = { .read_only = true, .unlinked = true };
+    const struct disk_image_options options = { .read_only = true, .unlinked = !arguments->value[FLAG_disk_backing] };
     struct disk_image *image = disk_open_file(arguments, arguments->word[1], options, err);
     if (!image)
         return EXIT_USAGE;
-    if (arguments->value[FLAG_disk_json]) {
+    if (arguments->value[FLAG_disk_json])
         print_json(image);
-    } else {
-        printf("%-16s %s\n%-16s %s\n", "file", image->file->name, "format", disk_format_name(image->ops->format));
-        disk_print_size("size", image->size);
-        disk_print_size("on the host", bytes_on_host(image));
-        if (image->ops->format == DISK_FORMAT_QCOW2)
-            print_qcow2(qcow2_of(image));
+    for (struct disk_image *one = image; !arguments->value[FLAG_disk_json] && one; one = one->backing) {
+        print_text(one);
+        if (one->backing)
+            putchar('\n');
     }
     disk_image_close(image);
     return EXIT_DONE;

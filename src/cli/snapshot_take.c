@@ -23,13 +23,16 @@ static bool make_absolute(const char *path, char absolute[PATH_MAX])
 
 static json_t *request(const struct arguments *arguments)
 {
-    char directory[PATH_MAX], parent[PATH_MAX];
-    const char *base = arguments->value[FLAG_snapshot_parent];
-    if (!make_absolute(arguments->word[1], directory) || (base && !make_absolute(base, parent)))
+    char directory[PATH_MAX], parent[PATH_MAX], disks[PATH_MAX];
+    const char *base = arguments->value[FLAG_snapshot_parent], *overlays = arguments->value[FLAG_snapshot_disks];
+    if (!make_absolute(arguments->word[1], directory) || (base && !make_absolute(base, parent)) ||
+        (overlays && !make_absolute(overlays, disks)))
         return NULL;
     json_t *body = json_pack("{s:s, s:b}", "directory", directory, "compress", arguments->value[FLAG_snapshot_compress] != NULL);
     if (base)
         json_object_set_new(body, "parent", json_string(parent));
+    if (overlays)
+        json_object_set_new(body, "disks", json_string(disks));
     return body;
 }
 

@@ -85,7 +85,7 @@ static bool read_net_roms(struct firmware *firmware, const struct machine_config
     for (unsigned i = 0; i < config->net_count; i++) {
         bool virtio = config->net[i].model == NET_MODEL_VIRTIO;
         struct blob *rom = virtio ? &firmware->virtio_rom : &firmware->e1000_rom;
-        if (config->net[i].boot && !rom->data && !read_rom(virtio ? "virtio-boot" : "e1000-boot", rom, err))
+        if (config->net[i].boot && !config->net[i].absent && !rom->data && !read_rom(virtio ? "virtio-boot" : "e1000-boot", rom, err))
             return false;
     }
     return true;
@@ -101,14 +101,13 @@ static bool is_file(const char *path)
     return stat(path, &status) == 0 && S_ISREG(status.st_mode);
 }
 
-/* The file that was named, or one beside the first image that is written to. False: they are forgotten at the end. */
-static bool variables_path(const struct machine_config *config, char *path, size_t size)
+bool firmware_variables_path(const struct machine_config *config, char *path, size_t size)
 {
     if (config->uefi_variables)
         return snprintf(path, size, "%s", config->uefi_variables) < (int)size;
     for (unsigned i = 0; i < config->disk_count; i++) {
         const struct disk_config *disk = &config->disk[i];
-        if (!disk->image.read_only && !disk->image.ephemeral && is_file(disk->path))
+        if (!disk->absent && !disk->image.read_only && !disk->image.ephemeral && is_file(disk->path))
             return snprintf(path, size, "%s.uefi-variables", disk->path) < (int)size;
     }
     return false;
@@ -149,7 +148,7 @@ static bool read_variables(struct firmware *firmware, const struct machine_confi
         return false;
     if (firmware->variables.size > FLASH_SIZE_MAX || firmware->variables.size % FLASH_BLOCK)
         return error_set(err, "'%s' holds no UEFI variables", template);
-    return !variables_path(config, path, sizeof(path)) || open_variables(firmware, path, err);
+    return !firmware_variables_path(config, path, sizeof(path)) || open_variables(firmware, path, err);
 }
 
 static bool read_image(struct firmware *firmware, const char *path, struct error *err)

@@ -16,6 +16,11 @@ void firmware_close(struct firmware *firmware);
 /* UEFI keeps its variables in a flash chip. */
 bool firmware_has_flash(const struct firmware *firmware);
 void firmware_wire_flash(const struct firmware *firmware, struct flash *flash);
+/*
+ * Where UEFI keeps its variables: the file that was named, or one beside the first image that is written to. False: nowhere, they are
+ * forgotten at the end.
+ */
+bool firmware_variables_path(const struct machine_config *config, char *path, size_t size);
 /* The VGA BIOS, a power of two in size; size 0: none. */
 const struct blob *firmware_vga_bios(const struct firmware *firmware);
 /* What boots from a network card, a virtio card or an e1000: the same, if there is one that the machine boots from. */

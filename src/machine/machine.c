@@ -326,7 +326,28 @@ void machine_destroy(struct machine *machine)
     pthread_mutex_destroy(&machine->pause_lock);
     pthread_mutex_destroy(&machine->state_lock);
     pthread_mutex_destroy(&machine->lock);
+    machine_free_texts(machine->texts);
     free(machine);
+}
+
+const char *machine_keep_text(struct machine *machine, const char *text)
+{
+    struct machine_text *kept = malloc(sizeof(*kept) + strlen(text) + 1);
+    if (!kept)
+        return NULL;
+    strcpy(kept->text, text);
+    kept->next = machine->texts;
+    machine->texts = kept;
+    return kept->text;
+}
+
+void machine_free_texts(struct machine_text *texts)
+{
+    while (texts) {
+        struct machine_text *next = texts->next;
+        free(texts);
+        texts = next;
+    }
 }
 
 uint64_t machine_counter(const struct machine *machine, enum counter counter)

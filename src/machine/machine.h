@@ -31,7 +31,7 @@ const char *disk_bus_name(enum disk_bus bus);
 
 struct disk_config {
     const char *id;             /* the host's name for it; NULL: _disk and its index */
-    bool absent;                /* it was removed while the machine ran; the place in the array stays */
+    bool absent;                /* it was removed; the place in the array stays, as others are called after theirs */
     uint8_t slot;               /* PCI device number; 0: the lowest that is free, which is then noted here; on AHCI 0 */
     const char *path;
     enum disk_bus bus;
@@ -119,8 +119,15 @@ struct firmware;
 struct pc;
 struct screen_vnc;
 
+/* Texts of the configuration that came about while the machine ran. */
+struct machine_text {
+    struct machine_text *next;
+    char text[];
+};
+
 struct machine {
     struct machine_config config;
+    struct machine_text *texts;         /* until its end, as others may be reading them */
     struct log log;
     struct counters counters;           /* devices' shared set */
     struct loop *loop;
@@ -183,6 +190,9 @@ struct machine_origin {
 /* As machine_create; the images are only read when the guest resets itself. */
 struct machine *machine_create_from(const struct machine_config *config, const struct machine_origin *origin, struct error *err);
 void machine_destroy(struct machine *machine);
+/* A copy that lives as long as the machine; NULL: no memory. One thread at a time. */
+const char *machine_keep_text(struct machine *machine, const char *text);
+void machine_free_texts(struct machine_text *texts);
 
 /* Starts the loop and vCPU threads. False: all has been stopped again. */
 bool machine_start(struct machine *machine, struct error *err);

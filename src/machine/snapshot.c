@@ -4,6 +4,7 @@
  */
 #include "machine/snapshot.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "backend/block.h"
 #include "base/clock.h"
@@ -27,6 +29,7 @@ struct saving {
     struct snapshot_draft draft;
     char id[SNAPSHOT_ID_SIZE];
     struct snapshot_layer parent;
+    unsigned switched;              /* disks that are in overlays now */
     struct container state;
     struct error *err;
 };
@@ -128,22 +131,60 @@ static bool save_memory(struct saving *saving)
     return ok;
 }
 
-/* --- disks: those that are written to are copied while nothing is under way --- */
+/* --- disks: of those that are written to, while nothing is under way --- */
 
-static bool save_disks(struct saving *saving)
+static bool is_written_to(const struct disk_config *disk) { return !disk->absent && !disk->image.read_only; }
+
+/* Afterwards their files hold all of them. */
+static bool settle_disks(struct saving *saving)
+{
+    const struct machine_config *config = &saving->machine->config;
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        if (config->disk[i].image.ephemeral)
+            return error_set(saving->err, "the disk %s is ephemeral; a snapshot cannot keep what was written to it", config->disk[i].path);
+        if (is_written_to(&config->disk[i]) && !block_settle(saving->machine->block[i], saving->err))
+            return false;
+    }
+    return true;
+}
+
+static bool copy_disks(struct saving *saving)
 {
     const struct machine_config *config = &saving->machine->config;
     for (unsigned i = 0; i < config->disk_count; i++) {
         char name[CONTAINER_NAME_MAX];
         snprintf(name, sizeof(name), "disk-%u", i);
-        if (config->disk[i].absent)
-            continue;
-        if (config->disk[i].image.ephemeral)
-            return error_set(saving->err, "the disk %s is ephemeral; a snapshot cannot keep what was written to it", config->disk[i].path);
-        if (!config->disk[i].image.read_only &&
-            (!block_settle(saving->machine->block[i], saving->err) ||
-             !snapshot_copy_file(AT_FDCWD, config->disk[i].path, saving->draft.directory, name, saving->err)))
+        if (is_written_to(&config->disk[i]) &&
+            !snapshot_copy_file(AT_FDCWD, config->disk[i].path, saving->draft.directory, name, saving->err))
             return false;
+    }
+    return true;
+}
+
+/* What is noted of images that stay in place. */
+static bool note_disks(const struct saving *saving, json_t *disks)
+{
+    const struct machine_config *config = &saving->machine->config;
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        if (!is_written_to(&config->disk[i]))
+            continue;
+        json_t *note = snapshot_disk_note(config->disk[i].path, saving->err);
+        if (!note)
+            return false;
+        json_object_set_new(json_array_get(disks, i), DISK_IN_PLACE, note);
+    }
+    return true;
+}
+
+static bool switch_disks(struct saving *saving)
+{
+    const struct machine_config *config = &saving->machine->config;
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        if (!is_written_to(&config->disk[i]))
+            continue;
+        if (!snapshot_disk_go_over(saving->machine, i, saving->options.disks, saving->err))
+            return false;
+        saving->switched++;
     }
     return true;
 }
@@ -181,9 +222,14 @@ static json_t *time_json(void)
     return json_string(text);
 }
 
+/* Into the section `manifest`, which is there. The disks are settled. */
 static bool save_manifest(struct saving *saving)
 {
     json_t *config = snapshot_config_save(&saving->machine->config);
+    if (saving->options.disks && !note_disks(saving, json_object_get(config, "disks"))) {
+        json_decref(config);
+        return false;
+    }
     json_object_set_new(config, "engine", json_string(saving->machine->vcpu[0]->engine->name));
     json_t *manifest = json_pack("{s:s, s:o, s:o, s:o}", "id", saving->id, "parent", parent_json(saving), "created", time_json(),
                                  "config", config);
@@ -192,30 +238,37 @@ static bool save_manifest(struct saving *saving)
     if (!text)
         return error_set(saving->err, "the machine's configuration cannot be written as JSON");
     size_t size = strlen(text);
-    memcpy(state_buffer_append(container_add(&saving->state, SECTION_MANIFEST), size), text, size);
+    memcpy(state_buffer_append(&saving->state.section[0].content, size), text, size);
     free(text);
     return true;
 }
 
 /* --- the whole --- */
 
+/* All but the processors. Disks go over to overlays last, when little can go wrong any more. */
+static bool save_board(struct saving *saving)
+{
+    save_devices(saving);
+    save_requests(saving);
+    return settle_disks(saving) && save_manifest(saving) && save_memory(saving) && (saving->options.disks || copy_disks(saving)) &&
+           container_write(&saving->state, saving->draft.directory, SNAPSHOT_STATE_FILE, saving->err) &&
+           (!saving->options.disks || switch_disks(saving));
+}
+
 /* The machine stands still. Processors first, with no lock held; then everything that the board lock guards. */
 static bool save_machine(struct saving *saving)
 {
     struct machine *machine = saving->machine;
-    if (!save_manifest(saving))
-        return false;
+    container_add(&saving->state, SECTION_MANIFEST);        /* the first section, filled in later */
     save_clock(saving);
     save_vcpus(saving);
     pthread_mutex_lock(&machine->lock);
     quiesce_devices(machine);
-    save_devices(saving);
-    save_requests(saving);
-    bool ok = save_memory(saving) && save_disks(saving);
+    bool ok = save_board(saving);
     resume_devices(machine);
     pthread_mutex_unlock(&machine->lock);
     drop_all_write_entries(machine);
-    return ok && container_write(&saving->state, saving->draft.directory, SNAPSHOT_STATE_FILE, saving->err);
+    return ok;
 }
 
 /* Only what changed since the last snapshot is known, so that must be the parent. */
@@ -234,6 +287,12 @@ static bool check_parent(struct saving *saving)
                      "base it on the last one, or take a full one", parent);
 }
 
+static bool check_place(struct saving *saving)
+{
+    const char *disks = saving->options.disks;
+    return !disks || access(disks, W_OK) == 0 || error_errno(saving->err, errno, "cannot put overlays in the directory %s", disks);
+}
+
 bool machine_snapshot(struct machine *machine, const char *directory, const struct snapshot_options *options, struct error *err)
 {
     struct saving saving = { .machine = machine, .parent = { .directory = -1 }, .err = err };
@@ -242,7 +301,7 @@ bool machine_snapshot(struct machine *machine, const char *directory, const stru
     make_id(saving.id);
     pthread_mutex_lock(&machine->snapshot_lock);
     machine_pause(machine);
-    bool ok = snapshot_draft_begin(&saving.draft, directory, err) && check_parent(&saving);
+    bool ok = snapshot_draft_begin(&saving.draft, directory, err) && check_parent(&saving) && check_place(&saving);
     if (ok) {
         ok = save_machine(&saving);
         strcpy(machine->snapshot_id, ok ? saving.id : "");
@@ -252,6 +311,8 @@ bool machine_snapshot(struct machine *machine, const char *directory, const stru
         *machine->snapshot_id = 0;
         ok = false;
     }
+    if (!ok && saving.switched)
+        log_message(&machine->log, LOG_WARNING, "the snapshot has failed, but the machine writes to its overlays in %s from now on", saving.options.disks);
     pthread_mutex_unlock(&machine->snapshot_lock);
     snapshot_draft_end(&saving.draft);
     snapshot_layer_close(&saving.parent);

@@ -13,12 +13,19 @@
 struct snapshot_options {
     const char *parent;         /* NULL: full. Else the directory of the last snapshot of this machine, or that it was restored from */
     bool compress;              /* memory by zstd: smaller, but restored by reading all of it */
+    /*
+     * NULL: disks that are written to are copied, or share their blocks with the copy where the host's file system can. Else an existing
+     * directory: nothing is copied; the snapshot names the images where they are, and the machine goes on in new overlays there. Those
+     * images must not be written to any more.
+     */
+    const char *disks;
 };
 
 /*
  * Any thread but a vCPU's, board lock not held. Pauses the machine (it may be paused already), writes, and resumes it; the
- * directory must not exist, and exists only if all went well. The machine is as before in either case; after a failure the
- * next snapshot must be a full one. options may be NULL.
+ * directory must not exist, and exists only if all went well. The machine is as before in either case (but that after a failure of the
+ * host disks may be in their overlays already, which a message tells); after a failure the next snapshot must be a full one.
+ * options may be NULL.
  */
 bool machine_snapshot(struct machine *machine, const char *directory, const struct snapshot_options *options, struct error *err);
 

@@ -1,6 +1,8 @@
 #include "machine/snapshot_inspect.h"
 
+#include <fcntl.h>
 #include <fnmatch.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -121,10 +123,22 @@ bool snapshot_list(const char *directory, FILE *out, struct error *err)
     return ok;
 }
 
+/* Does the guest write to it? Then the snapshot has an image of its own, or one that stays in place. */
+static bool has_image(const struct disk_config *disk) { return !disk->absent && !disk->image.read_only; }
+
+static bool check_disks(const struct snapshot *snapshot, struct error *err)
+{
+    bool ok = true, in_place;
+    char path[PATH_MAX];
+    for (unsigned i = 0; ok && i < snapshot->config.disk_count; i++)
+        ok = !has_image(&snapshot->config.disk[i]) || snapshot_disk_find(snapshot, i, path, &in_place, err);
+    return ok;
+}
+
 bool snapshot_check(const char *directory, struct error *err)
 {
     struct snapshot *snapshot = snapshot_open(directory, err);
-    bool ok = snapshot;
+    bool ok = snapshot && check_disks(snapshot, err);
     for (unsigned i = 0; ok && i < snapshot->layers; i++)
         ok = snapshot_verify_memory(&snapshot->layer[i], err);
     snapshot_close(snapshot);
@@ -324,13 +338,16 @@ static bool copy_state(const struct snapshot_layer *layer, struct container *sta
     return true;
 }
 
+/* Those that stay in place are named by the new snapshot, too. */
 static bool copy_disks(const struct snapshot *snapshot, int to, struct error *err)
 {
     for (unsigned i = 0; i < snapshot->config.disk_count; i++) {
-        char name[CONTAINER_NAME_MAX];
+        char name[CONTAINER_NAME_MAX], path[PATH_MAX];
+        bool in_place;
+        if (!has_image(&snapshot->config.disk[i]))
+            continue;
         snprintf(name, sizeof(name), "disk-%u", i);
-        const struct disk_config *disk = &snapshot->config.disk[i];
-        if (!disk->image.read_only && !disk->absent && !snapshot_copy_file(snapshot->layer[0].directory, name, to, name, err))
+        if (!snapshot_disk_find(snapshot, i, path, &in_place, err) || (!in_place && !snapshot_copy_file(AT_FDCWD, path, to, name, err)))
             return false;
     }
     return true;

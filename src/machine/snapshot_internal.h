@@ -15,6 +15,8 @@
 
 enum { SNAPSHOT_CHAIN_MAX = 64, SNAPSHOT_ID_SIZE = 33 };
 
+struct snapshot;
+
 /* --- the configuration as JSON (snapshot_config.c) --- */
 json_t *snapshot_config_save(const struct machine_config *config);
 /* Strings in the config are the JSON's own. */
@@ -68,6 +70,13 @@ bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, u
 bool snapshot_verify_memory(const struct snapshot_layer *layer, struct error *err);
 
 /* --- disks (snapshot_disk.c) --- */
+#define DISK_IN_PLACE "in_place"        /* member of a disk in the manifest: its image stays where it is, and this is how it is known again */
+/* What is noted of an image that stays in place, and is complete. NULL: err tells why it cannot stay. */
+json_t *snapshot_disk_note(const char *path, struct error *err);
+/* Where the image of a disk is that the guest wrote to: beside the state, or in place, and then as it was. path has room for PATH_MAX. */
+bool snapshot_disk_find(const struct snapshot *snapshot, unsigned i, char *path, bool *in_place, struct error *err);
+/* From now on the machine's disk i is written to in a new overlay in the directory. Board lock held, devices quiesced. */
+bool snapshot_disk_go_over(struct machine *machine, unsigned i, const char *directory, struct error *err);
 /* Copies a file, sharing its blocks where the host can, holes kept. `to` must not exist. */
 bool snapshot_copy_file(int from_directory, const char *from, int to_directory, const char *to, struct error *err);
 

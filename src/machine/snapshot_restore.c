@@ -150,17 +150,17 @@ static bool make_overlay(const struct disk_config *disk, const char *base, const
 }
 
 /*
- * One disk that the guest writes to. Where the snapshot's is an overlay itself (of a machine that was restored) it is copied: it only holds
- * what was written since, and chains of images do not grow with each round.
+ * One disk that the guest writes to. Where the snapshot's own copy is an overlay itself (of a machine that was restored) it is copied again: it
+ * only holds what was written since, and chains of images do not grow with each round.
  */
 static bool make_disk(struct snapshot *snapshot, unsigned i, const char *directory, struct error *err)
 {
     struct disk_config *disk = &snapshot->config.disk[i];
-    char relative[PATH_MAX], base[PATH_MAX];
-    bool copy = disk->image.format == DISK_FORMAT_QCOW2 && disk->image.backing;
-    snprintf(relative, sizeof(relative), "%s/disk-%u", snapshot->layer[0].path, i);
-    if (!realpath(relative, base))
-        return error_errno(err, errno, "cannot find the disk %s", relative);
+    char base[PATH_MAX];
+    bool in_place;
+    if (!snapshot_disk_find(snapshot, i, base, &in_place, err))
+        return false;
+    bool copy = !in_place && disk->image.format == DISK_FORMAT_QCOW2 && disk->image.backing;
     if (asprintf(&snapshot->disk_path[i], "%s/disk-%u.qcow2", directory, i) < 0)
         return error_set(err, "no memory for a machine");
     if (!(copy ? snapshot_copy_file(AT_FDCWD, base, AT_FDCWD, snapshot->disk_path[i], err)

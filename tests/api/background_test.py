@@ -147,6 +147,28 @@ class Snapshots(Background):
         self.doppel("snapshot", "--parent", directory, "web", os.path.join(self.folder, "more"))
         self.doppel("stop", "web", "twin")
 
+    def test_disks_that_go_over_to_overlays_stay_the_machines(self):
+        disk, overlays = os.path.join(self.folder, "disk.img"), os.path.join(self.folder, "overlays")
+        with open(disk, "wb") as file:
+            file.truncate(1 << 20)
+        os.mkdir(overlays)
+        self.background("--disk", disk)
+        for turn, name in ((1, "disk-0.qcow2"), (2, "disk-0-2.qcow2")):
+            self.doppel("snapshot", "web", os.path.join(self.folder, "kept%d" % turn), "--disks", overlays)
+            info = self.ask("web", "GET", "/api/v1/vm.info", status=200)[1]
+            self.assertEqual(info["config"]["disks"][0]["path"], os.path.join(overlays, name))
+        self.assertEqual([name for name in os.listdir(os.path.join(self.folder, "kept1")) if name.startswith("disk")], [])
+        self.assertIn("no-such", self.doppel("snapshot", "web", os.path.join(self.folder, "not"), "--disks", "/no-such", status="REFUSED"))
+        self.ask("web", "PUT", "/api/v1/vm.shutdown", status=204)
+        self.ask("web", "PUT", "/api/v1/vm.boot", status=204)
+        info = self.ask("web", "GET", "/api/v1/vm.info", status=200)[1]
+        self.assertEqual(info["config"]["disks"][0]["path"], os.path.join(overlays, "disk-0-2.qcow2"))
+        self.doppel("snapshot", "check", os.path.join(self.folder, "kept1"))
+        self.doppel("stop", "--force", "web")
+        with open(disk, "r+b") as file:
+            file.write(b"!")
+        self.assertIn("changed after the snapshot", self.doppel("snapshot", "check", os.path.join(self.folder, "kept1"), status="USAGE"))
+
     def test_cloud_hypervisors_requests(self):
         self.background()
         directory = os.path.join(self.folder, "kept")

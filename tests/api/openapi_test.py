@@ -156,6 +156,19 @@ class Served(Case):
         self.call("PUT", "/api/v1/vm.create", first, 204)
         self.assertEqual(self.call("GET", "/api/v1/vm.info")[1]["config"], first)
 
+    def test_a_device_keeps_its_id_when_another_goes(self):
+        def ids():
+            return [disk["id"] for disk in self.call("GET", "/api/v1/vm.info", status=200)[1]["config"]["disks"]]
+        self.call("PUT", "/api/v1/vm.create", dict(self.config(), disks=[{"path": "/no/such/%d" % i} for i in range(3)]), 204)
+        self.assertEqual(ids(), ["_disk0", "_disk1", "_disk2"])
+        self.call("PUT", "/api/v1/vm.remove-device", {"id": "_disk0"}, 204)
+        self.call("PUT", "/api/v1/vm.remove-device", {"id": "_disk0"}, 400)
+        self.assertEqual(ids(), ["_disk1", "_disk2"])
+        self.call("PUT", "/api/v1/vm.add-disk", {"path": "/no/such/new", "id": "_disk1"}, 400)
+        self.assertEqual(ids(), ["_disk1", "_disk2"])
+        self.call("PUT", "/api/v1/vm.add-disk", {"path": "/no/such/new"}, 204)
+        self.assertEqual(ids(), ["_disk0", "_disk1", "_disk2"])
+
     def test_what_is_not_offered_is_refused_by_name(self):
         for section, name, use in FIELDS:
             if section == "resize" or use != "OFF":

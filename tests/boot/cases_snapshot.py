@@ -95,7 +95,8 @@ echo CHECK blocks-$(ls /tmp/sums | wc -l) bad-$bad fetches-$(cat /tmp/fetches) w
 
 
 def traffic(test, cycles, chooser):
-    """Snapshots in the middle of disk and network traffic, each restored and the next taken of it; all must add up at the end."""
+    """Snapshots in the middle of disk and network traffic, each restored and the next taken of it; all must add up at the end. Some copy the
+    disk, some leave it in place: of these not too many, as each makes the chain of images longer."""
     contents = chooser.randbytes(300_000)
     socket, disk = test.path("monitor"), test.disk(mebibytes=16)
     path = None
@@ -122,8 +123,10 @@ def traffic(test, cycles, chooser):
                         raise Failure("after %d cycles: %s" % (cycles, found[0]))
                     return found[0]
                 taken = test.path("cycle%d" % turn)
-                differential = path and chooser.random() < 0.5
-                take(machine, socket, taken, *([path] if differential else []))
+                differential, overlays = path and chooser.random() < 0.5, test.path("overlays%d" % turn)
+                os.mkdir(overlays)
+                take(machine, socket, taken, *([path] if differential else []),
+                     *(["disks=" + overlays] if turn < 40 and chooser.random() < 0.5 else []))
             path = taken
 
 
@@ -229,6 +232,58 @@ def snapshot_clones(test):
     with open(disk, "rb") as file:
         if not file.read(16).startswith(b"of-the-base\n"):
             raise Failure("a copy wrote to the base's disk")
+
+
+@case("snapshots that copy no disk: the machine goes on in overlays, memory and disk of each agree, and a chain is listed, checked and committed")
+def snapshot_overlays(test):
+    environment = dict(os.environ, XDG_RUNTIME_DIR=test.folder)
+
+    def doppel(*words, status=0):
+        done = subprocess.run([DOPPEL, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, text=True)
+        if done.returncode != status:
+            raise Failure("doppel %s: status %d, %s" % (" ".join(words), done.returncode, done.stdout))
+        return done.stdout
+
+    def write(console, word):
+        say(console, "word=%s; echo $word-on-the-disk | dd of=/dev/vda conv=fsync 2>/dev/null; echo $word-$((1 + 1))" % word, word + "-2")
+
+    look = "echo 3 >/proc/sys/vm/drop_caches; echo $word-$(head -n 1 /dev/vda)"
+    disk, overlays, kept = test.disk(mebibytes=16), test.path("overlays"), [test.path("kept%d" % i) for i in (1, 2)]
+    os.mkdir(overlays)
+    doppel("run", "--name", "web", "--detach", "--engine", "dbt", "--memory", "512M", "--disk", disk,
+           "--kernel", asset("kernel", "cloud"), "--initrd", asset("initramfs", "cloud"), "--append", "console=ttyS0 quiet")
+    try:
+        with test.machine(console="web", environment=environment) as console:
+            console.expect(r"^doppel:/# ")
+            write(console, "one")
+            doppel("snapshot", "web", kept[0], "--disks", overlays)
+            write(console, "two")
+            doppel("snapshot", "web", kept[1], "--disks", overlays, "--parent", kept[0])
+            write(console, "three")
+            for word, path in zip(("one", "two"), kept):
+                disks = path + "-disks"
+                os.mkdir(disks)
+                with test.machine("--disks", disks, restore=path) as machine:
+                    say(machine, look, "%s-%s-on-the-disk" % (word, word))
+                    write(machine, "other")
+            say(console, look, "three-three-on-the-disk")
+    finally:
+        doppel("stop", "--force", "web")
+    top = os.path.join(overlays, "disk-0-2.qcow2")
+    chain = re.findall(r"(?m)^file +(.*)$", doppel("disk", "info", "--backing", top))
+    if chain != [top, os.path.join(overlays, "disk-0.qcow2"), os.path.realpath(disk)]:
+        raise Failure("the chain is %s" % chain)
+    for path in chain[:2]:
+        doppel("disk", "check", path)
+    for path in kept:
+        doppel("snapshot", "check", path)
+    for path in chain[:2]:
+        doppel("disk", "commit", "--backing", path)
+    with open(disk, "rb") as file:
+        if not file.read(32).startswith(b"three-on-the-disk\n"):
+            raise Failure("what was committed is not there")
+    if "changed after the snapshot" not in doppel("restore", kept[0], "--disks", kept[0] + "-disks", status=exit_status("USAGE")):
+        raise Failure("a snapshot whose disk was changed was not refused for that")
 
 
 @case("what changed is known exactly while two processors run programs on the translator: a differential snapshot and a full one of the "
