@@ -1,0 +1,82 @@
+"""
+Doppel in Doppel: in a guest whose processor has VT-x runs Linux with its kvm-intel, in that this same program with --engine kvm, and in
+that a guest of its own. On hosts whose KVM is no such thing this is the proof of that engine.
+"""
+import os
+import subprocess
+
+from cases import asset, case
+from machine import BOOT_SECONDS, DOPPEL, exit_status
+
+GUEST = "--memory 192M --no-reboot --kernel /guest/vmlinuz --initrd /guest/initramfs"
+PROMPT = r"^doppel:\S*# "
+
+
+def libraries(program):
+    """The program's shared libraries, as its loader finds them."""
+    listed = subprocess.run(["ldd", program], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [word for line in listed.splitlines() for word in line.split() if word.startswith("/")]
+
+
+def initrd(test):
+    """The hypervisor guest's archive, followed by one with this program in it: Linux unpacks both."""
+    root, path = test.path("root"), test.path("initrd")
+    os.makedirs(os.path.join(root, "bin"))
+    subprocess.run(["strip", "-o", os.path.join(root, "bin", "doppel"), DOPPEL], check=True)
+    for library in libraries(DOPPEL):
+        subprocess.run(["cp", "-L", "--parents", library, root], check=True)
+    with open(path, "wb") as archive:
+        with open(asset("hypervisor"), "rb") as base:
+            archive.write(base.read())
+        archive.flush()
+        subprocess.run("find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0", shell=True, cwd=root, check=True, stdout=archive)
+    return path
+
+
+def hypervisor(test, *options, cpu="i7-7500U", cpus=1):
+    """A machine at the prompt of a guest that has a /dev/kvm and this program."""
+    machine = test.machine("--memory", "768M", "--cpu", cpu, "--cpus", cpus, "--no-reboot", "--kernel", asset("kernel", "cloud"),
+                           "--initrd", initrd(test), "--append", "console=ttyS0 panic=-1 quiet", *options, terminal=True)
+    machine.expect(PROMPT)
+    machine.command_line("for m in $(cat /lib/kvm/order); do insmod /lib/kvm/$m; done; ls /dev/kvm", "^/dev/kvm$", BOOT_SECONDS)
+    return machine
+
+
+def boots(machine, options, work="cpu"):
+    """One guest of the guest, to its end."""
+    machine.send("doppel run --engine kvm %s --append 'console=ttyS0 panic=-1 quiet doppel.test=%s' %s; echo status=$?\n"
+                 % (GUEST, work, options))
+    for name in work.split(" ")[0].split(","):
+        machine.result(name)
+    machine.expect(r"^status=%d$" % exit_status("DONE"))
+    machine.expect(PROMPT)
+
+
+def leave(machine):
+    machine.send("poweroff -f\n")
+    machine.end(exit_status("DONE"))
+
+
+@case("Doppel in Doppel: Linux boots on --engine kvm over Linux' own kvm-intel on emulated VT-x; doctor finds that KVM fast")
+def doppel_in_doppel(test):
+    with hypervisor(test) as machine:
+        machine.command_line("doppel doctor | grep -c '^ok *kvm'", "^1$", BOOT_SECONDS)
+        boots(machine, "")
+        leave(machine)
+
+
+@case("the same where the host has MWAIT, and so the guest's guest the TSC deadline timer", long=True)
+def doppel_in_doppel_mwait(test):
+    with hypervisor(test, cpu="i7-7500U,monitor=on") as machine:
+        boots(machine, "")
+        leave(machine)
+
+
+@case("on --engine kvm a guest has two processors, a disk, a network, entropy and a clock", long=True, cpus=2)
+def doppel_in_doppel_devices(test):
+    with hypervisor(test, cpus=2) as machine:
+        machine.command_line("ifconfig lo 127.0.0.1 up; mkdir /tmp/www; seq 1 9999 >/tmp/www/file; httpd -p 127.0.0.1:8000 -h /tmp/www; "
+                             "truncate -s 64M /tmp/disk; echo made", "^made$", BOOT_SECONDS)
+        boots(machine, "--cpus 2 --disk /tmp/disk --net user",
+              "cpu,smp,memory,clock,entropy,disk_reboot,filesystem,net doppel.cpus=2 doppel.url=http://10.0.2.2:8000/file")
+        leave(machine)
