@@ -16,6 +16,7 @@
 #include "engine/dbt/perf.h"
 #include "engine/dbt/store.h"
 #include "engine/engine.h"
+#include "engine/kvm/host.h"
 #include "machine/firmware.h"
 #include "machine/image.h"
 #include "machine/layout.h"
@@ -27,6 +28,7 @@
 #include "vcpu/thread.h"
 #include "vcpu/work.h"
 #include "vmx/vmx.h"
+#include "x86/model.h"
 #include "x86/x86.h"
 
 enum { MEMORY_MIN = 1 * MiB };
@@ -52,6 +54,17 @@ void machine_config_defaults(struct machine_config *config)
     config->cpus = 1;
     config->console = "none";
     config->rng = true;
+}
+
+/* KVM where it is as fast as it should be, and offers what is asked for; else the translator. */
+static const char *default_engine(const struct machine *machine)
+{
+    double nanoseconds;
+    struct error why_not;
+    const struct machine_config *config = &machine->config;
+    bool software = config->clock_instructions || config->perf_map || config->jitdump || config->code_cache || config->translations ||
+                    model_has(machine->model, FEATURE_VMX);
+    return !software && kvm_fast(&nanoseconds, &why_not) ? "kvm" : "dbt";
 }
 
 static bool check_config(const struct machine_config *config, struct error *err)
@@ -260,7 +273,7 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     machine->model = x86_model_create(config->cpu_model, config->cpus, clock_tsc_hz(machine->clock), err);
     if (!machine->model)
         return false;
-    machine->first_engine = engine_find(config->engine ? config->engine : "dbt");
+    machine->first_engine = engine_find(config->engine ? config->engine : default_engine(machine));
     if ((config->perf_map || config->jitdump) && !(machine->perf = perf_open(config->perf_map, config->jitdump, err)))
         return false;
     if (config->translations && !open_translations(machine, err))

@@ -12,6 +12,8 @@ import tty
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DOPPEL = os.environ.get("DOPPEL", os.path.join(ROOT, "build", "doppel"))
 
+ENGINE = os.environ.get("DOPPEL_ENGINE", "dbt")     # where a test asks for none
+
 # One boot on the interpreter takes well under a minute on a quiet machine; these limits are for busy ones.
 BOOT_SECONDS = 300 * float(os.environ.get("DOPPEL_TIMEOUT_FACTOR", "1"))
 
@@ -43,7 +45,8 @@ class Machine:
 
     def __init__(self, log_path, *options, terminal=False, name="", restore=None, console=None, environment=None):
         verb = ["restore", restore] if restore else ["console", console] if console else ["run"]
-        self.command = [DOPPEL, *verb, *[str(option) for option in options]]
+        engine = ["--engine", ENGINE] if verb == ["run"] and "--engine" not in options else []
+        self.command = [DOPPEL, *verb, *engine, *[str(option) for option in options]]
         self.name = name
         self.seen = ""          # console output that no expectation has consumed yet
         self.log = open(log_path, "ab")

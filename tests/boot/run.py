@@ -4,8 +4,8 @@
 usage: tests/boot/run.py [--long] [--list] [--jobs N] [NAME...]
 
 Without names the quick tests run, with --long all. Each machine's console is kept in
-build/boot-logs/NAME.log. DOPPEL names another program to test, DOPPEL_TIMEOUT_FACTOR
-stretches the time limits. The last line is 'N passed, N failed, N skipped'.
+build/boot-logs/NAME.log. DOPPEL names another program to test, DOPPEL_ENGINE another engine
+than dbt where a test asks for none, DOPPEL_TIMEOUT_FACTOR stretches the time limits. The last line is 'N passed, N failed, N skipped'.
 """
 import argparse
 import concurrent.futures
