@@ -1,6 +1,6 @@
 /*
  * The front of a block backend: opening an image, checking requests, and the three rules that hold for both
- * engines (block_uring.c, block_threads.c): `done` runs on the loop's thread, in block_unplug or in block_drain, with the board lock
+ * engines (block_uring.c, block_threads.c): `done` runs on the loop's thread or a worker's, in block_unplug or in block_drain, with the board lock
  * held, never before submit returns; a request is finished piece by piece until it is whole or failed; a discard that the
  * host cannot do is no error.
  */
@@ -141,6 +141,11 @@ void block_board_lock(struct block *block)
 {
     if (block->lock)
         pthread_mutex_lock(block->lock);
+}
+
+bool block_board_trylock(struct block *block)
+{
+    return block->lock && pthread_mutex_trylock(block->lock) == 0;
 }
 
 void block_board_unlock(struct block *block)

@@ -1,7 +1,7 @@
 /*
  * Block backends: what a disk device talks to on the host. Requests are asynchronous; they complete on the event loop's
- * thread (or in block_unplug) with the board lock held. A raw image goes through io_uring, or through a thread pool where io_uring is
- * forbidden; a qcow2 image (disk_image.h) goes through a thread pool. Write order: a flush completes after every write that
+ * thread, a thread of the backend's or in block_unplug, with the board lock held. A raw image goes through io_uring (what io_uring would have to do with
+ * threads: through a thread pool), or all through the pool where io_uring is forbidden; a qcow2 image (disk_image.h) goes through a thread pool. Write order: a flush completes after every write that
  * completed before it was submitted is on stable storage.
  */
 #ifndef DOPPEL_BACKEND_BLOCK_H

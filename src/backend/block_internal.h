@@ -18,6 +18,17 @@ struct block_engine {
 };
 extern const struct block_engine block_uring, block_threads;
 
+/*
+ * A few threads that carry out requests with ordinary calls. They run `done` themselves where nobody has the board lock just then; else
+ * the loop's thread does, or who waits. Board lock held, but for destroy, when nothing is under way.
+ */
+struct block_pool;
+struct block_pool *block_pool_create(struct block *block, unsigned threads, struct error *err);
+void block_pool_destroy(struct block_pool *pool);
+void block_pool_submit(struct block_pool *pool, struct block_request *request);
+bool block_pool_busy(const struct block_pool *pool);
+void block_pool_wait(struct block_pool *pool);          /* it is busy: until at least one completion ran */
+
 struct block {
     struct disk_image *image;
     int fd;                             /* raw images */
@@ -69,6 +80,7 @@ int block_call_image(struct block *block, const struct block_request *request);
 void block_complete(struct block *block, struct block_request *request, int status);
 const char *block_op_name(enum block_op op);
 void block_board_lock(struct block *block);
+bool block_board_trylock(struct block *block);          /* false where there is no lock: then all is left to the loop's thread */
 void block_board_unlock(struct block *block);
 
 #endif

@@ -1,6 +1,7 @@
 /*
- * Block requests through a few threads with ordinary calls: for formats, which need several calls one after the other, and where
- * io_uring is forbidden (containers, seccomp). The pool's own mutex guards the two lists; it is taken inside the board lock, never the other way round.
+ * Block requests through a few threads with ordinary calls: for formats, which need several calls one after the other, where
+ * io_uring is forbidden (containers, seccomp), and for what io_uring would leave to threads of the kernel's. The pool's own mutex guards the two lists; it
+ * is taken inside the board lock, never the other way round. A worker only tries to get the board lock: who has it may be waiting for the worker.
  */
 #include "backend/block_internal.h"
 
@@ -12,16 +13,17 @@
 
 #include "base/error.h"
 
-enum { POOL_THREADS = 8 };
+enum { POOL_THREADS = 8 };    /* at most, and what formats get */
 
 struct request_list {
     struct block_request *first, *last;
 };
 
-struct pool {
+struct block_pool {
     struct block *block;
     pthread_t thread[POOL_THREADS];
     unsigned threads;
+    unsigned under_way;                 /* under the board lock */
     pthread_mutex_t lock;
     pthread_cond_t work, completed;
     struct request_list todo, finished;
@@ -68,9 +70,45 @@ static void carry_out(struct block *block, struct block_request *request)
     request->progress = status;
 }
 
+static struct block_request *take_finished(struct block_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    struct block_request *request = take_first(&pool->finished);
+    pthread_mutex_unlock(&pool->lock);
+    return request;
+}
+
+static void reap(struct block_pool *pool)
+{
+    struct block_request *request;
+    while ((request = take_finished(pool))) {
+        pool->under_way--;
+        block_complete(pool->block, request, (int)request->progress);
+    }
+}
+
+static void reap_run(void *owner)
+{
+    struct block_pool *pool = owner;
+    block_board_lock(pool->block);
+    reap(pool);
+    block_board_unlock(pool->block);
+}
+
+/* The worker's; without the pool's lock. */
+static void tell(struct block_pool *pool)
+{
+    if (!block_board_trylock(pool->block)) {
+        loop_post(pool->block->loop, &pool->reap_work);
+        return;
+    }
+    reap(pool);
+    block_board_unlock(pool->block);
+}
+
 static void *worker(void *opaque)
 {
-    struct pool *pool = opaque;
+    struct block_pool *pool = opaque;
     pthread_mutex_lock(&pool->lock);
     while (!pool->stop) {
         struct block_request *request = take_first(&pool->todo);
@@ -83,47 +121,27 @@ static void *worker(void *opaque)
         pthread_mutex_lock(&pool->lock);
         append(&pool->finished, request);
         pthread_cond_signal(&pool->completed);
-        loop_post(pool->block->loop, &pool->reap_work);
+        pthread_mutex_unlock(&pool->lock);
+        tell(pool);
+        pthread_mutex_lock(&pool->lock);
     }
     pthread_mutex_unlock(&pool->lock);
     return NULL;
 }
 
-static struct block_request *take_finished(struct pool *pool)
+void block_pool_submit(struct block_pool *pool, struct block_request *request)
 {
-    pthread_mutex_lock(&pool->lock);
-    struct block_request *request = take_first(&pool->finished);
-    pthread_mutex_unlock(&pool->lock);
-    return request;
-}
-
-static void reap(struct pool *pool)
-{
-    struct block_request *request;
-    while ((request = take_finished(pool)))
-        block_complete(pool->block, request, (int)request->progress);
-}
-
-static void reap_run(void *owner)
-{
-    struct pool *pool = owner;
-    block_board_lock(pool->block);
-    reap(pool);
-    block_board_unlock(pool->block);
-}
-
-static void threads_submit(struct block *block, struct block_request *request)
-{
-    struct pool *pool = block->engine_state;
+    pool->under_way++;
     pthread_mutex_lock(&pool->lock);
     append(&pool->todo, request);
     pthread_cond_signal(&pool->work);
     pthread_mutex_unlock(&pool->lock);
 }
 
-static void threads_wait(struct block *block)
+bool block_pool_busy(const struct block_pool *pool) { return pool->under_way; }
+
+void block_pool_wait(struct block_pool *pool)
 {
-    struct pool *pool = block->engine_state;
     pthread_mutex_lock(&pool->lock);
     while (!pool->finished.first)
         pthread_cond_wait(&pool->completed, &pool->lock);
@@ -131,16 +149,15 @@ static void threads_wait(struct block *block)
     reap(pool);
 }
 
-static void threads_stop(struct block *block)
+void block_pool_destroy(struct block_pool *pool)
 {
-    struct pool *pool = block->engine_state;
     pthread_mutex_lock(&pool->lock);
     pool->stop = true;
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->lock);
     for (unsigned i = 0; i < pool->threads; i++)
         pthread_join(pool->thread[i], NULL);
-    loop_cancel(block->loop, &pool->reap_work);
+    loop_cancel(pool->block->loop, &pool->reap_work);
     pthread_cond_destroy(&pool->work);
     pthread_cond_destroy(&pool->completed);
     pthread_mutex_destroy(&pool->lock);
@@ -148,33 +165,50 @@ static void threads_stop(struct block *block)
 }
 
 /* Signals are the main thread's affair. */
-static void start_workers(struct pool *pool)
+static void start_workers(struct block_pool *pool, unsigned threads)
 {
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    while (pool->threads < POOL_THREADS && pthread_create(&pool->thread[pool->threads], NULL, worker, pool) == 0)
-        pool->threads++;
+    while (pool->threads < threads && pthread_create(&pool->thread[pool->threads], NULL, worker, pool) == 0)
+        pthread_setname_np(pool->thread[pool->threads++], "disk");
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-static bool threads_start(struct block *block, struct error *err)
+struct block_pool *block_pool_create(struct block *block, unsigned threads, struct error *err)
 {
-    struct pool *pool = calloc(1, sizeof(*pool));
-    if (!pool)
-        return error_set(err, "out of memory");
+    struct block_pool *pool = calloc(1, sizeof(*pool));
+    assert(threads <= POOL_THREADS);
+    if (!pool) {
+        error_set(err, "out of memory");
+        return NULL;
+    }
     pool->block = block;
     pool->reap_work = (struct loop_work){ .run = reap_run, .owner = pool };
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->work, NULL);
     pthread_cond_init(&pool->completed, NULL);
-    block->engine_state = pool;
-    start_workers(pool);
+    start_workers(pool, threads);
     if (pool->threads)
-        return true;
-    threads_stop(block);
-    return error_set(err, "cannot start threads for the disk");
+        return pool;
+    block_pool_destroy(pool);
+    error_set(err, "cannot start threads for the disk");
+    return NULL;
 }
+
+/* --- as an engine --- */
+
+static bool threads_start(struct block *block, struct error *err)
+{
+    block->engine_state = block_pool_create(block, POOL_THREADS, err);
+    return block->engine_state;
+}
+
+static void threads_stop(struct block *block) { block_pool_destroy(block->engine_state); }
+
+static void threads_submit(struct block *block, struct block_request *request) { block_pool_submit(block->engine_state, request); }
+
+static void threads_wait(struct block *block) { block_pool_wait(block->engine_state); }
 
 const struct block_engine block_threads = {
     .name = "threads",

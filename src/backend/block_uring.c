@@ -16,9 +16,10 @@
 
 /*
  * What the host has in its cache is copied by whoever submits, a processor of the guest that holds the board lock. Large transfers are
- * left to the kernel's own threads, where several run at once.
+ * left to threads, where several run at once. So are writes that go through the host's cache: few file systems of the host take them without
+ * waiting, and for all others the ring would have threads of the kernel's, each write with its own, and slower.
  */
-enum { RING_ENTRIES = 128, LARGE = 128 * 1024 };
+enum { RING_ENTRIES = 128, LARGE = 128 * 1024, THREADS = 2 };
 
 struct uring {
     struct block *block;
@@ -28,6 +29,7 @@ struct uring {
     bool plugged;
     struct block_request *waiting, *waiting_last;       /* no room in the ring */
     struct loop_work retry;                             /* the kernel would not take submissions */
+    struct block_pool *pool;
 };
 
 static void prepare(struct io_uring_sqe *sqe, int fd, struct block_request *request)
@@ -41,8 +43,6 @@ static void prepare(struct io_uring_sqe *sqe, int fd, struct block_request *requ
         io_uring_prep_fallocate(sqe, fd, part->mode, (off_t)part->offset, (off_t)part->size);
         break;
     }
-    if (part->size >= LARGE)
-        io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
     io_uring_sqe_set_data(sqe, request);
 }
 
@@ -116,9 +116,19 @@ static void retry_run(void *owner)
     block_board_unlock(uring->block);
 }
 
+static bool is_for_threads(const struct block *block, const struct block_part *part)
+{
+    bool transfer = part->call == CALL_READV || part->call == CALL_WRITEV;
+    return !block->direct && transfer && (part->call == CALL_WRITEV || part->size >= LARGE);
+}
+
 static void uring_submit(struct block *block, struct block_request *request)
 {
     struct uring *uring = block->engine_state;
+    if (is_for_threads(block, request->backend)) {
+        block_pool_submit(uring->pool, request);
+        return;
+    }
     wait_in_line(uring, request);
     if (!uring->plugged)
         kick(uring);
@@ -151,9 +161,25 @@ static void uring_wait(struct block *block)
 {
     struct uring *uring = block->engine_state;
     struct io_uring_cqe *cqe;
+    if (block_pool_busy(uring->pool)) {
+        block_pool_wait(uring->pool);
+        return;
+    }
     kick(uring);
     io_uring_wait_cqe(&uring->ring, &cqe);
     reap(uring);
+}
+
+/* What there is of it. */
+static void end(struct uring *uring)
+{
+    if (uring->pool)
+        block_pool_destroy(uring->pool);
+    if (uring->event.fd >= 0)
+        close(uring->event.fd);
+    if (uring->ring.ring_fd >= 0)
+        io_uring_queue_exit(&uring->ring);
+    free(uring);
 }
 
 static bool uring_start(struct block *block, struct error *err)
@@ -161,22 +187,22 @@ static bool uring_start(struct block *block, struct error *err)
     struct uring *uring = calloc(1, sizeof(*uring));
     if (!uring)
         return error_set(err, "out of memory");
-    int result = io_uring_queue_init(RING_ENTRIES, &uring->ring, 0);
-    if (result < 0) {
-        free(uring);
-        return error_errno(err, -result, "io_uring cannot be used");
-    }
     uring->block = block;
+    uring->retry = (struct loop_work){ .run = retry_run, .owner = uring };
     uring->event = (struct loop_fd){ .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), .events = EPOLLIN,
                                      .ready = event_ready, .owner = uring };
-    uring->retry = (struct loop_work){ .run = retry_run, .owner = uring };
-    result = uring->event.fd < 0 ? -errno : io_uring_register_eventfd(&uring->ring, uring->event.fd);
-    if (result < 0) {
-        if (uring->event.fd >= 0)
-            close(uring->event.fd);
-        io_uring_queue_exit(&uring->ring);
-        free(uring);
-        return error_errno(err, -result, "io_uring cannot be used");
+    int result = uring->event.fd < 0 ? -errno : io_uring_queue_init(RING_ENTRIES, &uring->ring, 0);
+    if (result < 0)
+        uring->ring.ring_fd = -1;
+    else
+        result = io_uring_register_eventfd(&uring->ring, uring->event.fd);
+    if (result < 0)
+        error_errno(err, -result, "io_uring cannot be used");
+    else
+        uring->pool = block_pool_create(block, THREADS, err);
+    if (!uring->pool) {
+        end(uring);
+        return false;
     }
     block->engine_state = uring;
     loop_add(block->loop, &uring->event);
@@ -188,9 +214,7 @@ static void uring_stop(struct block *block)
     struct uring *uring = block->engine_state;
     loop_remove(block->loop, &uring->event);
     loop_cancel(block->loop, &uring->retry);
-    close(uring->event.fd);
-    io_uring_queue_exit(&uring->ring);
-    free(uring);
+    end(uring);
 }
 
 const struct block_engine block_uring = {

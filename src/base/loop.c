@@ -1,6 +1,6 @@
 /*
- * The event loop over epoll. Other threads reach it in two ways only: they change the epoll set (the kernel's lock), or they
- * push work on a list and write an eventfd. Everything else is touched by the loop's thread alone.
+ * The event loop over epoll. Other threads reach it in three ways only: they change the epoll set (the kernel's lock), they
+ * push work on a list and write an eventfd, or, where it is lazy work, set a timer. Everything else is touched by the loop's thread alone.
  */
 #include "base/loop.h"
 
@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -21,15 +22,26 @@ enum { BATCH_MAX = 64, POLLER_FDS_MAX = 256 };
 struct loop {
     int epoll_fd, wake_fd;
     atomic_bool stop;
-    pthread_mutex_t lock;               /* guards the work list and the always-ready list */
+    pthread_mutex_t lock;               /* guards the work lists and the always-ready list */
     struct loop_work *work_head, **work_tail;
     struct loop_work *work_now;         /* under the lock, too: the rest of what this round runs */
+    _Atomic(struct loop_work *) lazy;   /* read without the lock to see whether there is any */
+    struct loop_fd lazy_timer;
     struct loop_fd *always_ready;       /* descriptors that epoll refuses: regular files are always ready */
     struct loop_fd *ready_now;          /* the one of them that this round handles; loop_remove clears it */
     struct loop_poller *pollers;
     struct epoll_event batch[BATCH_MAX];
     int batch_count, batch_next;        /* the events being handled; loop_remove blanks entries in it */
 };
+
+static void lazy_time_over(void *owner, uint32_t events)
+{
+    struct loop *loop = owner;
+    uint64_t count;
+    ssize_t got = read(loop->lazy_timer.fd, &count, sizeof(count));
+    (void)got;                          /* only to make it quiet again */
+    loop_run_lazy(loop);
+}
 
 struct loop *loop_create(struct error *err)
 {
@@ -40,13 +52,17 @@ struct loop *loop_create(struct error *err)
     }
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    loop->lazy_timer = (struct loop_fd){ .fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), .events = EPOLLIN,
+                                         .ready = lazy_time_over, .owner = loop };
+    pthread_mutex_init(&loop->lock, NULL);
     struct epoll_event event = { .events = EPOLLIN, .data.ptr = NULL };
-    if (loop->epoll_fd < 0 || loop->wake_fd < 0 || epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->wake_fd, &event)) {
+    if (loop->epoll_fd < 0 || loop->wake_fd < 0 || loop->lazy_timer.fd < 0 ||
+        epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->wake_fd, &event)) {
         error_errno(err, errno, "cannot make the event loop");
         loop_destroy(loop);
         return NULL;
     }
-    pthread_mutex_init(&loop->lock, NULL);
+    loop_add(loop, &loop->lazy_timer);
     loop->work_tail = &loop->work_head;
     return loop;
 }
@@ -59,6 +75,8 @@ void loop_destroy(struct loop *loop)
         close(loop->epoll_fd);
     if (loop->wake_fd >= 0)
         close(loop->wake_fd);
+    if (loop->lazy_timer.fd >= 0)
+        close(loop->lazy_timer.fd);
     pthread_mutex_destroy(&loop->lock);
     free(loop);
 }
@@ -91,6 +109,43 @@ void loop_post(struct loop *loop, struct loop_work *work)
         wake(loop);
 }
 
+/* With the lock held. ns: 0 takes back what was set. */
+static void set_lazy_timer(struct loop *loop, long ns)
+{
+    timerfd_settime(loop->lazy_timer.fd, 0, &(struct itimerspec){ .it_value = { 0, ns } }, NULL);
+}
+
+void loop_post_lazily(struct loop *loop, struct loop_work *work)
+{
+    pthread_mutex_lock(&loop->lock);
+    if (!work->queued) {
+        work->queued = true;
+        work->next = atomic_load_explicit(&loop->lazy, memory_order_relaxed);
+        atomic_store_explicit(&loop->lazy, work, memory_order_relaxed);
+        if (!work->next)
+            set_lazy_timer(loop, LOOP_LAZY_NS);
+    }
+    pthread_mutex_unlock(&loop->lock);
+}
+
+/* One at a time, so that loop_cancel finds those that have not begun. What is posted meanwhile is done, too; it does not come from here. */
+void loop_run_lazy(struct loop *loop)
+{
+    while (atomic_load_explicit(&loop->lazy, memory_order_relaxed)) {
+        pthread_mutex_lock(&loop->lock);
+        struct loop_work *work = atomic_load_explicit(&loop->lazy, memory_order_relaxed);
+        if (work) {
+            work->queued = false;
+            atomic_store_explicit(&loop->lazy, work->next, memory_order_relaxed);
+            if (!work->next)
+                set_lazy_timer(loop, 0);
+        }
+        pthread_mutex_unlock(&loop->lock);
+        if (work)
+            work->run(work->owner);
+    }
+}
+
 /* With the lock held. */
 static bool unlink_work(struct loop_work **link, struct loop_work ***tail, struct loop_work *work)
 {
@@ -105,12 +160,19 @@ static bool unlink_work(struct loop_work **link, struct loop_work ***tail, struc
     return true;
 }
 
+static void unlink_lazy(struct loop *loop, struct loop_work *work)
+{
+    struct loop_work *first = atomic_load_explicit(&loop->lazy, memory_order_relaxed);
+    unlink_work(&first, NULL, work);
+    atomic_store_explicit(&loop->lazy, first, memory_order_relaxed);
+}
+
 bool loop_cancel(struct loop *loop, struct loop_work *work)
 {
     pthread_mutex_lock(&loop->lock);
     bool queued = work->queued;
-    if (queued && !unlink_work(&loop->work_now, NULL, work))
-        unlink_work(&loop->work_head, &loop->work_tail, work);
+    if (queued && !unlink_work(&loop->work_now, NULL, work) && !unlink_work(&loop->work_head, &loop->work_tail, work))
+        unlink_lazy(loop, work);
     pthread_mutex_unlock(&loop->lock);
     return queued;
 }

@@ -22,7 +22,8 @@ struct loop_fd {
     struct loop_fd *next;       /* kept by the loop */
 };
 
-/* Work to be done once on the loop's thread; embedded in its owner; posting it twice before it runs runs it once. */
+/* Work to be done once on the loop's thread (but see loop_post_lazily); embedded in its owner; posting it twice before it runs runs it once. */
+enum { LOOP_LAZY_NS = 1000000 };
 struct loop_work {
     void (*run)(void *owner);
     void *owner;
@@ -40,6 +41,13 @@ void loop_run_once(struct loop *loop, int timeout_ms);
 /* Any thread. */
 void loop_stop(struct loop *loop);
 void loop_post(struct loop *loop, struct loop_work *work);
+/*
+ * For work that is better done when more of it has come together: it is done by the next loop_run_lazy, on that caller's thread, or on the
+ * loop's after LOOP_LAZY_NS. Posted already, in either way: nothing changes.
+ */
+void loop_post_lazily(struct loop *loop, struct loop_work *work);
+/* A processor that has nothing to do calls this before it sleeps. Cheap where there is nothing; no lock held. */
+void loop_run_lazy(struct loop *loop);
 /* Takes back what was posted and has not begun; false: there was nothing to take back. Its owner may then go, unless another thread is running it just now. */
 bool loop_cancel(struct loop *loop, struct loop_work *work);
 void loop_add(struct loop *loop, struct loop_fd *fd);

@@ -35,7 +35,13 @@ static void resumed(void *owner, struct vcpu *vcpu)
     pthread_mutex_unlock(&machine->state_lock);
 }
 
-const struct vcpu_stop_ops machine_stop_ops = { stopped, resumed };
+static void idle(void *owner, struct vcpu *vcpu)
+{
+    struct machine *machine = owner;
+    loop_run_lazy(machine->loop);
+}
+
+const struct vcpu_stop_ops machine_stop_ops = { stopped, resumed, idle };
 
 static void *loop_main(void *argument)
 {

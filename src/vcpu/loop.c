@@ -97,6 +97,7 @@ static void sleep_until_event(struct vcpu *vcpu)
 {
     uint32_t mask = wake_mask(vcpu);
     counter_add(&vcpu->counters, COUNTER_halts, 1);
+    vcpu->stop_ops->idle(vcpu->system_owner, vcpu);
     if (vcpu->counted && !(atomic_load(&vcpu->request) & mask) && clock_skip(vcpu->clock))
         clock_fire_due(vcpu->clock);
     else

@@ -6,10 +6,11 @@
 
 struct error;
 
-/* How a vCPU tells its machine that it stands still, or goes on; on the vCPU's thread. */
+/* How a vCPU tells its machine that it stands still, or goes on, or has nothing to do and will sleep; on the vCPU's thread. */
 struct vcpu_stop_ops {
     void (*stopped)(void *owner, struct vcpu *vcpu);
     void (*resumed)(void *owner, struct vcpu *vcpu);
+    void (*idle)(void *owner, struct vcpu *vcpu);
 };
 
 /* Initialises the mutex, the condition and the signal; the state is as memset to 0 otherwise. */

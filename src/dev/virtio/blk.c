@@ -277,6 +277,7 @@ static const struct virtio_ops blk_ops = {
     .queues = 1,
     .features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH),
     .config_size = sizeof(struct virtio_blk_config),
+    .patient = true,
     .handle = blk_handle,
     .begin = blk_begin,
     .end = blk_end,

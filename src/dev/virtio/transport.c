@@ -19,6 +19,7 @@ enum {
     ISR_QUEUE = 1, ISR_CONFIG = 2,
     VENDOR = 0x1AF4, DEVICE_FIRST = 0x1040, SUBSYSTEM = 0x1100, REVISION = 1,
     BATCH = 64,                 /* buffers handled under one register access */
+    PROMPT = 64,                /* see wait_for_more */
 };
 
 static const uint64_t common_features = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_ACCESS_PLATFORM) | BIT(VIRTIO_F_RING_PACKED) |
@@ -69,10 +70,12 @@ static void postpone(struct virtio_queue *queue)
 /*
  * While we work the driver need not notify. Before we stop we ask for notifications again, and look once more, because a
  * buffer may have come in between. Rounds are counted, not buffers: another processor may make one come and go for ever.
+ * Returns how many buffers were taken.
  */
-void virtio_run_queue(struct virtio_queue *queue)
+static unsigned run_queue(struct virtio_queue *queue)
 {
     struct virtio *virtio = queue->virtio;
+    unsigned took = 0;
     virtio_queue_want_notify(queue, false);
     if (virtio->ops->begin)
         virtio->ops->begin(virtio);
@@ -82,6 +85,7 @@ void virtio_run_queue(struct virtio_queue *queue)
             break;
         }
         enum virtio_progress progress = virtio->ops->handle(virtio, queue);
+        took += progress == VIRTIO_TOOK;
         if (progress == VIRTIO_STALLED)
             break;
         if (progress == VIRTIO_EMPTY) {
@@ -93,6 +97,34 @@ void virtio_run_queue(struct virtio_queue *queue)
     if (virtio->ops->end)
         virtio->ops->end(virtio);
     virtio_queue_signal(queue);
+    return took;
+}
+
+void virtio_run_queue(struct virtio_queue *queue) { run_queue(queue); }
+
+/*
+ * A guest whose requests are answered before it can make the next one gets an interrupt for each, which costs it far more than the
+ * request. So where requests come in crowds they are let come together, until the processor has nothing else to do or LOOP_LAZY_NS are over; the
+ * driver need not notify meanwhile, and one interrupt answers them all. Where that was of no use the next PROMPT notifications are obeyed at once: no
+ * second request came, and the guest went to sleep and woke again for one; or it found other things to do, and got its answer late.
+ * With a counted clock all are: when a timer of the host's ends is not to be seen there.
+ */
+static bool wait_for_more(struct virtio_queue *queue)
+{
+    struct virtio *virtio = queue->virtio;
+    const struct device_world *world = &virtio->pci.device.world;
+    if (!virtio->ops->patient || !virtio_queue_live(queue) || !world->loop || clock_counted(world->clock))
+        return false;
+    if (queue->prompt) {
+        queue->prompt--;
+        return false;
+    }
+    virtio_queue_want_notify(queue, false);
+    virtio->postponed |= 1u << queue->index;
+    if (!virtio->waits_since)
+        virtio->waits_since = clock_ns(world->clock);
+    loop_post_lazily(world->loop, &virtio->work);
+    return true;
 }
 
 static void run_postponed(void *owner)
@@ -102,10 +134,12 @@ static void run_postponed(void *owner)
     if (lock)
         pthread_mutex_lock(lock);
     uint32_t queues = virtio->postponed;
+    bool late = virtio->waits_since && clock_ns(virtio->pci.device.world.clock) - virtio->waits_since >= LOOP_LAZY_NS;
     virtio->postponed = 0;
+    virtio->waits_since = 0;
     for (unsigned i = 0; i < virtio->ops->queues; i++)
-        if (queues & 1u << i)
-            virtio_run_queue(&virtio->queue[i]);
+        if (queues & 1u << i && (run_queue(&virtio->queue[i]) < 2 || late))
+            virtio->queue[i].prompt = PROMPT;
     if (lock)
         pthread_mutex_unlock(lock);
 }
@@ -115,7 +149,7 @@ static void run_postponed(void *owner)
 static void reset_queue(struct virtio_queue *queue)
 {
     *queue = (struct virtio_queue){ .virtio = queue->virtio, .index = queue->index, .size = VIRTIO_QUEUE_SIZE,
-                                    .vector = VIRTIO_NO_VECTOR, .avail_wrap = true, .used_wrap = true };
+                                    .vector = VIRTIO_NO_VECTOR, .avail_wrap = true, .used_wrap = true, .prompt = PROMPT };
 }
 
 /* What the driver resets by writing 0 to the status; the PCI function stays as it is. */
@@ -129,6 +163,7 @@ static void reset_virtio(struct virtio *virtio)
     virtio->queue_select = 0;
     virtio->status = virtio->isr = 0;
     virtio->postponed = 0;
+    virtio->waits_since = 0;
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++)
         reset_queue(&virtio->queue[i]);
     pci_intx(&virtio->pci, false);
@@ -309,7 +344,7 @@ static void device_config_access(struct virtio *virtio, unsigned offset, struct 
 static void notify(struct virtio *virtio, unsigned offset)
 {
     unsigned index = offset / NOTIFY_MULTIPLIER;
-    if (index < virtio->ops->queues)
+    if (index < virtio->ops->queues && !wait_for_more(&virtio->queue[index]))
         virtio_run_queue(&virtio->queue[index]);
 }
 

@@ -41,6 +41,7 @@ struct virtio_queue {
     bool avail_wrap, used_wrap;
     uint16_t in_flight;                 /* taken and not yet given back: chains, packed: slots */
     uint16_t unsignalled;               /* given back since the driver was last asked whether it wants to know */
+    uint16_t prompt;                    /* so many notifications are obeyed at once before one is waited with again */
     /* Written to the used ring and not yet published. */
     uint16_t filled, first_slot, first_flags;
 };
@@ -105,6 +106,7 @@ struct virtio_ops {
     uint16_t queues;
     uint64_t features;      /* beside those of every device; narrowed by init */
     uint16_t config_size;
+    bool patient;           /* what is notified may wait until more has come: see wait_for_more */
     /* Handles at most one buffer of the queue. */
     enum virtio_progress (*handle)(struct virtio *virtio, struct virtio_queue *queue);
     /* Around a row of calls of handle. May be NULL. */
@@ -131,6 +133,7 @@ struct virtio {
     struct virtio_queue queue[VIRTIO_QUEUES_MAX];
     struct loop_work work;              /* goes on with the queues in `postponed` */
     uint32_t postponed;
+    uint64_t waits_since;               /* ns: the first notification that waits for more; 0: none does */
 };
 
 /* For the device types' own init, reset and so on. */
