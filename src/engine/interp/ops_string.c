@@ -2,7 +2,7 @@
  * String instructions: MOVS STOS LODS CMPS SCAS, alone and repeated.
  *
  * Each element is complete when its registers have moved, so a fault or a request finds an instruction that can be
- * started again where it was (SDM1 §7.3.9.1 "String Operations"). Repeated MOVS and STOS upward go by whole pages while
+ * started again where it was (SDM1 §7.3.9.1 "String Operations"). Repeated MOVS and STOS go by whole pages while
  * the TLB lets both sides be touched directly; everything else goes element by element. A request is looked at after each
  * page or element, so that no count can hang the vCPU.
  */
@@ -129,17 +129,19 @@ OP_BODY_STATIC(op_string_once)
 
 enum { CHUNK = 1 << CODE_GRANULE_SHIFT };
 
-/* Elements from gla to the end of its page, if the TLB allows direct use; *host is where. 0: not directly. */
+static bool goes_down(const struct vcpu *vcpu) { return vcpu->rflags & RFLAGS_DF; }
+
+/* Elements from the one at gla to the end of its page (or its beginning), if the TLB allows direct use; *host is where. 0: not directly. */
 static uint64_t direct_run(struct vcpu *vcpu, const struct op *op, uint64_t gla, enum mmu_use use, uint8_t **host)
 {
     const struct tlb_entry *entry = data_entry(vcpu, gla);
     if (!tag_hit(entry, use, gla, op->size) || vcpu->mmu->alignment_check)
         return 0;
     *host = (uint8_t *)(gla + entry->addend);
-    return (PAGE_SIZE - (gla & PAGE_MASK)) / op->size;
+    return goes_down(vcpu) ? (gla & PAGE_MASK) / op->size + 1 : (PAGE_SIZE - (gla & PAGE_MASK)) / op->size;
 }
 
-/* Linear address of `count` elements upward, or false without a fault: then element by element, which finds the fault. */
+/* Linear address of the first element, or false without a fault: then element by element, which finds the fault. */
 static bool run_linear(struct vcpu *vcpu, const struct op *op, enum seg seg, enum gpr reg, uint64_t *gla)
 {
     uint64_t offset = index_register(vcpu, op, reg);
@@ -153,19 +155,44 @@ static bool run_linear(struct vcpu *vcpu, const struct op *op, enum seg seg, enu
            (interp_of(vcpu)->key & KEY_FLAT_DATA);
 }
 
-/* Elements upward one after the other, as the instruction would: overlapping regions repeat themselves. */
-static void copy_elements(uint8_t *to, const uint8_t *from, uint64_t count, unsigned size)
+/*
+ * Elements upward one after the other, as the instruction would. Where the destination begins inside the source, what was copied is
+ * copied again: in pieces that end before that, it is there already.
+ */
+static void copy_up(uint8_t *to, const uint8_t *from, uint64_t count, unsigned size)
 {
-    uint64_t bytes = count * size;
-    if (to + bytes <= from || from + bytes <= to) {
-        memcpy(to, from, bytes);
+    uint64_t bytes = count * size, apart = (uint64_t)(to - from), piece = apart - apart % size;
+    if (to <= from || apart >= bytes) {
+        memmove(to, from, bytes);
         return;
     }
-    for (; count; count--, to += size, from += size) {
-        uint64_t element;
+    for (; piece && bytes; bytes -= piece, to += piece, from += piece) {
+        piece = min_u64(piece, bytes);
+        memcpy(to, from, piece);
+    }
+    for (uint64_t element; bytes; bytes -= size, to += size, from += size) {        /* each overlaps its source */
         memcpy(&element, from, size);
         memcpy(to, &element, size);
     }
+}
+
+/* The same downward: the elements at `to` and `from` are the first, and the highest. */
+static void copy_down(uint8_t *to, const uint8_t *from, uint64_t count, unsigned size)
+{
+    uint64_t before = (count - 1) * size, bytes = count * size;
+    if (to >= from || to + bytes <= from) {
+        memmove(to - before, from - before, bytes);
+        return;
+    }
+    for (uint64_t element; count; count--, to -= size, from -= size) {
+        memcpy(&element, from, size);
+        memcpy(to, &element, size);
+    }
+}
+
+static void copy_elements(const struct vcpu *vcpu, uint8_t *to, const uint8_t *from, uint64_t count, unsigned size)
+{
+    (goes_down(vcpu) ? copy_down : copy_up)(to, from, count, size);
 }
 
 static void fill_elements(uint8_t *to, uint64_t value, uint64_t count, unsigned size)
@@ -186,7 +213,7 @@ static void fill_elements(uint8_t *to, uint64_t value, uint64_t count, unsigned 
 static uint64_t watched_run(struct vcpu *vcpu, const struct op *op, uint64_t gla, uint8_t **host)
 {
     const struct tlb_entry *entry = data_entry(vcpu, gla);
-    if (entry->tag[MMU_WRITE] != ((gla & ~PAGE_MASK) | TLB_WATCHED) || vcpu->mmu->alignment_check)
+    if (entry->tag[MMU_WRITE] != ((gla & ~PAGE_MASK) | TLB_WATCHED) || vcpu->mmu->alignment_check || goes_down(vcpu))
         return 0;
     *host = (uint8_t *)(gla + entry->addend);
     return (CHUNK - (gla & (CHUNK - 1))) / op->size;
@@ -194,7 +221,7 @@ static uint64_t watched_run(struct vcpu *vcpu, const struct op *op, uint64_t gla
 
 static void advance_many(struct vcpu *vcpu, const struct op *op, enum gpr reg, uint64_t count)
 {
-    set_index(vcpu, op, reg, vcpu->gpr[reg] + count * op->size);
+    set_index(vcpu, op, reg, vcpu->gpr[reg] + count * (uint64_t)element_step(vcpu, op));
 }
 
 /* direct_run, after the TLB's entry has been made if that is possible. */
@@ -226,14 +253,14 @@ static uint64_t movs_run(struct vcpu *vcpu, const struct op *op, uint64_t limit)
         return 0;
     if (tlb_index(from_gla) == tlb_index(to_gla) && (from_gla ^ to_gla) >= PAGE_SIZE &&
         (count = min_u64(limit, contended_run(vcpu, op, from_gla, to_gla, &from, &to)))) {
-        copy_elements(to, from, count, op->size);
+        copy_elements(vcpu, to, from, count, op->size);
         advance_many(vcpu, op, RSI, count);
         advance_many(vcpu, op, RDI, count);
         return count;
     }
     limit = min_u64(limit, direct_run(vcpu, op, from_gla, MMU_READ, &from));
     if (limit && (count = min_u64(limit, direct_run(vcpu, op, to_gla, MMU_WRITE, &to)))) {
-        copy_elements(to, from, count, op->size);
+        copy_elements(vcpu, to, from, count, op->size);
     } else if (limit && (count = min_u64(limit, watched_run(vcpu, op, to_gla, &to)))) {
         bool apart = to + CHUNK <= from || from + CHUNK <= to;
         if (!apart || !mmu_store_slow(vcpu, to_gla, from, (unsigned)(count * op->size), vcpu->mmu->data_class))
@@ -253,7 +280,7 @@ static uint64_t stos_run(struct vcpu *vcpu, const struct op *op, uint64_t limit)
     if (!run_linear(vcpu, op, ES, RDI, &gla))
         return 0;
     if ((count = min_u64(limit, direct_run(vcpu, op, gla, MMU_WRITE, &to)))) {
-        fill_elements(to, vcpu->gpr[RAX], count, op->size);
+        fill_elements(goes_down(vcpu) ? to - (count - 1) * op->size : to, vcpu->gpr[RAX], count, op->size);
     } else if ((count = min_u64(limit, watched_run(vcpu, op, gla, &to)))) {
         fill_elements(chunk, vcpu->gpr[RAX], count, op->size);
         if (!mmu_store_slow(vcpu, gla, chunk, (unsigned)(count * op->size), vcpu->mmu->data_class))
@@ -265,8 +292,6 @@ static uint64_t stos_run(struct vcpu *vcpu, const struct op *op, uint64_t limit)
 
 static uint64_t run_many(struct vcpu *vcpu, const struct op *op, uint64_t limit)
 {
-    if (vcpu->rflags & RFLAGS_DF)
-        return 0;
     if (op->sub == STRING_MOVS)
         return movs_run(vcpu, op, limit);
     return op->sub == STRING_STOS ? stos_run(vcpu, op, limit) : 0;
