@@ -245,6 +245,16 @@ void ram_find_granted(const struct ram_slot *slot, uint64_t *bitmap)
             set_bit(bitmap, page, 0);
 }
 
+void ram_grant_piece(struct ram_slot *slot, uint64_t gpa)
+{
+    uint64_t offset = align_down(gpa - slot->gpa, RAM_PIECE);
+    atomic_fetch_or(&slot->page[offset >> PAGE_SHIFT], PAGE_GRANTED);
+#ifdef MADV_POPULATE_WRITE
+    if (!slot->source)                          /* a refusal is no harm: pages come as they are touched */
+        madvise(slot->host + offset, min_u64(RAM_PIECE, slot->size - offset), MADV_POPULATE_WRITE);
+#endif
+}
+
 /* --- copies --- */
 
 /* As ram_find, hidden pages too. */
@@ -254,6 +264,12 @@ static struct ram_slot *slot_at(struct ram *ram, uint64_t gpa)
         if (gpa - ram->slot[i].gpa < ram->slot[i].size)
             return &ram->slot[i];
     return NULL;
+}
+
+static void grant(struct ram_slot *slot, uint64_t gpa, uint64_t size)
+{
+    for (uint64_t at = gpa; at < gpa + size; at = slot->gpa + align_down(at - slot->gpa, RAM_PIECE) + RAM_PIECE)
+        ram_grant(slot, at);
 }
 
 enum copy { COPY_OUT, COPY_IN, COPY_LOAD };
@@ -270,6 +286,7 @@ static bool copy_range(struct ram *ram, uint64_t gpa, void *buffer, size_t size,
         if (copy == COPY_OUT) {
             memcpy(bytes, slot->host + offset, part);
         } else if (copy == COPY_LOAD || !ram_is_rom(slot, gpa)) {
+            grant(slot, gpa, part);
             memcpy(slot->host + offset, bytes, part);
             ram_written(ram, gpa, part);
         }

@@ -13,6 +13,7 @@
 #include "mem/code_map.h"
 
 enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
+enum { CODE_PIECE = 256 << 10 };                         /* asked of the host at once */
 enum { DROPS_COUNTED = 16 };
 enum { ORDER_MOST = 1 << 20, TABLES = 1 + TLB_CONTEXTS };
 
@@ -31,7 +32,7 @@ static bool map_code(struct dbt *dbt, uint8_t *execute)
     close(fd);
     if (write == MAP_FAILED)
         return false;
-    dbt->code_base = dbt->code = write;
+    dbt->code_base = dbt->code = dbt->granted = write;
     dbt->shift = execute - (uint8_t *)write;
     return there != MAP_FAILED;
 }
@@ -61,6 +62,8 @@ struct dbt *dbt_create(void)
         return NULL;
     }
     dbt->data = reserve(DBT_DATA_SIZE);
+    if (dbt->data)
+        madvise(dbt->data, DBT_DATA_SIZE, MADV_HUGEPAGE);       /* it is filled from its beginning on */
     dbt->order = reserve(ORDER_MOST * sizeof(struct translation *));
     dbt->tables = reserve(TABLES * sizeof(struct jump_table));
     dbt->mini = calloc(1, sizeof(*dbt->mini));
@@ -124,13 +127,26 @@ void dbt_limit(struct dbt *dbt, size_t bytes)
     dbt->data_most = dbt->code_most / (DBT_CODE_SIZE >> 20) * (DBT_DATA_SIZE >> 20);
 }
 
+/* Both views of what will be written next: a fault for each of its pages would cost as much as translating. */
+static void grant_code(struct dbt *dbt)
+{
+    while (dbt->code + CODE_MOST > dbt->granted && dbt->granted < dbt->code_base + DBT_CODE_SIZE) {
+#ifdef MADV_POPULATE_WRITE
+        madvise(dbt->granted, CODE_PIECE, MADV_POPULATE_WRITE);
+        madvise(dbt->granted + dbt->shift, CODE_PIECE, MADV_POPULATE_READ);
+#endif
+        dbt->granted += CODE_PIECE;
+    }
+}
+
 void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt)
 {
-    if (dbt->code + CODE_MOST <= dbt->code_base + dbt->code_most && dbt->data_used + DATA_MOST <= dbt->data_most &&
-        dbt->order_count < ORDER_MOST)
-        return;
-    dbt_flush(dbt);
-    counter_add(&vcpu->counters, COUNTER_code_flushes, 1);
+    if (dbt->code + CODE_MOST > dbt->code_base + dbt->code_most || dbt->data_used + DATA_MOST > dbt->data_most ||
+        dbt->order_count == ORDER_MOST) {
+        dbt_flush(dbt);
+        counter_add(&vcpu->counters, COUNTER_code_flushes, 1);
+    }
+    grant_code(dbt);
 }
 
 /* --- finding --- */
@@ -213,12 +229,14 @@ void dbt_link(struct dbt *dbt, struct link *link, struct translation *to)
 {
     if (link->patched || link->from->dropped || (to->gpa2 != BLOCK_DROPPED && !link->far))
         return;
-    if (link->to)
-        unlist(link);
     link->patched = true;
-    link->to = to;
-    link->next = to->incoming;
-    to->incoming = link;
+    if (link->to != to) {                       /* else it is listed, and was undone by dbt_unlink_far */
+        if (link->to)
+            unlist(link);
+        link->to = to;
+        link->next = to->incoming;
+        to->incoming = link;
+    }
     if (link->far && !link->far_listed) {
         link->far_listed = true;
         link->far_next = dbt->far;

@@ -180,7 +180,7 @@ struct dbt {
     uint64_t stub_flushes;              /* of interp's cache, at our own last flush */
     uint32_t generation;                /* counts our own flushes, from 1 */
     uint8_t *code, *code_start;         /* writable view: next free byte; first behind the shared pieces */
-    uint8_t *code_base;
+    uint8_t *code_base, *granted;       /* ... ; up to where the host has been asked for its pages */
     intptr_t shift;
     uint8_t *data;                      /* DBT_DATA_SIZE */
     size_t data_used;

@@ -91,7 +91,7 @@ void dbt_forget_jump(struct dbt *dbt, const struct translation *t)
 {
     unsigned i = jump_index(t->rip);
     for (unsigned n = 0; n <= TLB_CONTEXTS; n++)
-        if (dbt->tables[n].code[i] == t->entry)
+        if (dbt->tables[n].filled && dbt->tables[n].code[i] == t->entry)
             dbt->tables[n].minus_rip[i] = nothing(i);
 }
 

@@ -20,6 +20,7 @@ struct block_cache *block_cache_create(struct vcpu *vcpu)
         free(cache);
         return NULL;
     }
+    madvise(cache->arena, BLOCK_ARENA_SIZE, MADV_HUGEPAGE);
     for (unsigned mode = MODE_REAL; mode <= MODE_LONG64; mode++)
         decoder_init(&cache->decoder[mode], vcpu, mode);
     cache->decoder[MODE_LONG64].templates = templates_create(decoder_zydis(&cache->decoder[MODE_LONG64]));
