@@ -99,14 +99,15 @@ static bool choose_name(const char *machine, unsigned *number, struct clone *clo
     return true;
 }
 
-static bool start(struct clone *clone, const char *place, struct error *err)
+static bool start(struct clone *clone, const char *place, bool own_memory, struct error *err)
 {
     char base[PATH_MAX + 16], disks[PATH_MAX + INSTANCE_NAME_MAX + 2];
     snprintf(base, sizeof(base), "%s/snapshot", place);
     snprintf(disks, sizeof(disks), "%s/%s", place, clone->name);
     if (mkdir(disks, 0777) < 0)
         return error_errno(err, errno, "cannot make the directory %s", disks);
-    char *argv[] = { "doppel", "restore", base, "--clone", "--share-memory", "--detach", "--name", clone->name, "--disks", disks, NULL };
+    char *argv[] = { "doppel", "restore", base, "--clone", "--detach", "--name", clone->name, "--disks", disks,
+                     own_memory ? NULL : "--share-memory", NULL };
     int status = posix_spawn(&clone->process, "/proc/self/exe", NULL, NULL, argv, environ);
     return !status || error_errno(err, status, "cannot start the copy %s", clone->name);
 }
@@ -125,14 +126,14 @@ static int await(struct clone *clones, unsigned count)
     return result;
 }
 
-static int start_all(const char *machine, const char *place, unsigned count)
+static int start_all(const char *machine, const char *place, unsigned count, bool own_memory)
 {
     struct error err;
     struct clone *clones = calloc(count, sizeof(*clones));
     unsigned started = 0, number = 0;
     bool ok = clones || error_set(&err, "no memory for %u copies", count);
     for (; ok && started < count; started += ok)
-        ok = choose_name(machine, &number, &clones[started], &err) && start(&clones[started], place, &err);
+        ok = choose_name(machine, &number, &clones[started], &err) && start(&clones[started], place, own_memory, &err);
     int status = await(clones, started);
     free(clones);
     return ok ? status : remote_complain(machine, &err, EXIT_HOST_ERROR);
@@ -166,5 +167,5 @@ int command_clone(int argc, char **argv)
         return status;
     }
     fprintf(stderr, "doppel: the copies share %s; their disks lie beside it. Remove %s when they have ended\n", base, place);
-    return start_all(arguments.word[0], place, (unsigned)count);
+    return start_all(arguments.word[0], place, (unsigned)count, arguments.value[FLAG_clone_own_memory] != NULL);
 }
