@@ -18,7 +18,10 @@ static bool make_absolute(const char *path, char absolute[PATH_MAX])
         length = strlen(absolute);
         absolute[length++] = '/';
     }
-    return (size_t)snprintf(absolute + length, PATH_MAX - length, "%s", path) < PATH_MAX - length;
+    size_t used = strlen(path);
+    while (used > 1 && path[used - 1] == '/')       /* it need not be there yet, so this is no name of its own */
+        used--;
+    return (size_t)snprintf(absolute + length, PATH_MAX - length, "%.*s", (int)used, path) < PATH_MAX - length;
 }
 
 static json_t *request(const struct arguments *arguments)

@@ -158,5 +158,5 @@ bool snapshot_disk_go_over(struct machine *machine, unsigned i, const char *dire
         return false;
     disk->path = kept;
     disk->image = (struct disk_image_options){ .format = DISK_FORMAT_QCOW2, .backing = true };
-    return true;
+    return snapshot_sync_directory(real, err);
 }

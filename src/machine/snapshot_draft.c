@@ -2,8 +2,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,9 +55,32 @@ static bool for_each_file(struct snapshot_draft *draft, bool (*call)(int directo
     return ok;
 }
 
+bool snapshot_sync_directory(const char *path, struct error *err)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool ok = fd >= 0 && (fsync(fd) == 0 || errno == EINVAL);       /* a file system without such a thing */
+    if (!ok)
+        error_errno(err, errno, "cannot write the directory %s to the disk", path);
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static bool sync_place(const char *directory, struct error *err)
+{
+    char path[PATH_MAX];
+    size_t length = strlen(directory);
+    while (length > 1 && directory[length - 1] == '/')
+        length--;
+    while (length && directory[length - 1] != '/')
+        length--;
+    snprintf(path, sizeof(path), "%.*s.", (int)length, directory);
+    return snapshot_sync_directory(path, err);
+}
+
 bool snapshot_draft_complete(struct snapshot_draft *draft, const char *directory, struct error *err)
 {
-    if (!for_each_file(draft, sync_file, err))
+    if (!for_each_file(draft, sync_file, err) || !snapshot_sync_directory(draft->path, err))
         return false;
     bool ok = renameat2(AT_FDCWD, draft->path, AT_FDCWD, directory, RENAME_NOREPLACE) == 0;
     if (!ok && errno == EINVAL && access(directory, F_OK) != 0)     /* a file system that does not know the flag */
@@ -63,7 +88,7 @@ bool snapshot_draft_complete(struct snapshot_draft *draft, const char *directory
     if (!ok)
         return error_errno(err, errno, "cannot make the directory %s", directory);
     draft->complete = true;
-    return true;
+    return sync_place(directory, err);
 }
 
 void snapshot_draft_end(struct snapshot_draft *draft)

@@ -81,6 +81,9 @@ bool snapshot_disk_go_over(struct machine *machine, unsigned i, const char *dire
 bool snapshot_copy_file(int from_directory, const char *from, int to_directory, const char *to, struct error *err);
 
 /* --- a directory in the making (snapshot_draft.c) --- */
+/* What was made or named in the directory is there after a power cut, too. */
+bool snapshot_sync_directory(const char *path, struct error *err);
+
 struct snapshot_draft {
     char *path;                     /* its name until it is complete */
     int directory;
@@ -89,7 +92,7 @@ struct snapshot_draft {
 
 /* Makes an empty directory beside the one that is wanted, which must not exist. To be ended in any case. */
 bool snapshot_draft_begin(struct snapshot_draft *draft, const char *directory, struct error *err);
-/* All files go to the disk, then the directory gets its name. */
+/* All files go to the disk, then the directory gets its name, which is there after a power cut, too. */
 bool snapshot_draft_complete(struct snapshot_draft *draft, const char *directory, struct error *err);
 /* Removes what was not completed. */
 void snapshot_draft_end(struct snapshot_draft *draft);

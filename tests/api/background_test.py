@@ -138,7 +138,7 @@ class Snapshots(Background):
     def test_a_machine_is_kept_and_made_again_beside_itself(self):
         self.background()
         directory = os.path.join(self.folder, "kept")
-        self.doppel("snapshot", "web", directory)
+        self.doppel("snapshot", "web", directory + "/")
         self.assertEqual(self.state("web"), "Running")
         self.assertIn("kept", self.doppel("snapshot", "web", directory, status="REFUSED"))
         self.assertEqual(self.doppel("restore", directory, "-d", "--name", "twin"), "twin\n")
