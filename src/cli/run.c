@@ -1,4 +1,5 @@
 /* `doppel run`, `doppel restore` and `doppel serve`: options, or lists that options can ask for; the rest is process.c. */
+#include <ctype.h>
 #include <stdio.h>
 
 #include "cli/commands.h"
@@ -6,11 +7,28 @@
 #include "cli/help.h"
 #include "cli/process.h"
 #include "cli/seed.h"
+#include "vmx/vmx.h"
 #include "x86/x86.h"
 
 static void print_model(const char *name, const char *text, void *out)
 {
     fprintf(out, "  %-16s %s\n", name, text);
+}
+
+/* As it is written on the command line. */
+static void print_vmx_control(const char *name, void *out)
+{
+    fputs("  vmx-", out);
+    for (; *name; name++)
+        fputc(*name == '_' ? '-' : tolower((unsigned char)*name), out);
+    fputc('\n', out);
+}
+
+static void print_cpu_help(FILE *out)
+{
+    x86_model_list(print_model, out);
+    fprintf(out, "\nFeatures of VT-x, which vmx=on offers all; NAME=off switches one off, and what needs it:\n");
+    vmx_list_controls(print_vmx_control, out);
 }
 
 static int print_lists(const struct options *options)
@@ -22,7 +40,7 @@ static int print_lists(const struct options *options)
     else if (options->help)
         help_run(stdout);
     if (options->cpu_help)
-        x86_model_list(print_model, stdout);
+        print_cpu_help(stdout);
     for (unsigned i = 0; options->trace_help && i < TRACE_COUNT; i++)
         print_model(trace_name((enum trace_point)i), trace_text((enum trace_point)i), stdout);
     return EXIT_DONE;

@@ -1,5 +1,6 @@
 /* What is offered: the capability MSRs (SDM3 appendix A "VMX Capability Reporting Facility") and IA32_FEATURE_CONTROL. */
 #include "vmx/internal.h"
+#include "x86/model.h"
 
 enum {
     MSR_BASIC = 0x480, MSR_PIN, MSR_PROC, MSR_EXIT, MSR_ENTRY, MSR_MISC, MSR_CR0_FIXED0, MSR_CR0_FIXED1, MSR_CR4_FIXED0,
@@ -17,19 +18,18 @@ static const struct {
     [VMX_ENTRY] = { 0x000011FF, ENTRY_LOAD_DEBUG_CONTROLS },
 };
 
-uint32_t vmx_allowed1(enum vmx_group group)
-{
-    uint32_t all = defaults[group].default1;
-#define CONTROL(group_, name, bit) all |= VMX_##group_ == group ? 1u << (bit) : 0;
-#include "vmx/controls.def"
-#undef CONTROL
-    return all;
-}
+uint32_t vmx_default1(enum vmx_group group) { return defaults[group].default1; }
+uint32_t vmx_allowed1(const struct vcpu *vcpu, enum vmx_group group) { return vcpu->model->vmx_controls[group]; }
 
 uint32_t vmx_required(enum vmx_group group) { return defaults[group].default1 & ~defaults[group].may_be_0; }
 
-static uint64_t plain(enum vmx_group group) { return (uint64_t)vmx_allowed1(group) << 32 | defaults[group].default1; }
-static uint64_t true_controls(enum vmx_group group) { return (uint64_t)vmx_allowed1(group) << 32 | vmx_required(group); }
+static uint64_t settings(const struct vcpu *vcpu, enum vmx_group group, uint32_t required)
+{
+    return (uint64_t)vmx_allowed1(vcpu, group) << 32 | required;
+}
+
+static uint64_t plain(const struct vcpu *vcpu, enum vmx_group group) { return settings(vcpu, group, defaults[group].default1); }
+static uint64_t true_controls(const struct vcpu *vcpu, enum vmx_group group) { return settings(vcpu, group, vmx_required(group)); }
 
 /* SDM3 §A.1: 4 KiB regions in write-back memory, INS/OUTS information, TRUE registers, error codes with any exception. */
 static uint64_t basic(void)
@@ -43,11 +43,24 @@ static uint64_t misc(void)
     return VMX_TIMER_SHIFT | BIT(5) | 7ull << 6 | 4ull << 16 | BIT(29) | BIT(30);
 }
 
-/* SDM3 §A.10: execute-only, 4 levels, UC and WB, 2 MiB and 1 GiB, INVEPT, A/D, advanced information, all INVVPID types. */
-static uint64_t ept_vpid(void)
+static bool offers(const struct vcpu *vcpu, uint32_t secondary) { return vmx_allowed1(vcpu, VMX_PROC2) & secondary; }
+
+/* SDM3 appendix A: registers that exist where what they tell of does. */
+static bool register_exists(const struct vcpu *vcpu, uint32_t msr)
 {
-    return BIT(0) | BIT(6) | BIT(8) | BIT(14) | BIT(16) | BIT(17) | BIT(20) | BIT(21) | BIT(22) | BIT(25) | BIT(26) |
-           0xF01ull << 32;
+    switch (msr) {
+    case MSR_PROC2: return vmx_allowed1(vcpu, VMX_PROC) & PROC_ACTIVATE_SECONDARY_CONTROLS;
+    case MSR_EPT_VPID_CAP: return offers(vcpu, PROC2_ENABLE_EPT | PROC2_ENABLE_VPID);
+    case MSR_VMFUNC: return offers(vcpu, PROC2_ENABLE_VM_FUNCTIONS);
+    default: return true;
+    }
+}
+
+/* SDM3 §A.10: execute-only, 4 levels, UC and WB, 2 MiB and 1 GiB, INVEPT, A/D, advanced information, all INVVPID types. */
+static uint64_t ept_vpid(const struct vcpu *vcpu)
+{
+    uint64_t ept = BIT(0) | BIT(6) | BIT(8) | BIT(14) | BIT(16) | BIT(17) | BIT(20) | BIT(21) | BIT(22) | BIT(25) | BIT(26);
+    return (offers(vcpu, PROC2_ENABLE_EPT) ? ept : 0) | (offers(vcpu, PROC2_ENABLE_VPID) ? 0xF01ull << 32 : 0);
 }
 
 static const uint64_t cr0_fixed0 = CR0_PG | CR0_NE | CR0_PE, cr0_fixed1 = 0xFFFFFFFF;
@@ -67,24 +80,26 @@ bool vmx_cr4_allowed(const struct vcpu *vcpu, uint64_t cr4)
 
 bool vmx_read_capability(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
 {
+    if (!register_exists(vcpu, msr))
+        return false;
     switch (msr) {
     case MSR_BASIC: *value = basic(); break;
-    case MSR_PIN: *value = plain(VMX_PIN); break;
-    case MSR_PROC: *value = plain(VMX_PROC); break;
-    case MSR_EXIT: *value = plain(VMX_EXIT); break;
-    case MSR_ENTRY: *value = plain(VMX_ENTRY); break;
+    case MSR_PIN: *value = plain(vcpu, VMX_PIN); break;
+    case MSR_PROC: *value = plain(vcpu, VMX_PROC); break;
+    case MSR_EXIT: *value = plain(vcpu, VMX_EXIT); break;
+    case MSR_ENTRY: *value = plain(vcpu, VMX_ENTRY); break;
     case MSR_MISC: *value = misc(); break;
     case MSR_CR0_FIXED0: *value = cr0_fixed0; break;
     case MSR_CR0_FIXED1: *value = cr0_fixed1; break;
     case MSR_CR4_FIXED0: *value = CR4_VMXE; break;
     case MSR_CR4_FIXED1: *value = x86_cr4_valid(vcpu); break;
-    case MSR_VMCS_ENUM: *value = vmcs_highest_index() << 1; break;
-    case MSR_PROC2: *value = (uint64_t)vmx_allowed1(VMX_PROC2) << 32; break;
-    case MSR_EPT_VPID_CAP: *value = ept_vpid(); break;
-    case MSR_TRUE_PIN: *value = true_controls(VMX_PIN); break;
-    case MSR_TRUE_PROC: *value = true_controls(VMX_PROC); break;
-    case MSR_TRUE_EXIT: *value = true_controls(VMX_EXIT); break;
-    case MSR_TRUE_ENTRY: *value = true_controls(VMX_ENTRY); break;
+    case MSR_VMCS_ENUM: *value = vmcs_highest_index(vcpu) << 1; break;
+    case MSR_PROC2: *value = settings(vcpu, VMX_PROC2, 0); break;
+    case MSR_EPT_VPID_CAP: *value = ept_vpid(vcpu); break;
+    case MSR_TRUE_PIN: *value = true_controls(vcpu, VMX_PIN); break;
+    case MSR_TRUE_PROC: *value = true_controls(vcpu, VMX_PROC); break;
+    case MSR_TRUE_EXIT: *value = true_controls(vcpu, VMX_EXIT); break;
+    case MSR_TRUE_ENTRY: *value = true_controls(vcpu, VMX_ENTRY); break;
     case MSR_VMFUNC: *value = VM_FUNCTION_EPTP_SWITCHING; break;
     default: return false;
     }

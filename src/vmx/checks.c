@@ -30,9 +30,9 @@ void vmx_effective_controls(const struct vcpu *vcpu, uint32_t control[VMX_GROUP_
     control[VMX_ENTRY] = F(ENTRY_CONTROLS);
 }
 
-static bool allowed(enum vmx_group group, uint32_t value)
+static bool allowed(const struct vcpu *vcpu, enum vmx_group group, uint32_t value)
 {
-    return !(value & ~vmx_allowed1(group)) && !(vmx_required(group) & ~value);
+    return !(value & ~vmx_allowed1(vcpu, group)) && !(vmx_required(group) & ~value);
 }
 
 /* 16-byte aligned, and the last byte of its `count` entries of 16 bytes within the physical address width. */

@@ -53,9 +53,16 @@ static bool mode_allows(const struct vcpu *vcpu)
     return vcpu_protected(vcpu) && !vcpu_v86(vcpu) && (!vcpu_long_mode(vcpu) || vcpu_code64(vcpu));
 }
 
+/* SDM3 §31.3, INVEPT and INVVPID: #UD where what they invalidate is not offered. */
+static bool exists(const struct vcpu *vcpu, enum vmx_reason reason)
+{
+    uint32_t needed = reason == REASON_INVEPT ? PROC2_ENABLE_EPT : reason == REASON_INVVPID ? PROC2_ENABLE_VPID : 0;
+    return !needed || (vmx_allowed1(vcpu, VMX_PROC2) & needed);
+}
+
 bool vmx_allowed(struct vcpu *vcpu, enum vmx_reason reason, uint64_t qualification, uint32_t information)
 {
-    if (!vcpu->vmx.on || !mode_allows(vcpu))
+    if (!vcpu->vmx.on || !mode_allows(vcpu) || !exists(vcpu, reason))
         return x86_raise(vcpu, VEC_UD);
     if (vcpu->vmx.guest)
         return vmx_exit_instruction(vcpu, reason, qualification, information);
@@ -174,7 +181,7 @@ bool vmx_vmptrld(struct vcpu *vcpu, uint64_t pointer)
 bool vmx_vmread(struct vcpu *vcpu, uint64_t encoding, uint64_t *value)
 {
     bool high;
-    int field = vmcs_find(encoding, &high);
+    int field = vmcs_find(vcpu, encoding, &high);
     uint64_t vmcs = addressed_vmcs(vcpu);
     if (vmcs == VMCS_NONE || field < 0) {
         vmx_fail(vcpu, ERROR_UNSUPPORTED_FIELD);
@@ -194,7 +201,7 @@ static uint64_t merged(uint64_t old, uint64_t value, bool high, uint64_t mask)
 void vmx_vmwrite(struct vcpu *vcpu, uint64_t encoding, uint64_t value)
 {
     bool high;
-    int field = vmcs_find(encoding, &high);
+    int field = vmcs_find(vcpu, encoding, &high);
     uint64_t vmcs = addressed_vmcs(vcpu);
     if (vmcs == VMCS_NONE || field < 0) {
         vmx_fail(vcpu, ERROR_UNSUPPORTED_FIELD);

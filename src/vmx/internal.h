@@ -27,14 +27,17 @@ enum { MSR_AREA_MAX = 512 };                    /* SDM3 §A.6: entries of an MSR
 enum { VMX_TIMER_SHIFT = 5 };                   /* the preemption timer counts every 32nd tick of the TSC */
 enum { VM_FUNCTION_EPTP_SWITCHING = 1 };
 
+/* --- capability.c --- */
+uint32_t vmx_default1(enum vmx_group group);    /* SDM3 §A.2: reserved bits that are 1 where no TRUE register says else */
+
 /* --- vmcs.c --- */
 /* Row of a field by the encoding of its full access; -1: no such field here. *high: the encoding is that of the high half. */
-int vmcs_find(uint64_t encoding, bool *high);
-bool vmcs_exists(enum vmcs_field field);
+int vmcs_find(const struct vcpu *vcpu, uint64_t encoding, bool *high);
+bool vmcs_exists(const struct vcpu *vcpu, enum vmcs_field field);
 uint32_t vmcs_encoding(enum vmcs_field field);
 const char *vmcs_name(enum vmcs_field field);
 uint64_t vmcs_width_mask(enum vmcs_field field);
-uint32_t vmcs_highest_index(void);
+uint32_t vmcs_highest_index(const struct vcpu *vcpu);
 /* A VMCS region in memory. */
 void vmcs_write_back(struct vcpu *vcpu);        /* the current VMCS */
 void vmcs_load(struct vcpu *vcpu, uint64_t pointer);

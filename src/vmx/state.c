@@ -61,6 +61,6 @@ void vmx_print(const struct vcpu *vcpu, FILE *out)
     fprintf(out, "current VMCS %" PRIx64 ", %s%s\n", vmx->current, vmx->launched ? "launched" : "clear",
             vmx->shadow ? ", shadow" : "");
     for (unsigned i = 0; i < VMCS_FIELD_COUNT; i++)
-        if (vmcs_exists(i))
+        if (vmcs_exists(vcpu, i))
             print_field(vcpu, i, out);
 }

@@ -40,12 +40,12 @@ uint64_t vmcs_width_mask(enum vmcs_field field)
     return width == WIDTH_16 ? 0xFFFF : width == WIDTH_32 ? 0xFFFFFFFF : ~0ull;
 }
 
-bool vmcs_exists(enum vmcs_field field)
+bool vmcs_exists(const struct vcpu *vcpu, enum vmcs_field field)
 {
-    return rows[field].group == VMX_ALL || (vmx_allowed1(rows[field].group) & rows[field].control);
+    return rows[field].group == VMX_ALL || (vmx_allowed1(vcpu, rows[field].group) & rows[field].control);
 }
 
-int vmcs_find(uint64_t encoding, bool *high)
+int vmcs_find(const struct vcpu *vcpu, uint64_t encoding, bool *high)
 {
     unsigned low = 0, end = ARRAY_SIZE(rows);
     *high = encoding & 1;
@@ -54,7 +54,7 @@ int vmcs_find(uint64_t encoding, bool *high)
     while (low < end) {
         unsigned middle = (low + end) / 2;
         if (rows[middle].encoding == (encoding & ~1ull))
-            return vmcs_exists(middle) ? (int)middle : -1;
+            return vmcs_exists(vcpu, middle) ? (int)middle : -1;
         if (rows[middle].encoding < encoding)
             low = middle + 1;
         else
@@ -63,11 +63,11 @@ int vmcs_find(uint64_t encoding, bool *high)
     return -1;
 }
 
-uint32_t vmcs_highest_index(void)
+uint32_t vmcs_highest_index(const struct vcpu *vcpu)
 {
     uint32_t highest = 0;
     for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
-        if (vmcs_exists(i) && bits(rows[i].encoding, 9, 1) > highest)
+        if (vmcs_exists(vcpu, i) && bits(rows[i].encoding, 9, 1) > highest)
             highest = bits(rows[i].encoding, 9, 1);
     return highest;
 }

@@ -13,6 +13,7 @@ struct cpu_model {
     unsigned cpus;
     uint64_t tsc_hz;
     uint64_t xcr0;              /* user state components that can be enabled */
+    uint32_t vmx_controls[VMX_GROUP_COUNT];     /* of VT-x: bits that may be 1 */
     uint64_t has[(FEATURE_COUNT + 63) / 64];    /* a bit for each feature */
 };
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "vmx/vmx.h"
 #include "x86/model.h"
 
 const struct feature_place x86_feature_places[FEATURE_COUNT] = {
@@ -223,8 +224,23 @@ static bool same_name(const char *feature, const char *text, size_t length)
     return true;
 }
 
+/* The controls of VT-x are called vmx-NAME. */
+static bool is_vmx_control(const char *name, size_t length)
+{
+    enum { PREFIX = 4 };
+    return length > PREFIX && same_name("VMX_", name, PREFIX);
+}
+
+static bool switch_vmx_control(struct cpu_model *model, const char *name, size_t length, bool on, struct error *err)
+{
+    return vmx_switch_control(model->vmx_controls, name + 4, length - 4, on) ||
+           error_set(err, "'%.*s' is not a feature of VT-x that can be switched; --cpu help lists them", (int)length, name);
+}
+
 static bool switch_feature(struct cpu_model *model, const char *name, size_t length, bool on, struct error *err)
 {
+    if (is_vmx_control(name, length))
+        return switch_vmx_control(model, name, length, on, err);
     for (unsigned f = 0; length && f < FEATURE_COUNT; f++)
         if (same_name(x86_feature_places[f].name, name, length)) {
             if (!switchable(f))
@@ -305,6 +321,7 @@ struct cpu_model *x86_model_create(const char *text, unsigned cpus, uint64_t tsc
     model->cpus = cpus;
     model->tsc_hz = tsc_hz;
     model->microcode = 0x1000000;
+    vmx_offer_all(model->vmx_controls);
     const char *name = length ? text : default_name();
     if (!take_name(model, name, length ? length : strlen(name), err) ||
         (text && text[length] && !switch_features(model, text + length, err))) {
@@ -315,6 +332,7 @@ struct cpu_model *x86_model_create(const char *text, unsigned cpus, uint64_t tsc
     set(model, FEATURE_OSPKE, false);
     set(model, FEATURE_HTT, cpus > 1);
     drop_what_cannot_be(model);
+    vmx_drop_what_cannot_be(model->vmx_controls);
     model->xcr0 = model_xcr0(model);
     return model;
 }

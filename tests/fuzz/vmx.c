@@ -103,7 +103,7 @@ static void set_controls(struct vcpu *vcpu, bool real, uint64_t *seed)
         PROC2_VIRTUALIZE_X2APIC_MODE, PROC2_VIRTUALIZE_APIC_ACCESSES | PROC2_APIC_REGISTER_VIRTUALIZATION, PROC2_EPT_VIOLATION_VE,
     };
     uint32_t proc = vmx_required(VMX_PROC) | PROC_ACTIVATE_SECONDARY_CONTROLS | PROC_USE_TPR_SHADOW;
-    proc |= fuzz_random(seed) & fuzz_random(seed) & vmx_allowed1(VMX_PROC) & ~(uint32_t)PROC_NMI_WINDOW_EXITING;
+    proc |= fuzz_random(seed) & fuzz_random(seed) & vmx_allowed1(vcpu, VMX_PROC) & ~(uint32_t)PROC_NMI_WINDOW_EXITING;
     set(vcpu, VMCS_PIN_BASED_CONTROLS, vmx_required(VMX_PIN) | PIN_EXTERNAL_INTERRUPT_EXITING);
     set(vcpu, VMCS_PROCESSOR_BASED_CONTROLS, proc);
     set(vcpu, VMCS_SECONDARY_CONTROLS, PROC2_ENABLE_EPT | PROC2_UNRESTRICTED_GUEST | secondary[fuzz_below(seed, ARRAY_SIZE(secondary))]);

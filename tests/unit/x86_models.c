@@ -85,6 +85,36 @@ static void test_vmx_by_name(void **state)
     }
 }
 
+static uint64_t capability(struct x86_fixture *f, uint32_t msr)
+{
+    uint64_t value;
+    return x86_rdmsr(&f->vcpu, msr, &value) ? value : 0;
+}
+
+/* A feature of VT-x goes with all that needs it, and the capability MSRs say so. */
+static void test_vmx_features_by_name(void **state)
+{
+    enum { PIN = 0x481, PROC = 0x482, EXIT = 0x483, ENTRY = 0x484, VMCS_ENUM = 0x48A, PROC2 = 0x48B, EPT_VPID = 0x48C };
+    struct error err;
+    struct x86_fixture *all = x86_fixture_create("i7-7500U"), *f = x86_fixture_create("i7-7500U,vmx-enable-ept=off,-vmx-load-pat");
+    enum { EPT_AND_WHAT_NEEDS_IT = PROC2_ENABLE_EPT | PROC2_UNRESTRICTED_GUEST | PROC2_ENABLE_PML | PROC2_MODE_BASED_EXECUTE |
+                                   PROC2_EPT_VIOLATION_VE | PROC2_ENABLE_VM_FUNCTIONS };
+    assert_int_equal((capability(all, PROC2) ^ capability(f, PROC2)) >> 32, EPT_AND_WHAT_NEEDS_IT);
+    assert_int_equal((capability(all, EXIT) ^ capability(f, EXIT)) >> 32, EXIT_LOAD_PAT);
+    assert_int_equal((capability(all, ENTRY) ^ capability(f, ENTRY)) >> 32, ENTRY_LOAD_PAT);
+    assert_int_equal(capability(f, EPT_VPID), 0xF01ull << 32);
+    x86_fixture_destroy(f);
+    f = x86_fixture_create("i7-7500U,vmx-activate-secondary-controls=off");
+    assert_int_equal(capability(f, PROC2), 0);
+    assert_int_equal(capability(f, EPT_VPID), 0);
+    assert_int_equal((capability(all, PIN) ^ capability(f, PIN)) >> 32, PIN_PROCESS_POSTED_INTERRUPTS);
+    assert_true(capability(f, VMCS_ENUM) < capability(all, VMCS_ENUM));
+    x86_fixture_destroy(f);
+    x86_fixture_destroy(all);
+    assert_null(x86_model_create("i7-7500U,vmx-warp-drive=off", 1, 1000000000, &err));
+    assert_null(x86_model_create("i7-7500U,vmx-ia32e=off", 1, 1000000000, &err));
+}
+
 /* No model offers a user-level instruction that this host lacks. */
 static void test_models_are_masked_by_the_host(void **state)
 {
@@ -214,7 +244,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vendor_and_brand), cmocka_unit_test(test_hypervisor_leaves),
-        cmocka_unit_test(test_hidden_features), cmocka_unit_test(test_vmx_by_name), cmocka_unit_test(test_models_are_masked_by_the_host),
+        cmocka_unit_test(test_hidden_features), cmocka_unit_test(test_vmx_by_name), cmocka_unit_test(test_vmx_features_by_name), cmocka_unit_test(test_models_are_masked_by_the_host),
         cmocka_unit_test(test_each_level_has_the_one_below), cmocka_unit_test(test_switches),
         cmocka_unit_test(test_dynamic_bits_follow_cr4), cmocka_unit_test(test_xsave_leaf_follows_xcr0),
         cmocka_unit_test(test_topology), cmocka_unit_test(test_leaves_beyond_the_last_answer_as_the_last),

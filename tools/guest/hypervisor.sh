@@ -17,7 +17,7 @@ make_hypervisor() {
     local kernel=$1 base=$2 out=$3 root=$3.root
     say "making the hypervisor guest of ${kernel##*/}"
     mkdir -p "$root"/{bin,guest,lib/kvm} "$out.modules" || return 1
-    gcc -O2 -Wall -static -o "$root/bin/kvm_linux" "$top/tools/guest/kvm_linux.c" || return 1
+    gcc -O2 -Wall -static -pthread -o "$root/bin/kvm_linux" "$top/tools/guest/kvm_linux.c" || return 1
     dpkg-deb --fsys-tarfile "$kernel/package.deb" | tar -x -C "$out.modules" ./lib/modules &&
         "$top/tools/guest/pick-modules.py" "$out.modules/lib/modules" "$root/lib/kvm" kvm_intel || return 1
     cp "$kernel/vmlinuz" "$base" "$root/guest/" && mv "$root/guest/${base##*/}" "$root/guest/initramfs" || return 1

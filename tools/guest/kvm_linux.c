@@ -1,12 +1,14 @@
 /*
- * A minimal user of /dev/kvm, for the guest of a guest: boots a bzImage by the 32-bit Linux boot protocol on one processor with KVM's
- * own interrupt controllers and PIT, and a UART whose output is ours.
- *   kvm_linux KERNEL INITRD COMMAND-LINE
+ * A minimal user of /dev/kvm, for the guest of a guest: boots a bzImage by the 32-bit Linux boot protocol with KVM's own interrupt
+ * controllers and PIT, which ACPI tables tell of, and a UART whose output is ours.
+ *   kvm_linux PROCESSORS KERNEL INITRD COMMAND-LINE
  * Ends when the guest resets (status 0) or KVM gives up (1).
  */
 #include <asm/bootparam.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,11 +22,19 @@
 
 enum {
     MEMORY = 192 << 20, BOOT_PARAMS = 0x7000, COMMAND_LINE = 0x20000, KERNEL = 0x100000, INITRD = 0x6000000,
-    LOW_END = 0x9FC00, TSS = 0xFFFBD000u, IDENTITY_MAP = 0xFFFBC000u, UART = 0x3F8, UART_IRQ = 4, KEYBOARD = 0x64, RESET = 0xFE,
+    LOW_END = 0x9FC00, ACPI_TABLES = 0xE0000, TSS = 0xFFFBD000u, IDENTITY_MAP = 0xFFFBC000u,
+    UART = 0x3F8, UART_IRQ = 4, KEYBOARD = 0x64, RESET = 0xFE,
+    PM_EVENT = 0x600, PM_CONTROL = 0x604, PM_END = 0x606,
+    PROCESSORS_MAX = 8,
 };
 
-static int vm, vcpu;
+static int vm;
 static uint8_t *memory;
+static unsigned processors;
+static struct virtual_processor {
+    int fd;
+    struct kvm_run *run;
+} processor[PROCESSORS_MAX];
 
 static void fail(const char *what)
 {
@@ -74,6 +84,101 @@ static void load(const char *kernel_path, const char *initrd_path, const char *c
     params->e820_table[1] = (struct boot_e820_entry){ KERNEL, MEMORY - KERNEL, 1 };
 }
 
+/* --- ACPI tables: ACPI 6.3, §5.2; nothing but what Linux needs to find processors and the I/O APIC --- */
+
+enum { TABLE_HEADER = 36, RSDP_SIZE = 36, FADT_SIZE = 244, MADT_FIXED = 44, MADT_PROCESSOR = 8, MADT_IOAPIC = 12 };
+
+static uint8_t *table_end;
+
+static void put(uint8_t *place, uint64_t value, size_t size) { memcpy(place, &value, size); }
+
+static void put_checksum(uint8_t *bytes, size_t size, size_t place)
+{
+    uint8_t sum = 0;
+    for (size_t i = 0; i < size; i++)
+        sum += bytes[i];
+    bytes[place] = (uint8_t)-sum;
+}
+
+static uint64_t address_of(const uint8_t *place) { return (uint64_t)(place - memory); }
+
+/* Its contents are zero; finish_table when they have been written. */
+static uint8_t *add_table(const char *signature, uint8_t revision, size_t size)
+{
+    uint8_t *table = table_end;
+    table_end += (size + 15) & ~15ul;
+    memcpy(table, signature, 4);
+    put(table + 4, size, 4);
+    table[8] = revision;
+    memcpy(table + 10, "DOPPELGUEST   ", 14);
+    put(table + 24, 1, 4);
+    memcpy(table + 28, "DPPL", 4);
+    put(table + 32, 1, 4);
+    return table;
+}
+
+static uint64_t finish_table(uint8_t *table)
+{
+    uint32_t size;
+    memcpy(&size, table + 4, sizeof(size));
+    put_checksum(table, size, 9);
+    return address_of(table);
+}
+
+/* §5.2.9: power management has two registers, which read as zero; there are no buttons. */
+static uint64_t make_fadt(void)
+{
+    enum { WBINVD = 1 << 0, NO_POWER_BUTTON = 1 << 4, NO_SLEEP_BUTTON = 1 << 5, LEGACY_DEVICES = 1, SCI = 9 };
+    uint64_t dsdt = finish_table(add_table("DSDT", 2, TABLE_HEADER));
+    uint8_t *fadt = add_table("FACP", 3, FADT_SIZE);
+    put(fadt + 40, dsdt, 4);
+    put(fadt + 46, SCI, 2);
+    put(fadt + 56, PM_EVENT, 4);
+    put(fadt + 64, PM_CONTROL, 4);
+    fadt[88] = 4;
+    fadt[89] = 2;
+    put(fadt + 109, LEGACY_DEVICES, 2);
+    put(fadt + 112, WBINVD | NO_POWER_BUTTON | NO_SLEEP_BUTTON, 4);
+    return finish_table(fadt);
+}
+
+/* §5.2.12: KVM's default routing connects ISA interrupt N with pin N of its I/O APIC. */
+static uint64_t make_madt(void)
+{
+    enum { LOCAL_APIC = 0, IOAPIC = 1, ENABLED = 1, PC_AT = 1 };
+    uint8_t *madt = add_table("APIC", 3, MADT_FIXED + processors * MADT_PROCESSOR + MADT_IOAPIC), *entry = madt + MADT_FIXED;
+    put(madt + 36, 0xFEE00000, 4);
+    put(madt + 40, PC_AT, 4);
+    for (unsigned i = 0; i < processors; i++, entry += MADT_PROCESSOR) {
+        entry[0] = LOCAL_APIC;
+        entry[1] = MADT_PROCESSOR;
+        entry[2] = entry[3] = (uint8_t)i;
+        put(entry + 4, ENABLED, 4);
+    }
+    entry[0] = IOAPIC;
+    entry[1] = MADT_IOAPIC;
+    entry[2] = PROCESSORS_MAX;
+    put(entry + 4, 0xFEC00000, 4);
+    return finish_table(madt);
+}
+
+static void make_acpi_tables(void)
+{
+    uint8_t *rsdp = memory + ACPI_TABLES;
+    table_end = rsdp + 48;
+    uint64_t fadt = make_fadt(), madt = make_madt();
+    uint8_t *xsdt = add_table("XSDT", 1, TABLE_HEADER + 16);
+    put(xsdt + TABLE_HEADER, fadt, 8);
+    put(xsdt + TABLE_HEADER + 8, madt, 8);
+    memcpy(rsdp, "RSD PTR ", 8);
+    memcpy(rsdp + 9, "DOPPEL", 6);
+    rsdp[15] = 2;
+    put(rsdp + 20, RSDP_SIZE, 4);
+    put(rsdp + 24, finish_table(xsdt), 8);
+    put_checksum(rsdp, 20, 8);
+    put_checksum(rsdp, RSDP_SIZE, 32);
+}
+
 /* --- the machine --- */
 
 static void create(int kvm)
@@ -88,19 +193,31 @@ static void create(int kvm)
     memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     struct kvm_userspace_memory_region region = { .memory_size = MEMORY, .userspace_addr = (uintptr_t)memory };
     ask(vm, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
-    vcpu = ask(vm, KVM_CREATE_VCPU, 0, "KVM_CREATE_VCPU");
 }
 
-static void set_cpuid(int kvm)
+static void set_apic_id(struct kvm_cpuid2 *cpuid, unsigned id)
+{
+    for (unsigned i = 0; i < cpuid->nent; i++) {
+        struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
+        if (entry->function == 1)
+            entry->ebx = (entry->ebx & 0xFFFFFF) | id << 24;
+        else if (entry->function == 0xB || entry->function == 0x1F)
+            entry->edx = id;
+    }
+}
+
+static void set_cpuid(int kvm, unsigned id)
 {
     struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + 128 * sizeof(cpuid->entries[0]));
     cpuid->nent = 128;
     ask(kvm, KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID");
-    ask(vcpu, KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2");
+    set_apic_id(cpuid, id);
+    ask(processor[id].fd, KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2");
     free(cpuid);
 }
 
-static void set_registers(void)
+/* Of the boot processor; the others wait for its start-up IPI. */
+static void set_registers(int vcpu)
 {
     struct kvm_segment code = { .limit = 0xFFFFFFFF, .selector = 0x10, .type = 11, .present = 1, .db = 1, .s = 1, .g = 1 };
     struct kvm_segment data = { .limit = 0xFFFFFFFF, .selector = 0x18, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1 };
@@ -114,8 +231,19 @@ static void set_registers(void)
     ask(vcpu, KVM_SET_REGS, &regs, "KVM_SET_REGS");
 }
 
+static void create_processor(int kvm, unsigned id)
+{
+    size_t size = (size_t)ask(kvm, KVM_GET_VCPU_MMAP_SIZE, NULL, "KVM_GET_VCPU_MMAP_SIZE");
+    processor[id].fd = ask(vm, KVM_CREATE_VCPU, (void *)(uintptr_t)id, "KVM_CREATE_VCPU");
+    set_cpuid(kvm, id);
+    processor[id].run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, processor[id].fd, 0);
+    if (processor[id].run == MAP_FAILED)
+        fail("mmap of the vCPU");
+}
+
 /* --- the UART: it is always ready to send, and never receives --- */
 
+static pthread_mutex_t uart_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint8_t ier, lcr, mcr, scratch;
 static bool thr_empty;
 
@@ -171,29 +299,36 @@ static void uart_write(unsigned reg, uint8_t value)
 /* False: the guest wants a reset. */
 static bool port_access(const struct kvm_run *run, uint8_t *data)
 {
+    bool goes_on = true;
+    pthread_mutex_lock(&uart_lock);
     for (unsigned i = 0; i < run->io.count; i++, data += run->io.size) {
         uint16_t port = run->io.port;
         if (run->io.direction == KVM_EXIT_IO_OUT) {
             if (port == KEYBOARD && *data == RESET)
-                return false;
+                goes_on = false;
             if (port >= UART && port < UART + 8)
                 uart_write(port - UART, *data);
         } else {
             memset(data, 0xFF, run->io.size);
             if (port >= UART && port < UART + 8)
                 *data = uart_read(port - UART);
-            else if (port == KEYBOARD)
-                *data = 0;
+            else if (port == KEYBOARD || (port >= PM_EVENT && port < PM_END))
+                memset(data, 0, run->io.size);
         }
     }
-    return true;
+    pthread_mutex_unlock(&uart_lock);
+    return goes_on;
 }
 
-static int run_guest(struct kvm_run *run)
+static int run_guest(struct virtual_processor *p)
 {
+    struct kvm_run *run = p->run;
     for (;;) {
-        if (ioctl(vcpu, KVM_RUN, 0) < 0)
+        if (ioctl(p->fd, KVM_RUN, 0) < 0) {
+            if (errno == EAGAIN || errno == EINTR)      /* a processor that was started comes back once */
+                continue;
             fail("KVM_RUN");
+        }
         switch (run->exit_reason) {
         case KVM_EXIT_IO:
             if (!port_access(run, (uint8_t *)run + run->io.data_offset))
@@ -214,24 +349,34 @@ static int run_guest(struct kvm_run *run)
     }
 }
 
+/* The first processor that ends ends all. */
+static void *run_processor(void *argument)
+{
+    int status = run_guest(argument);
+    fflush(stdout);
+    _exit(status);
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 4) {
-        fprintf(stderr, "usage: kvm_linux KERNEL INITRD COMMAND-LINE\n");
+    processors = argc == 5 ? (unsigned)atoi(argv[1]) : 0;
+    if (processors < 1 || processors > PROCESSORS_MAX) {
+        fprintf(stderr, "usage: kvm_linux PROCESSORS KERNEL INITRD COMMAND-LINE (1 to %d processors)\n", PROCESSORS_MAX);
         return 2;
     }
     int kvm = open("/dev/kvm", O_RDWR);
     if (kvm < 0)
         fail("/dev/kvm");
     create(kvm);
-    set_cpuid(kvm);
-    load(argv[1], argv[2], argv[3]);
-    set_registers();
-    size_t size = (size_t)ask(kvm, KVM_GET_VCPU_MMAP_SIZE, NULL, "KVM_GET_VCPU_MMAP_SIZE");
-    struct kvm_run *run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-    if (run == MAP_FAILED)
-        fail("mmap of the vCPU");
-    int status = run_guest(run);
-    fflush(stdout);
-    return status;
+    load(argv[2], argv[3], argv[4]);
+    make_acpi_tables();
+    for (unsigned i = 0; i < processors; i++)
+        create_processor(kvm, i);
+    set_registers(processor[0].fd);
+    for (unsigned i = 1; i < processors; i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, run_processor, &processor[i]))
+            fail("pthread_create");
+    }
+    run_processor(&processor[0]);
 }
