@@ -78,5 +78,5 @@ def doppel_in_doppel_devices(test):
         machine.command_line("ifconfig lo 127.0.0.1 up; mkdir /tmp/www; seq 1 9999 >/tmp/www/file; httpd -p 127.0.0.1:8000 -h /tmp/www; "
                              "truncate -s 64M /tmp/disk; echo made", "^made$", BOOT_SECONDS)
         boots(machine, "--cpus 2 --disk /tmp/disk --net user",
-              "cpu,smp,memory,clock,entropy,disk_reboot,filesystem,net doppel.cpus=2 doppel.url=http://10.0.2.2:8000/file")
+              "cpu,smp,memory,clock,entropy,disk_write,filesystem,net doppel.cpus=2 doppel.url=http://10.0.2.2:8000/file")
         leave(machine)
