@@ -339,6 +339,7 @@ bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves)
     const struct paging_format *format = &vcpu->mmu->format;
     uint64_t table = vcpu->cr3 & format->address_mask;
     leaves->above = ~0ull;
+    leaves->any_above = 0;
     leaves->entry = NULL;
     for (unsigned n = format->levels - 1; n; n--) {
         const struct paging_level *level = &format->level[n];
@@ -354,6 +355,7 @@ bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves)
             return true;
         }
         leaves->above &= entry;
+        leaves->any_above |= entry;
         table = entry & format->address_mask;
     }
     leaves->page_shift = PAGE_SHIFT;

@@ -39,7 +39,7 @@ struct leaves {
     uint64_t large;         /* ... this entry; */
     uint64_t large_gpa;     /* what it maps the first of the 2 MiB to */
     uint8_t page_shift;
-    uint64_t above;         /* AND of the entries that lead there */
+    uint64_t above, any_above;      /* AND and OR of the entries that lead there */
 };
 enum { PAGING_ENTRIES = 512 };
 bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves);

@@ -4,6 +4,8 @@
  */
 #include "mmu_fixture.h"
 
+#include "mmu/still.h"
+
 enum { TABLE_FRAMES = 12, RAM_BYTES = 1 << 20, ROUNDS = 1500, WALKS = 400 };
 
 struct reference {
@@ -264,6 +266,38 @@ static void agrees_with_the_manual(void **state)
     fixture_destroy(f);
 }
 
+/* What mmu_still_fetches sees is what a walk would find that has no A to set, and nothing is left of its looking. */
+static void look_again(struct fixture *f, uint8_t *copy)
+{
+    struct vcpu *v = &f->vcpu;
+    uint64_t gla = fixture_random(f) & ~PAGE_MASK;
+    struct still still = { 0 };
+    v->cpl = fixture_chance(f, 2) ? 3 : 0;
+    memcpy(copy, ram_host(v->ram, 0), TABLE_FRAMES * PAGE_SIZE);
+    struct reference r = { .vcpu = v, .memory = copy, .gla = gla, .class = v->cpl ? MMU_USER : MMU_SUPERVISOR, .use = MMU_FETCH };
+    bool found = ref_walk(&r) && memcmp(copy, ram_host(v->ram, 0), TABLE_FRAMES * PAGE_SIZE) == 0;
+    memcpy(copy, ram_host(v->ram, 0), TABLE_FRAMES * PAGE_SIZE);
+    bool global = (v->cr4 & CR4_PGE) && (r.leaf & PTE_G), plain = found && r.gpa < RAM_BYTES && !(r.user && v->cpl == 0);
+    assert_int_equal(mmu_still_fetches(v, &still, gla, r.gpa, global) && r.gpa < RAM_BYTES, plain);
+    assert_false(mmu_still_fetches(v, &still, gla, r.gpa ^ PAGE_SIZE, global));
+    assert_false(mmu_still_fetches(v, &still, gla, r.gpa, !global));
+    assert_memory_equal(copy, ram_host(v->ram, 0), TABLE_FRAMES * PAGE_SIZE);
+}
+
+static void looking_again_sees_what_a_walk_finds(void **state)
+{
+    struct fixture *f = fixture_create(RAM_BYTES);
+    uint8_t *copy = calloc(1, RAM_BYTES);
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        random_mode(f, 2 + round % 2);
+        random_tables(f, true);
+        for (unsigned i = 0; i < WALKS / 10; i++)
+            look_again(f, copy);
+    }
+    free(copy);
+    fixture_destroy(f);
+}
+
 static void paging_off_is_identity(void **state)
 {
     struct fixture *f = fixture_create(RAM_BYTES);
@@ -326,6 +360,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_the_manual),
+        cmocka_unit_test(looking_again_sees_what_a_walk_finds),
         cmocka_unit_test(paging_off_is_identity),
         cmocka_unit_test(pdptes_with_reserved_bits_are_refused),
         cmocka_unit_test(pdptes_are_registers),

@@ -51,7 +51,8 @@ enum {
     DBT_HASH_BITS = 17,
     DBT_PAGE_BITS = 12,
     DBT_JUMP_BITS = 16,
-    DBT_JUMPS_LISTED = 8192,
+    DBT_JUMPS_LISTED = 16384,
+    DBT_JUMP_PAGES = 4096,              /* that the entries of a table lie in */
     DBT_HOT = 12,                       /* runs in the interpreter before a block is translated */
 };
 
@@ -138,17 +139,30 @@ struct site_runs {
     uint64_t rip;                       /* where it was the last time */
 };
 
+/* Code at a linear address. */
+struct jump_entry {
+    uint64_t minus_rip;
+    const uint8_t *code;
+};
+
+/* A page with such code: its linear and its guest-physical address. */
+struct jump_page {
+    uint64_t gla, gpa;                  /* gpa | JUMP_PAGE_*; 0: a free place */
+};
+enum { JUMP_PAGE_TAKEN = 1, JUMP_PAGE_GLOBAL = 2, JUMP_PAGE_GONE = 4 };        /* gone: it has no entries */
+
 /* Where indirect jumps look: by linear address, for one context and mode (jumps.c). */
 struct jump_table {
-    uint64_t minus_rip[1 << DBT_JUMP_BITS];
-    const uint8_t *code[1 << DBT_JUMP_BITS];
+    struct jump_entry entry[1 << DBT_JUMP_BITS];
+    struct jump_page page[2 * DBT_JUMP_PAGES];  /* hashed by linear address; places once taken stay so */
+    uint16_t page_list[DBT_JUMP_PAGES], page_count;     /* those that are taken */
     const void *context;
     uint64_t eptp, rule_bits;           /* of the context: what even global translations depend on */
     uint16_t vpid;
     uint32_t epoch, global_epoch;       /* mmu.h: of the translations that it relies on */
     uint8_t mode;
     bool local;                         /* some entry's page is not global */
-    uint32_t filled;                    /* entries made; the first DBT_JUMPS_LISTED of them are here */
+    uint32_t filled;                    /* places taken; the first DBT_JUMPS_LISTED of them are here */
     uint16_t list[DBT_JUMPS_LISTED];
 };
 

@@ -37,8 +37,9 @@ void translate_jcc(struct work *w, const struct planned *p)
 
 /* --- indirect --- */
 
-enum { CODE_OF_ENTRY = offsetof(struct jump_table, code) - offsetof(struct jump_table, minus_rip) };
+enum { CODE_OF_ENTRY = offsetof(struct jump_entry, code) };
 static_assert(DBT_JUMP_BITS == 16, "MOVZX makes the index");
+static_assert(sizeof(struct jump_entry) == 16 && offsetof(struct jump_table, entry) == 0, "LEA makes the address");
 
 /*
  * S1 = a target: S2 becomes the address of its entry in the jump table. An entry is only made for a target that the
@@ -50,6 +51,7 @@ static void emit_entry_of(struct work *w)
     emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S1 });
     emit_insn(&w->e, EMIT_0F, 0xB7, S2, rm_reg(S2), 0);         /* movzx */
     emit_load(&w->e, S3, rm_data(&w->dbt->jumps));
+    emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S2 });
     emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
 }
 
@@ -212,7 +214,7 @@ static void emit_far_edge(struct work *w, const struct edge *edge)
     struct emitter *e = &w->e;
     emit_guest_address(e, S1, edge->target);
     emit_load(e, S2, rm_data(&w->dbt->jumps));
-    emit_insn(e, EMIT_W | EMIT_WIDE, 0x8D, S2, rm_mem(S2, (int32_t)(jump_index(edge->target) * 8)), 0);         /* lea */
+    emit_insn(e, EMIT_W | EMIT_WIDE, 0x8D, S2, rm_mem(S2, (int32_t)(jump_index(edge->target) * sizeof(struct jump_entry))), 0);         /* lea */
     reloc_note_guest(e->relocs, e->at - 4, RELOC_GUEST_JUMP, edge->target);
     emit_difference(w);
     emit8(e, 0xE3);

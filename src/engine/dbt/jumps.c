@@ -1,40 +1,117 @@
 /*
  * Where indirect jumps look their targets up. An entry says: code at this linear address, in this context and mode, is that
  * translation. It is made when the target was fetched through the MMU, and holds until the MMU says that a fetch of that page
- * may now find something else (the epochs in mmu.h); then the whole table goes. So nothing is checked at the jump but the address.
+ * may now find something else (the epochs in mmu.h). So nothing is checked at the jump but the address.
  *
- * The supervisor has one table for all contexts, since a kernel's pages are global; if some are not, it goes with every change of
- * context, and always with a change of the space that contexts belong to: global translations are of one VPID and EPT only
+ * When an epoch has changed, the pages that entries lie in are looked up in the guest's tables (mmu/still.h), and only the entries of those
+ * that are elsewhere go. Programs give memory back hundreds of times a second, and each time the kernel flushes all that is not global; learning
+ * the targets anew took a fifth of Python's time.
+ *
+ * The supervisor has one table for all contexts, since a kernel's pages are global; if some are not, it is looked through with every change of
+ * context, and goes with a change of the space that contexts belong to: global translations are of one VPID and EPT only
  * (SDM3 §29.4.1). User code has a table for each context.
  */
 #include "engine/dbt/plan.h"
 
 #include "mmu/block.h"
+#include "mmu/still.h"
+
+/* More changed pages than these, and the table is for another program: it goes as a whole. */
+enum { CHANGED_MOST = 8 };
 
 /* An empty place holds what no address that looks there can match: 0, but for the place of address 0. */
 static uint64_t nothing(unsigned i) { return i == jump_index(0); }
 
-static void empty(struct jump_table *table)
+/* Patched jumps between pages of supervisor code rely on its table's pages. */
+static void pages_changed(struct dbt *dbt, const struct jump_table *table)
 {
-    if (table->filled > DBT_JUMPS_LISTED)
-        memset(table->minus_rip, 0, sizeof(table->minus_rip));
-    else
-        for (unsigned i = 0; i < table->filled; i++)
-            table->minus_rip[table->list[i]] = 0;
-    table->minus_rip[jump_index(0)] = nothing(jump_index(0));
-    table->filled = 0;
-    table->local = false;
+    if (table == &dbt->tables[0])
+        dbt_unlink_far(dbt);
 }
 
-static bool holds(const struct jump_table *table, const struct mmu *mmu, uint8_t mode, bool supervisor)
+static void empty(struct dbt *dbt, struct jump_table *table)
+{
+    pages_changed(dbt, table);
+    if (table->filled > DBT_JUMPS_LISTED)
+        memset(table->entry, 0, sizeof(table->entry));
+    else
+        for (unsigned i = 0; i < table->filled; i++)
+            table->entry[table->list[i]].minus_rip = 0;
+    table->entry[jump_index(0)].minus_rip = nothing(jump_index(0));
+    table->filled = 0;
+    table->local = false;
+    for (unsigned i = 0; i < table->page_count; i++)
+        table->page[table->page_list[i]].gpa = 0;
+    table->page_count = 0;
+}
+
+/* --- pages --- */
+
+/* The place of a page, or a free one. There is always one: half of them are never taken. */
+static struct jump_page *find_page(struct jump_table *table, uint64_t gla)
+{
+    unsigned mask = ARRAY_SIZE(table->page) - 1, i = (unsigned)(gla >> PAGE_SHIFT ^ gla >> (PAGE_SHIFT + 16)) & mask;
+    while (table->page[i].gpa && table->page[i].gla != gla)
+        i = (i + 1) & mask;
+    return &table->page[i];
+}
+
+/* The entries of a page, and of what may reach into it from the one before. */
+static void forget_page(struct dbt *dbt, struct jump_table *table, uint64_t page)
+{
+    pages_changed(dbt, table);
+    for (uint64_t rip = page - INSN_LENGTH_MAX; rip != page + PAGE_SIZE; rip++) {
+        unsigned i = jump_index(rip);
+        if (table->entry[i].minus_rip == -rip)
+            table->entry[i].minus_rip = nothing(i);
+    }
+}
+
+/* With a free place for it. */
+static void note_page(struct dbt *dbt, struct jump_table *table, uint64_t gla, uint64_t gpa, bool global)
+{
+    struct jump_page *page = find_page(table, gla);
+    uint64_t is = gpa | JUMP_PAGE_TAKEN | (global ? JUMP_PAGE_GLOBAL : 0);
+    if (page->gpa == is)
+        return;
+    if (page->gpa)
+        forget_page(dbt, table, gla);
+    else
+        table->page_list[table->page_count++] = (uint16_t)(page - table->page);
+    *page = (struct jump_page){ .gla = gla, .gpa = is };
+}
+
+/* Forgets the pages that are elsewhere now, and says how many; CHANGED_MOST: too many to go on. */
+static unsigned forget_changed(struct vcpu *vcpu, struct dbt *dbt, struct jump_table *table)
+{
+    struct still still = { 0 };
+    unsigned changed = 0;
+    for (unsigned i = 0; i < table->page_count && changed < CHANGED_MOST; i++) {
+        struct jump_page *page = &table->page[table->page_list[i]];
+        if (page->gpa & JUMP_PAGE_GONE ||
+            mmu_still_fetches(vcpu, &still, page->gla, page->gpa & ~PAGE_MASK, page->gpa & JUMP_PAGE_GLOBAL))
+            continue;
+        forget_page(dbt, table, page->gla);
+        page->gpa = JUMP_PAGE_TAKEN | JUMP_PAGE_GONE;
+        changed++;
+    }
+    return changed;
+}
+
+/* --- which table --- */
+
+/* Of the same rules, but for what the epochs tell. */
+static bool suits(const struct jump_table *table, const struct mmu *mmu, uint8_t mode)
 {
     const struct tlb_context *context = mmu->context;
-    if (table->mode != mode || table->global_epoch != mmu->fetch_epoch || table->vpid != context->vpid ||
-        table->eptp != context->eptp || table->rule_bits != context->rule_bits)
+    return table->mode == mode && table->vpid == context->vpid && table->eptp == context->eptp && table->rule_bits == context->rule_bits;
+}
+
+static bool holds(const struct jump_table *table, const struct mmu *mmu, bool supervisor)
+{
+    if (table->global_epoch != mmu->fetch_epoch)
         return false;
-    if (supervisor && !table->local)
-        return true;
-    return table->context == mmu->context && table->epoch == mmu->context->fetch_epoch;
+    return (supervisor && !table->local) || (table->context == mmu->context && table->epoch == mmu->context->fetch_epoch);
 }
 
 void dbt_pick_jumps(struct vcpu *vcpu, struct dbt *dbt)
@@ -42,11 +119,13 @@ void dbt_pick_jumps(struct vcpu *vcpu, struct dbt *dbt)
     const struct mmu *mmu = vcpu->mmu;
     bool supervisor = !(dbt->mode & MODE_USER);
     struct jump_table *table = &dbt->tables[supervisor ? 0 : 1 + (mmu->context - mmu->contexts)];
-    if (unlikely(!holds(table, mmu, dbt->mode, supervisor))) {
-        empty(table);
-        if (supervisor)
-            dbt_unlink_far(dbt);
+    bool suitable = suits(table, mmu, dbt->mode);
+    if (likely(suitable && holds(table, mmu, supervisor))) {
+        dbt->jumps = table;
+        return;
     }
+    if (!suitable || forget_changed(vcpu, dbt, table) == CHANGED_MOST)
+        empty(dbt, table);
     table->mode = dbt->mode;
     table->context = mmu->context;
     table->vpid = mmu->context->vpid;
@@ -57,6 +136,8 @@ void dbt_pick_jumps(struct vcpu *vcpu, struct dbt *dbt)
     dbt->jumps = table;
 }
 
+/* --- entries --- */
+
 /* Is the page of the code at rip global? False with the page not in the TLB, too. */
 static bool is_global(const struct vcpu *vcpu, uint64_t rip)
 {
@@ -64,39 +145,48 @@ static bool is_global(const struct vcpu *vcpu, uint64_t rip)
     return vcpu->tlb_code->entry[i].tag[MMU_FETCH] == (rip & ~PAGE_MASK) && (vcpu->tlb_code->info[i] & TLB_GLOBAL);
 }
 
+static void remember_page(struct vcpu *vcpu, struct dbt *dbt, struct jump_table *table, uint64_t rip, uint64_t gpa)
+{
+    bool global = is_global(vcpu, rip);
+    mmu_note_fetch(vcpu, rip, global);
+    table->local |= !global;
+    note_page(dbt, table, rip & ~PAGE_MASK, gpa & ~PAGE_MASK, global);
+}
+
 void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translation *t)
 {
     struct jump_table *table = dbt->jumps;
     unsigned i = jump_index(t->rip);
-    bool global = is_global(vcpu, t->rip);
-    mmu_note_fetch(vcpu, t->rip, global);
+    if (table->page_count + 2 > DBT_JUMP_PAGES)
+        empty(dbt, table);
+    remember_page(vcpu, dbt, table, t->rip, t->gpa);
     if (t->gpa2 != BLOCK_DROPPED)
-        mmu_note_fetch(vcpu, t->rip + PAGE_SIZE, global &= is_global(vcpu, t->rip + PAGE_SIZE));
-    table->minus_rip[i] = -t->rip;
-    table->code[i] = t->entry;
-    if (table->filled < DBT_JUMPS_LISTED)
-        table->list[table->filled] = (uint16_t)i;
-    if (table->filled <= DBT_JUMPS_LISTED)
-        table->filled++;
-    table->local |= !global;
+        remember_page(vcpu, dbt, table, t->rip + PAGE_SIZE, t->gpa2);
+    if (table->entry[i].minus_rip == nothing(i)) {
+        if (table->filled < DBT_JUMPS_LISTED)
+            table->list[table->filled] = (uint16_t)i;
+        if (table->filled <= DBT_JUMPS_LISTED)
+            table->filled++;
+    }
+    table->entry[i] = (struct jump_entry){ .minus_rip = -t->rip, .code = t->entry };
 }
 
 const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip)
 {
-    unsigned i = jump_index(rip);
-    return dbt->jumps->minus_rip[i] == -rip ? dbt->jumps->code[i] : NULL;
+    const struct jump_entry *entry = &dbt->jumps->entry[jump_index(rip)];
+    return entry->minus_rip == -rip ? entry->code : NULL;
 }
 
 void dbt_forget_jump(struct dbt *dbt, const struct translation *t)
 {
     unsigned i = jump_index(t->rip);
     for (unsigned n = 0; n <= TLB_CONTEXTS; n++)
-        if (dbt->tables[n].filled && dbt->tables[n].code[i] == t->entry)
-            dbt->tables[n].minus_rip[i] = nothing(i);
+        if (dbt->tables[n].filled && dbt->tables[n].entry[i].code == t->entry)
+            dbt->tables[n].entry[i].minus_rip = nothing(i);
 }
 
 void dbt_forget_jumps(struct dbt *dbt)
 {
     for (unsigned n = 0; n <= TLB_CONTEXTS; n++)
-        empty(&dbt->tables[n]);
+        empty(dbt, &dbt->tables[n]);
 }
