@@ -52,6 +52,7 @@
 #include "machine/shadow.h"
 #include "mem/ram.h"
 #include "vcpu/thread.h"
+#include "x86/model.h"
 #include "x86/x86.h"
 
 /* What connects the parts; not devices themselves. */
@@ -159,7 +160,7 @@ static void wire_lapic(struct device *device, void *opaque)
     struct vcpu *vcpu = (struct vcpu *)wiring->argument;
     lapic->apic_id = vcpu->apic_id;
     lapic->bsp = vcpu->index == 0;
-    lapic->timer_hz = X86_CRYSTAL_HZ;
+    lapic->timer_hz = (uint64_t)x86_crystal(vcpu->model->tsc_hz).khz * 1000;
     lapic->physical_bits = (uint8_t)x86_physical_bits(vcpu);
     lapic->no_x2apic = !x86_has(vcpu, FEATURE_X2APIC);
     lapic->no_tsc_deadline = !x86_has(vcpu, FEATURE_TSC_DEADLINE);

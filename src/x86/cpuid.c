@@ -177,27 +177,35 @@ static void leaf_xsave(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4
 }
 
 /*
- * EBX / EAX times the crystal's rate is the TSC's. Linux multiplies EBX by the crystal's kHz in 32 bits, so EBX must be small:
- * among the denominators that allow that, the one that comes nearest is taken (it is off by some hertz at most).
+ * Linux multiplies the numerator by the crystal's kHz in 32 bits, so it must be small. For each fraction there is a crystal that comes nearest to the TSC's
+ * rate; the first that is off by a few hertz at most will do.
  */
+struct x86_crystal x86_crystal(uint64_t tsc_hz)
+{
+    enum { NEAR_KHZ = 1000000, KHZ_MIN = 997500, KHZ_MAX = 1002500, NUMERATOR_MAX = 4000, DENOMINATOR_MAX = 10000, GOOD_HZ = 10 };
+    _Static_assert((uint64_t)KHZ_MAX * NUMERATOR_MAX <= UINT32_MAX, "the product has 32 bits");
+    struct x86_crystal best = { NEAR_KHZ, 1, 1 };
+    uint64_t least = UINT64_MAX;
+    for (uint64_t denominator = 1; denominator <= DENOMINATOR_MAX && least > GOOD_HZ; denominator++) {
+        uint64_t last = min_u64(tsc_hz * denominator / (KHZ_MIN * 1000ull), NUMERATOR_MAX);
+        for (uint64_t numerator = tsc_hz * denominator / (KHZ_MAX * 1000ull) + 1; numerator <= last; numerator++) {
+            uint64_t khz = (tsc_hz * denominator + numerator * 500) / (numerator * 1000), hz = khz * 1000 * numerator / denominator;
+            uint64_t error = hz > tsc_hz ? hz - tsc_hz : tsc_hz - hz;
+            if (error >= least)
+                continue;
+            least = error;
+            best = (struct x86_crystal){ (uint32_t)khz, (uint32_t)numerator, (uint32_t)denominator };
+        }
+    }
+    return best;
+}
+
 static void leaf_tsc(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])
 {
-    const uint64_t numerator_max = UINT32_MAX / (X86_CRYSTAL_HZ / 1000), hz = vcpu->model->tsc_hz;
-    double least_error = 1;
-    out[ECX] = X86_CRYSTAL_HZ;
-    for (uint64_t denominator = 1;; denominator++) {
-        uint64_t numerator = (hz * denominator + X86_CRYSTAL_HZ / 2) / X86_CRYSTAL_HZ;
-        if (numerator > numerator_max || denominator > 10000)
-            return;
-        double error = (double)numerator / (double)denominator * X86_CRYSTAL_HZ / (double)hz - 1;
-        if (error < 0)
-            error = -error;
-        if (error >= least_error)
-            continue;
-        least_error = error;
-        out[EAX] = (uint32_t)denominator;
-        out[EBX] = (uint32_t)numerator;
-    }
+    struct x86_crystal crystal = x86_crystal(vcpu->model->tsc_hz);
+    out[EAX] = crystal.denominator;
+    out[EBX] = crystal.numerator;
+    out[ECX] = crystal.khz * 1000;
 }
 
 static void leaf_frequency(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])
@@ -222,7 +230,7 @@ static void leaf_kvm_features(const struct vcpu *vcpu, uint32_t subleaf, uint32_
 static void leaf_timing(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])
 {
     out[EAX] = vcpu->model->tsc_hz / 1000;
-    out[EBX] = X86_CRYSTAL_HZ / 1000;
+    out[EBX] = x86_crystal(vcpu->model->tsc_hz).khz;
 }
 
 static void leaf_extended_max(const struct vcpu *vcpu, uint32_t subleaf, uint32_t out[4])

@@ -97,8 +97,15 @@ bool x86_msr_row(unsigned index, uint32_t *first, uint32_t *count);
 bool x86_rdtsc(struct vcpu *vcpu, uint64_t *value);                     /* CR4.TSD is checked */
 uint64_t x86_tsc(struct vcpu *vcpu);                                    /* of the processor, whatever guest of it runs */
 bool x86_rdpmc(struct vcpu *vcpu, uint32_t index, uint64_t *value);
-/* CPUID 0x15: the crystal, which is also the clock of the local APIC's timer. */
-enum { X86_CRYSTAL_HZ = 25000000 };
+/*
+ * CPUID 0x15: the crystal, which is also the clock of the local APIC's timer; times numerator / denominator it is the TSC's rate. It is near 1 GHz, which
+ * firmware that does not ask takes it for, as on other virtual machines: with 25 MHz OVMF's clock (EDK II's PcdFSBClock) would tick every
+ * 400 ms instead of every 10.
+ */
+struct x86_crystal {
+    uint32_t khz, numerator, denominator;
+};
+struct x86_crystal x86_crystal(uint64_t tsc_hz);
 void x86_cpuid(struct vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);    /* EAX EBX ECX EDX */
 /* PUSHF, POPF, CLI, STI with IOPL, VME and PVI (SDM3 §21.3, §21.4). */
 bool x86_pushf_value(struct vcpu *vcpu, unsigned operand_size, uint64_t *value);

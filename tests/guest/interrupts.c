@@ -53,8 +53,10 @@ static void apic_timer(void)
     check(wait_hits(0x60, 5), "a periodic timer fires again and again");
     *apic(APIC_TIMER) = 0x10060;
     *apic(APIC_INITIAL) = 0;
+    sti();
     for (uint64_t until = rdtsc() + 100000; rdtsc() < until;)
-        ;                                       /* one that was on its way arrives */
+        pause();                                /* one that was on its way arrives */
+    cli();
     unsigned before = hits[0x60];
     uint32_t leaf[4];
     cpuid(1, 0, leaf);

@@ -43,9 +43,22 @@ static void test_hypervisor_leaves(void **state)
     assert_int_equal(timing[0], clock_tsc_hz(f->vcpu.clock) / 1000);
     cpuid(f, 0x15, 0, crystal);
     uint64_t hz = (uint64_t)crystal[2] * crystal[1] / crystal[0];
-    assert_true(hz <= clock_tsc_hz(f->vcpu.clock) && clock_tsc_hz(f->vcpu.clock) - hz < 1000);
+    assert_true(hz + 1000 > clock_tsc_hz(f->vcpu.clock) && hz < clock_tsc_hz(f->vcpu.clock) + 1000);
     assert_int_equal(crystal[2] / 1000, timing[1]);
     x86_fixture_destroy(f);
+}
+
+/* Near 1 GHz, exact, and with a product of 32 bits. */
+static void test_crystals(void **state)
+{
+    for (uint64_t hz = 500000000; hz < 6000000000; hz += 7654321) {
+        struct x86_crystal crystal = x86_crystal(hz);
+        assert_in_range(crystal.khz, 997500, 1002500);
+        assert_true((uint64_t)crystal.khz * crystal.numerator <= UINT32_MAX);
+        assert_in_range((uint64_t)crystal.khz * 1000 * crystal.numerator / crystal.denominator, hz - 100, hz + 100);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(x86_crystal((const uint64_t[]){ 0, 1, UINT32_MAX * 1000ull, 1ull << 50 }[i]).denominator != 0, 1);
 }
 
 /* Never: SMX, SGX, CET, AMX, PT, perfmon. */
@@ -244,6 +257,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vendor_and_brand), cmocka_unit_test(test_hypervisor_leaves),
+        cmocka_unit_test(test_crystals),
         cmocka_unit_test(test_hidden_features), cmocka_unit_test(test_vmx_by_name), cmocka_unit_test(test_vmx_features_by_name), cmocka_unit_test(test_models_are_masked_by_the_host),
         cmocka_unit_test(test_each_level_has_the_one_below), cmocka_unit_test(test_switches),
         cmocka_unit_test(test_dynamic_bits_follow_cr4), cmocka_unit_test(test_xsave_leaf_follows_xcr0),
