@@ -88,6 +88,16 @@ static void blocks_are_erased_and_bytes_programmed_in_chip_and_file(void **state
     assert_int_equal(byte, 0xFF);
 }
 
+/* Four cycles of a chip that is a byte wide: the data of the third is a command. */
+static void wide_accesses_are_one_cycle_for_each_byte(void **state)
+{
+    struct fixture *f = *state;
+    board_write(f->board->mmio, BASE + 0x100, 4, 0x70120010);
+    assert_int_equal(board_read(f->board->mmio, BASE, 4), 0x80808080);
+    write8(f, 0, 0xFF);
+    assert_int_equal(board_read(f->board->mmio, BASE + 0x100, 4), 0x5A5A005A);
+}
+
 static void an_erase_that_is_not_confirmed_does_nothing(void **state)
 {
     struct fixture *f = *state;
@@ -106,6 +116,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(it_is_recognised_as_flash, setup, teardown),
         cmocka_unit_test_setup_teardown(blocks_are_erased_and_bytes_programmed_in_chip_and_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(wide_accesses_are_one_cycle_for_each_byte, setup, teardown),
         cmocka_unit_test_setup_teardown(an_erase_that_is_not_confirmed_does_nothing, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

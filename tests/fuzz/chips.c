@@ -3,9 +3,10 @@
  * what comes from outside (frames, keys, motion, pictures being made). The device must stay in bounds, finish each access in bounded time, and work
  * again after a reset.
  *
- * Usage: fuzz-chips NAME [rounds [seed]], NAME being e1000, vga, i8042, fw_cfg or xhci
+ * Usage: fuzz-chips NAME [rounds [seed]], NAME being e1000, vga, i8042, fw_cfg, flash or xhci
  */
 #include <time.h>
+#include <unistd.h>
 
 #include "dev/rig.h"
 
@@ -14,6 +15,7 @@
 #include "dev/fw_cfg.h"
 #include "dev/i8042.h"
 #include "dev/net/e1000.h"
+#include "dev/storage/flash.h"
 #include "dev/usb/xhci.h"
 #include "mutate.h"
 
@@ -277,6 +279,44 @@ static void fuzz_fw_cfg(unsigned long rounds)
     device_destroy(&fw_cfg->device);
 }
 
+/* --- the flash chip: what it holds and what is in its file are the same --- */
+
+enum { FLASH_BASE = 0x40000000, FLASH_SIZE = 33 * FLASH_BLOCK };
+
+static void flash_configure(struct device *device, void *opaque)
+{
+    struct flash *flash = (struct flash *)device;
+    flash->base = FLASH_BASE;
+    flash->size = FLASH_SIZE;
+    flash->fd = fileno(opaque);
+}
+
+static void flash_round(void *device)
+{
+    static const uint8_t commands[] = { 0xFF, 0x70, 0x50, 0x10, 0x40, 0x20, 0xD0, 0x90, 0x98, 0xE8, 0x60, 0xB0 };
+    uint64_t at = FLASH_BASE + (one_in(8) ? FLASH_SIZE - 1 - below(8) : below(FLASH_SIZE));
+    if (one_in(3))
+        access_any(rig.mmio, at, 4);
+    else
+        rig_write(&rig, at, 1, one_in(6) ? below(0x100) : commands[below(ARRAY_SIZE(commands))]);
+}
+
+static void fuzz_flash(unsigned long rounds)
+{
+    static uint8_t kept[FLASH_SIZE];
+    struct error err;
+    FILE *file = tmpfile();
+    struct flash *flash = (struct flash *)device_create(&device_flash, "flash", &rig.world, &rig.dma, flash_configure, file, &err);
+    device_flash.resume(&flash->device);        /* the file follows the chip */
+    repeat(rounds, flash_round, flash);
+    assert_int_equal(pread(fileno(file), kept, sizeof(kept), 0), sizeof(kept));
+    assert_memory_equal(kept, flash->data, sizeof(kept));
+    device_flash.reset(&flash->device);
+    assert_int_equal(rig_read(&rig, FLASH_BASE + FLASH_SIZE - 1, 1), kept[FLASH_SIZE - 1]);
+    device_destroy(&flash->device);
+    fclose(file);
+}
+
 /* --- xHCI --- */
 
 /* An image of 1 MiB, whose requests are done when the clock goes on; some fail. */
@@ -495,6 +535,7 @@ static const struct {
     { "vga", fuzz_vga, 100000 },
     { "i8042", fuzz_i8042, 1000000 },
     { "fw_cfg", fuzz_fw_cfg, 200000 },
+    { "flash", fuzz_flash, 300000 },
     { "xhci", fuzz_xhci, 100000 },
 };
 

@@ -91,11 +91,12 @@ static void write_byte(struct flash *flash, uint32_t at, uint8_t value)
 static enum access_result flash_access(void *owner, struct access *access)
 {
     struct flash *flash = owner;
-    if (access->write) {
-        write_byte(flash, (uint32_t)access->address, (uint8_t)access->value);
+    if (access->write) {        /* the chip is a byte wide */
+        for (unsigned i = 0; i < access->size; i++)
+            write_byte(flash, (uint32_t)access->address + i, (uint8_t)(access->value >> 8 * i));
         return ACCESS_OK;
     }
-    access->value = flash->status;
+    memset(&access->value, flash->status, access->size);
     if (flash->mode == MODE_ARRAY)
         memcpy(&access->value, flash->data + access->address, access->size);
     return ACCESS_OK;
