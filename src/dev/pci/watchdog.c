@@ -1,5 +1,5 @@
 /*
- * Watchdog timer of the 6300ESB (Intel 6300ESB I/O Controller Hub Datasheet, 300641-004, §16 "Watchdog Timer"): two stages, the first of which may interrupt,
+ * Watchdog timer of the 6300ESB (6300ESB §16): two stages, the first of which may interrupt,
  * the second of which resets the machine, or does what the user asked for. Linux' driver is i6300esb.
  *
  * Not modelled: the interrupt as SMI; the free-running mode, in which nothing happens when the time is over; that TIMEOUT outlives the reset.
@@ -10,13 +10,13 @@
 
 enum { WATCHDOG_VENDOR = 0x8086, WATCHDOG_DEVICE = 0x25AB, WATCHDOG_CLASS = 0x088000, WATCHDOG_BAR = 0, WATCHDOG_BAR_SIZE = 16 };
 
-/* §16.4 configuration registers. */
+/* 6300ESB §16, its configuration registers. */
 enum { CONFIG_OUTPUT = 0x60, CONFIG_LOCK = 0x68 };
 enum { OUTPUT_INTERRUPT_TYPE = 3 << 0, OUTPUT_INTERRUPT_IRQ = 0, OUTPUT_FAST_CLOCK = 1 << 2, OUTPUT_DISABLED = 1 << 5,
        OUTPUT_WRITABLE = OUTPUT_INTERRUPT_TYPE | OUTPUT_FAST_CLOCK | OUTPUT_DISABLED };
 enum { LOCK_LOCKED = 1 << 0, LOCK_ENABLED = 1 << 1, LOCK_FREE_RUNNING = 1 << 2, LOCK_WRITABLE = 7 };
 
-/* §16.5 memory-mapped registers. */
+/* 6300ESB §16, its memory-mapped registers. */
 enum watchdog_register { PRELOAD_1 = 0x0, PRELOAD_2 = 0x4, INTERRUPT_STATUS = 0x8, RELOAD = 0xC };
 enum { PRELOAD_MASK = 0xFFFFF, INTERRUPT_ACTIVE = 1 << 0, RELOAD_RELOAD = 1 << 8, RELOAD_TIMEOUT = 1 << 9, UNLOCK_1 = 0x80, UNLOCK_2 = 0x86 };
 
