@@ -39,7 +39,7 @@ static inline char *tiny_path(const struct tiny *tiny, const char *name)
     return to;
 }
 
-/* Starts it; engine NULL: the default. */
+/* Starts it; engine NULL: the translator. */
 static inline void tiny_new(struct tiny *tiny, const char *engine, unsigned cpus)
 {
     struct error err;
@@ -53,7 +53,7 @@ static inline void tiny_new(struct tiny *tiny, const char *engine, unsigned cpus
     machine_config_defaults(&config);
     config.memory = 2 * MiB;
     config.cpus = cpus;
-    config.engine = engine;
+    config.engine = engine ? engine : "dbt";
     config.boot = BOOT_FLAT;
     config.flat_address = 0x7C00;
     config.kernel = tiny->kernel;

@@ -1,0 +1,128 @@
+/* A machine's state among the engines: moved at a pause, saved under one and restored under another, with what was written known to all. */
+#include "state/tiny.h"
+
+#include "engine/engine.h"
+#include "engine/kvm/host.h"
+
+static const char *const engines[] = { "interp", "dbt", "kvm" };
+
+/* All of them, where the host has a KVM. */
+static unsigned engine_count(void)
+{
+    struct error err;
+    if (kvm_usable(&err))
+        return ARRAY_SIZE(engines);
+    print_message("without kvm: %s\n", err.text);
+    return ARRAY_SIZE(engines) - 1;
+}
+
+static void move(const struct tiny *tiny, const char *engine)
+{
+    struct error err;
+    if (!machine_set_engine(tiny->machine, engine, &err))
+        fail_msg("%s", err.text);
+    assert_string_equal(tiny->machine->vcpu[0]->engine->name, engine);
+}
+
+static void a_running_guest_goes_on_wherever_it_is_moved(void **state)
+{
+    struct tiny tiny;
+    unsigned count = engine_count();
+    tiny_new(&tiny, NULL, 2);
+    for (unsigned i = 0; i < 4 * count; i++) {
+        uint32_t before = tiny_count(&tiny);
+        move(&tiny, engines[i % count]);
+        tiny_await_work(&tiny);
+        assert_true((int32_t)(tiny_count(&tiny) - before) >= 1000);
+    }
+    tiny_end(&tiny);
+}
+
+/* A few instructions under `through`, which all engines carry out alike, and then the state is looked at. */
+static void steps_are_the_same(const struct tiny *tiny, const char *name, const char *through, const char *result)
+{
+    struct tiny copy;
+    struct error err;
+    if (!tiny_restore(tiny, &copy, name, through, true, &err))
+        fail_msg("%s", err.text);
+    machine_step(copy.machine, 0, 70);
+    tiny_save(&copy, result, NULL);
+    tiny_stop(&copy);
+}
+
+static void pair(const char *from, const char *to)
+{
+    struct tiny tiny, copy;
+    struct error err;
+    tiny_new(&tiny, from, 1);
+    tiny_await_work(&tiny);
+    machine_pause(tiny.machine);
+    tiny_save(&tiny, "first", NULL);
+    if (!tiny_restore(&tiny, &copy, "first", to, true, &err))
+        fail_msg("%s", err.text);
+    tiny_save(&copy, "again", NULL);
+    tiny_same(&tiny, "first", "again");
+    tiny_go(&copy);
+    tiny_await_work(&copy);
+    tiny_stop(&copy);
+    tiny_end(&tiny);
+}
+
+static void saved_under_one_it_goes_on_under_another(void **state)
+{
+    unsigned count = engine_count();
+    for (unsigned from = 0; from < count; from++)
+        for (unsigned to = 0; to < count; to++)
+            if (from != to)
+                pair(engines[from], engines[to]);
+}
+
+static void every_engine_steps_into_the_same_state(void **state)
+{
+    struct tiny tiny;
+    unsigned count = engine_count();
+    tiny_new(&tiny, NULL, 1);
+    tiny_await_work(&tiny);
+    machine_pause(tiny.machine);
+    tiny_save(&tiny, "start", NULL);
+    for (unsigned i = 0; i < count; i++) {
+        steps_are_the_same(&tiny, "start", engines[i], engines[i]);
+        tiny_same(&tiny, engines[0], engines[i]);
+    }
+    tiny_end(&tiny);
+}
+
+/* What one leaves out is what its parent holds, written under another engine. */
+static void what_changed_is_known_across_engines(void **state)
+{
+    enum { SNAPSHOTS = 7 };
+    struct tiny tiny;
+    unsigned count = engine_count();
+    tiny_new(&tiny, NULL, 1);
+    tiny_save(&tiny, "full0", NULL);
+    for (unsigned i = 1; i <= SNAPSHOTS; i++) {
+        char name[16], parent[16], full[16];
+        snprintf(name, sizeof(name), "changes%u", i);
+        snprintf(parent, sizeof(parent), "full%u", i - 1);
+        snprintf(full, sizeof(full), "full%u", i);
+        move(&tiny, engines[(count - 1 + i) % count]);
+        tiny_await_work(&tiny);
+        machine_pause(tiny.machine);
+        tiny_save(&tiny, name, parent);
+        tiny_save(&tiny, full, NULL);
+        tiny_same(&tiny, name, full);
+        machine_resume(tiny.machine);
+    }
+    tiny_end(&tiny);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_running_guest_goes_on_wherever_it_is_moved),
+        cmocka_unit_test(saved_under_one_it_goes_on_under_another),
+        cmocka_unit_test(every_engine_steps_into_the_same_state),
+        cmocka_unit_test(what_changed_is_known_across_engines),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
