@@ -39,6 +39,8 @@ struct kvm_vm {
     enum kvm_deadline deadline;
     unsigned users;                     /* vCPUs: they attach and detach one after the other */
     size_t run_size;                    /* of a vCPU's mapping */
+    size_t xsave_size;                  /* of a vCPU's XSAVE area */
+    unsigned long get_xsave;            /* the request that reads one of that size */
     unsigned parts_most;
     pthread_mutex_t mutex;              /* guards what follows */
     struct kvm_part part[KVM_PARTS_MAX];
@@ -51,6 +53,7 @@ struct kvm_cpu {
     struct kvm_vm *vm;
     int fd;
     struct kvm_run *run;
+    uint8_t *xsave;
     bool unfinished;                    /* the present exit's instruction ends when KVM is entered again (KVM §5) */
     bool outdated;                      /* the state must be pushed again */
     bool stepping;                      /* KVM_GUESTDBG_SINGLESTEP is on */
@@ -89,8 +92,9 @@ bool kvm_push(struct vcpu *vcpu, struct kvm_cpu *cpu);
 /* True: an event that KVM had begun to deliver, and did not finish, is in vcpu->pending. */
 bool kvm_pull(struct vcpu *vcpu, struct kvm_cpu *cpu);
 bool kvm_set_cpuid(struct vcpu *vcpu, struct kvm_cpu *cpu);
-void kvm_put_xsave(const struct vcpu *vcpu, struct kvm_xsave *area);
-void kvm_take_xsave(struct vcpu *vcpu, const struct kvm_xsave *area);
+/* Between the vCPU and cpu->xsave. */
+void kvm_put_xsave(const struct vcpu *vcpu, const struct kvm_cpu *cpu);
+void kvm_take_xsave(struct vcpu *vcpu, const struct kvm_cpu *cpu);
 /* For a machine without processors yet: MSRs but those that KVM keeps are left to us. False: the host refuses. */
 bool kvm_leave_msrs(int vm_fd);
 void kvm_push_msrs(struct vcpu *vcpu, struct kvm_cpu *cpu);

@@ -240,6 +240,7 @@ static void detach(struct vcpu *vcpu)
     if (cpu->fd >= 0)
         close(cpu->fd);
     kvm_vm_put(cpu->vm);
+    free(cpu->xsave);
     interp_fini(vcpu, &cpu->interp);
     free(cpu);
 }
@@ -253,7 +254,8 @@ static bool open_cpu(struct vcpu *vcpu, struct kvm_cpu *cpu)
     if (run == MAP_FAILED)
         return false;
     cpu->run = run;
-    return kvm_set_cpuid(vcpu, cpu);
+    cpu->xsave = calloc(1, cpu->vm->xsave_size);
+    return cpu->xsave && kvm_set_cpuid(vcpu, cpu);
 }
 
 static bool attach(struct vcpu *vcpu)

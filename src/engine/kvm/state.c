@@ -119,10 +119,9 @@ static bool push_rest(const struct vcpu *vcpu, const struct kvm_cpu *cpu)
 {
     struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs[0] = { .xcr = 0, .value = vcpu->xcr0 } };
     struct kvm_debugregs debug = { .dr6 = vcpu->dr6, .dr7 = vcpu->dr7 };
-    struct kvm_xsave area;
     memcpy(debug.db, vcpu->dr, sizeof(debug.db));
-    kvm_put_xsave(vcpu, &area);
-    return !ioctl(cpu->fd, KVM_SET_XCRS, &xcrs) && !ioctl(cpu->fd, KVM_SET_XSAVE, &area) &&
+    kvm_put_xsave(vcpu, cpu);
+    return !ioctl(cpu->fd, KVM_SET_XCRS, &xcrs) && !ioctl(cpu->fd, KVM_SET_XSAVE, cpu->xsave) &&
            !ioctl(cpu->fd, KVM_SET_DEBUGREGS, &debug);
 }
 
@@ -130,11 +129,10 @@ static void pull_rest(struct vcpu *vcpu, const struct kvm_cpu *cpu)
 {
     struct kvm_xcrs xcrs = { 0 };
     struct kvm_debugregs debug;
-    struct kvm_xsave area;
     if (!ioctl(cpu->fd, KVM_GET_XCRS, &xcrs) && xcrs.nr_xcrs)
         vcpu->xcr0 = xcrs.xcrs[0].value;
-    if (!ioctl(cpu->fd, KVM_GET_XSAVE, &area))
-        kvm_take_xsave(vcpu, &area);
+    if (!ioctl(cpu->fd, cpu->vm->get_xsave, cpu->xsave))
+        kvm_take_xsave(vcpu, cpu);
     if (ioctl(cpu->fd, KVM_GET_DEBUGREGS, &debug))
         return;
     memcpy(vcpu->dr, debug.db, sizeof(debug.db));

@@ -29,10 +29,19 @@ bool kvm_let_mwait(int vm_fd)
     return offered > 0 && (offered & KVM_X86_DISABLE_EXITS_MWAIT) && !ioctl(vm_fd, KVM_ENABLE_CAP, &cap);
 }
 
+/* Hosts with components beyond 4 KiB say how much they need, and copy that much. */
+static void size_xsave(struct kvm_vm *vm)
+{
+    int size = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
+    vm->get_xsave = size > 0 ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
+    vm->xsave_size = size > (int)sizeof(struct kvm_xsave) ? (size_t)size : sizeof(struct kvm_xsave);
+}
+
 static bool set_up(struct kvm_vm *vm)
 {
     uint64_t identity = IDENTITY_MAP;
     int most = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
+    size_xsave(vm);
     vm->parts_most = most > 0 && most < KVM_PARTS_MAX ? (unsigned)most : KVM_PARTS_MAX;
     return !ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) && !ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_PAGES) &&
            kvm_leave_msrs(vm->fd) && (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));

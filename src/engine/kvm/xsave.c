@@ -1,5 +1,5 @@
 /*
- * KVM's XSAVE area (KVM §4.42): the standard format of SDM1 §13.4, with the components where this host's CPUID leaf 0xD puts them. KVM
+ * KVM's XSAVE area (KVM §4.42, §4.134): the standard format of SDM1 §13.4, with the components where this host's CPUID leaf 0xD puts them. KVM
  * writes the initial state of components that are in it, so XSTATE_BV need not be looked at.
  */
 #include <cpuid.h>
@@ -24,24 +24,24 @@ static const struct pieces components[] = {
 };
 
 /* 0: the host has no such component, or it lies beyond the area. */
-static unsigned host_offset(const struct pieces *p)
+static unsigned host_offset(const struct pieces *p, size_t area_size)
 {
     unsigned size, offset, ecx, edx;
     if (!__get_cpuid_count(0xD, p->number, &size, &offset, &ecx, &edx) || !size)
         return 0;
-    return offset + p->size * p->count <= sizeof(struct kvm_xsave) ? offset : 0;
+    return offset + p->size * p->count <= area_size ? offset : 0;
 }
 
-void kvm_put_xsave(const struct vcpu *vcpu, struct kvm_xsave *area)
+void kvm_put_xsave(const struct vcpu *vcpu, const struct kvm_cpu *cpu)
 {
-    uint8_t *image = (uint8_t *)area->region;
+    uint8_t *image = cpu->xsave;
     uint64_t present = XCR0_X87 | XCR0_SSE;
-    memset(area, 0, sizeof(*area));
+    memset(image, 0, cpu->vm->xsave_size);
     memcpy(image, vcpu->fpu.fxsave, IMAGE_XMM);
     for (unsigned i = 0; i < 16; i++)
         memcpy(image + IMAGE_XMM + 16 * i, vcpu->fpu.zmm[i], 16);
     for (const struct pieces *p = components; p < components + ARRAY_SIZE(components); p++) {
-        unsigned offset = host_offset(p);
+        unsigned offset = host_offset(p, cpu->vm->xsave_size);
         if (!offset || !(x86_xcr0_supported(vcpu) & BIT(p->number)))
             continue;
         for (unsigned i = 0; i < p->count; i++)
@@ -51,14 +51,14 @@ void kvm_put_xsave(const struct vcpu *vcpu, struct kvm_xsave *area)
     memcpy(image + XSTATE_BV, &present, sizeof(present));
 }
 
-void kvm_take_xsave(struct vcpu *vcpu, const struct kvm_xsave *area)
+void kvm_take_xsave(struct vcpu *vcpu, const struct kvm_cpu *cpu)
 {
-    const uint8_t *image = (const uint8_t *)area->region;
+    const uint8_t *image = cpu->xsave;
     memcpy(vcpu->fpu.fxsave, image, IMAGE_XMM);
     for (unsigned i = 0; i < 16; i++)
         memcpy(vcpu->fpu.zmm[i], image + IMAGE_XMM + 16 * i, 16);
     for (const struct pieces *p = components; p < components + ARRAY_SIZE(components); p++) {
-        unsigned offset = host_offset(p);
+        unsigned offset = host_offset(p, cpu->vm->xsave_size);
         if (!offset || !(x86_xcr0_supported(vcpu) & BIT(p->number)))
             continue;
         for (unsigned i = 0; i < p->count; i++)
