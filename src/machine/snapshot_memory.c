@@ -351,7 +351,7 @@ bool snapshot_load_memory(struct ram *ram, const struct snapshot_layer *layer, u
     for (unsigned i = 0; i < ram->slot_count; i++)
         if (!load_slot(ram, i, layer, count, how, err))
             return false;
-    return true;
+    return !ram->fetcher || ram_fetcher_start(ram->fetcher, err);
 }
 
 struct ram *snapshot_memory(const struct snapshot *snapshot, struct error *err)

@@ -70,7 +70,7 @@ static void *run(void *opaque)
 }
 
 /* Signals are the main thread's affair. */
-static bool start(struct ram_fetcher *fetcher, struct error *err)
+bool ram_fetcher_start(struct ram_fetcher *fetcher, struct error *err)
 {
     sigset_t all, old;
     sigfillset(&all);
@@ -107,7 +107,7 @@ struct ram_fetcher *ram_fetcher_create(struct error *err)
     fetcher->stop_fd = eventfd(0, EFD_CLOEXEC);
     if (fetcher->fd < 0 || fetcher->stop_fd < 0 || ioctl(fetcher->fd, UFFDIO_API, &api) < 0)
         error_errno(err, errno, "the host does not allow memory to be fetched on demand");
-    else if (start(fetcher, err))
+    else
         return fetcher;
     ram_fetcher_destroy(fetcher);
     return NULL;

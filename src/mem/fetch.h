@@ -22,5 +22,7 @@ void ram_fetcher_destroy(struct ram_fetcher *fetcher);
  * it is first touched. If a file cannot be read when a page is wanted, the process gets SIGBUS.
  */
 bool ram_fetcher_add(struct ram_fetcher *fetcher, struct ram_slot *slot, struct error *err);
+/* All slots have been added, and may be touched from now on. */
+bool ram_fetcher_start(struct ram_fetcher *fetcher, struct error *err);
 
 #endif
