@@ -1,7 +1,7 @@
 /*
  * Making the code of one trace: which blocks (trace.c), what their instructions are (scan.c), where the flags are (flags.c), how
  * memory is reached (memory.c), what the interpreter does instead (sites.c), one instruction of each kind (insn_plain.c,
- * insn_branch.c), the whole (translate.c).
+ * insn_string.c, insn_branch.c), the whole (translate.c).
  */
 #ifndef DOPPEL_DBT_PLAN_H
 #define DOPPEL_DBT_PLAN_H
@@ -39,6 +39,7 @@ enum kind {
     KIND_PUSH, KIND_POP, KIND_LEAVE,
     KIND_BIT_STRING,        /* BT and its kin: the offset may reach beyond the operand */
     KIND_SYSTEM,
+    KIND_STRING,            /* REP STOS, REP MOVS */
     KIND_JCC, KIND_JMP, KIND_CALL, KIND_RET,
 };
 
@@ -67,7 +68,7 @@ struct planned {
     uint8_t bytes[INSN_LENGTH_MAX];
 };
 
-enum { TRACE_MAX = 96, TRACE_BLOCKS = 16, SLOW_MAX = 4 * TRACE_MAX, EDGES_MAX = 2 * TRACE_BLOCKS + 2, TRAPS_MAX = 2 * TRACE_MAX };
+enum { TRACE_MAX = 96, TRACE_BLOCKS = 16, SLOW_MAX = 5 * TRACE_MAX, EDGES_MAX = 2 * TRACE_BLOCKS + 2, TRAPS_MAX = 2 * TRACE_MAX };
 enum { NO_REPLAY = 0xFFFF };
 
 /* A jump out of the line to a site, and where it comes back. */
@@ -196,6 +197,11 @@ bool plan_system(const struct work *w, const struct planned *p);
 bool plan_bit_string(const struct work *w, const struct planned *p);
 void translate_system(struct work *w, const struct planned *p);
 void translate_bit_string(struct work *w, const struct planned *p);
+
+/* --- insn_string.c --- */
+/* Is it one of these? Says what it writes. */
+bool plan_string(const struct work *w, struct planned *p);
+void translate_string(struct work *w, const struct planned *p);
 
 /* --- x87.c --- */
 /* At a trace's entry: x87 state is there behind it. */

@@ -310,7 +310,7 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
         return;
     plan_flags_of(p);
     if (memory_fits(p))
-        p->kind = plan_system(w, p) ? KIND_SYSTEM : plan_bit_string(w, p) ? KIND_BIT_STRING : kind_of(p, w->vcpu);
+        p->kind = plan_system(w, p) ? KIND_SYSTEM : plan_bit_string(w, p) ? KIND_BIT_STRING : plan_string(w, p) ? KIND_STRING : kind_of(p, w->vcpu);
     if (p->kind == KIND_SITE) {         /* the interpreter keeps all of this itself, in M */
         p->may_trap = p->noted = false;
         p->live = 0;

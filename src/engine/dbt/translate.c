@@ -114,6 +114,7 @@ static void translate_insn(struct work *w)
     case KIND_LEAVE: translate_leave(w, p); break;
     case KIND_BIT_STRING: translate_bit_string(w, p); break;
     case KIND_SYSTEM: translate_system(w, p); break;
+    case KIND_STRING: translate_string(w, p); break;
     case KIND_JCC: translate_jcc(w, p); break;
     case KIND_JMP: translate_jmp(w, p); break;
     case KIND_CALL: translate_call(w, p); break;
