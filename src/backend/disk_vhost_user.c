@@ -8,11 +8,13 @@
  * that were not acknowledged may be done twice, in any order, which is what the guest must expect of a disk.
  *
  * The other side can write to all shared memory at any time; that cannot be taken back from it. Beyond that it is not trusted: what it says of the ring is
- * checked, and a lie ends the connection.
+ * checked, and a lie ends the connection; memory that it gets is sealed, since who has the descriptor could shorten it under our feet; and it may make
+ * the eventfds, whose flags it shares, block, so they are only used where they do not.
  */
 #include "backend/disk_vhost_user.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
 #include <poll.h>
@@ -23,6 +25,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,7 +56,7 @@ struct ring {
         struct vring_used_elem ring[RING_SIZE];
         uint16_t avail_event;
     } used;
-    struct {
+    struct place {
         struct virtio_blk_outhdr header;
         struct virtio_blk_discard_write_zeroes range;
         uint8_t status;
@@ -61,6 +64,12 @@ struct ring {
     uint8_t bounce[PLACES][PIECE];
 };
 _Static_assert(offsetof(struct ring, used) % 4 == 0, "VIRTIO §2.7");
+
+/* What a place asks for, out of the other side's reach, since it may have to be asked again. */
+struct question {
+    struct vring_desc desc[DESCRIPTORS];
+    struct place place;
+};
 
 enum place_state { PLACE_FREE, PLACE_TAKEN, PLACE_UNDER_WAY, PLACE_DONE };
 
@@ -79,6 +88,7 @@ struct vhost_disk {
     struct vhost_user vhost;
     uint16_t avail_index, used_index;           /* ours */
     enum place_state state[PLACES];
+    struct question question[PLACES];           /* its place's owner's, until it is under way */
     bool gone;                                  /* patience is over: everything fails */
 };
 
@@ -87,16 +97,35 @@ static struct vhost_disk *disk_of(const struct disk_file *file)
     return container_of(file, struct vhost_disk, file);
 }
 
+/* --- eventfds that the other side has, too --- */
+
+static void kick(const struct vhost_disk *disk)
+{
+    struct pollfd fd = { .fd = disk->kick_fd, .events = POLLOUT };
+    if (poll(&fd, 1, 0) > 0)
+        eventfd_write(disk->kick_fd, 1);        /* else it is full, which wakes as well */
+}
+
+static void quieten(const struct vhost_disk *disk)
+{
+    eventfd_t count;
+    ssize_t got = preadv2(disk->call_fd, &(struct iovec){ &count, sizeof(count) }, 1, -1, RWF_NOWAIT);
+    (void)got;                                  /* only to make it quiet again */
+}
+
 /* --- the ring: with the lock --- */
 
 static void offer(struct vhost_disk *disk, unsigned place)
 {
     struct ring *ring = disk->ring;
+    const struct question *question = &disk->question[place];
+    memcpy(&ring->desc[place * DESCRIPTORS], question->desc, sizeof(question->desc));
+    ring->place[place] = question->place;
     ring->avail.ring[disk->avail_index % RING_SIZE] = (uint16_t)(place * DESCRIPTORS);
     __atomic_store_n(&ring->avail.index, ++disk->avail_index, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (!(__atomic_load_n(&ring->used.flags, __ATOMIC_RELAXED) & VRING_USED_F_NO_NOTIFY) && disk->vhost.socket >= 0)
-        eventfd_write(disk->kick_fd, 1);
+        kick(disk);
 }
 
 /* Looks for answers. False: the other side says what cannot be. */
@@ -170,7 +199,7 @@ static bool stopped(const struct vhost_disk *disk, int wait_ms)
 /* A disk that became smaller, or that can no longer be written to, is another disk. */
 static bool connect_again(struct vhost_disk *disk)
 {
-    struct vhost_user vhost = { .socket = -1 };
+    struct vhost_user vhost = { .socket = -1, .patience_ms = VHOST_USER_PATIENCE_MS };
     uint64_t size;
     if (connect_to(disk, &vhost, &size))
         return false;
@@ -202,15 +231,15 @@ static void reconnect(struct vhost_disk *disk)
     lose_connection(disk);
     clock_gettime(CLOCK_MONOTONIC, &end);
     end.tv_sec += PATIENCE_SECONDS;
-    while (!connect_again(disk)) {
+    do {
         clock_gettime(CLOCK_MONOTONIC, &now);
-        if (stopped(disk, RETRY_MS))
+        if (stopped(disk, RETRY_MS))            /* before the first time, too: one that breaks each connection at once does not keep us busy */
             return;
         if (now.tv_sec > end.tv_sec) {
             give_up(disk);
             return;
         }
-    }
+    } while (!connect_again(disk));
 }
 
 /* One wait. False: the connection is of no use any more. */
@@ -218,11 +247,10 @@ static bool look(struct vhost_disk *disk)
 {
     struct pollfd fds[] = { { .fd = disk->call_fd, .events = POLLIN }, { .fd = disk->vhost.socket, .events = POLLIN },
                             { .fd = disk->stop_fd, .events = POLLIN } };
-    eventfd_t count;
     if (poll(fds, ARRAY_SIZE(fds), -1) < 0)
         return true;
     if (fds[0].revents)
-        eventfd_read(disk->call_fd, &count);
+        quieten(disk);
     pthread_mutex_lock(&disk->lock);
     bool sane = collect(disk);
     pthread_mutex_unlock(&disk->lock);
@@ -278,15 +306,16 @@ static void give_back(struct vhost_disk *disk, unsigned place)
 
 static void describe(struct vhost_disk *disk, unsigned place, uint32_t type, uint64_t offset, const struct iovec *iov, int count)
 {
-    struct ring *ring = disk->ring;
-    struct vring_desc *desc = &ring->desc[place * DESCRIPTORS];
+    struct place *shared = &disk->ring->place[place];
+    struct question *question = &disk->question[place];
+    struct vring_desc *desc = question->desc;
     uint16_t next = (uint16_t)(place * DESCRIPTORS), writes = type == VIRTIO_BLK_T_IN ? VRING_DESC_F_WRITE : 0;
-    ring->place[place].header = (struct virtio_blk_outhdr){ .type = type, .sector = offset / DISK_SECTOR };
-    ring->place[place].status = 0xFF;
-    *desc++ = (struct vring_desc){ (uintptr_t)&ring->place[place].header, sizeof(ring->place[place].header), VRING_DESC_F_NEXT, ++next };
+    question->place.header = (struct virtio_blk_outhdr){ .type = type, .sector = offset / DISK_SECTOR };
+    question->place.status = 0xFF;
+    *desc++ = (struct vring_desc){ (uintptr_t)&shared->header, sizeof(shared->header), VRING_DESC_F_NEXT, ++next };
     for (int i = 0; i < count; i++)
         *desc++ = (struct vring_desc){ (uintptr_t)iov[i].iov_base, (uint32_t)iov[i].iov_len, VRING_DESC_F_NEXT | writes, ++next };
-    *desc = (struct vring_desc){ (uintptr_t)&ring->place[place].status, 1, VRING_DESC_F_WRITE, 0 };
+    *desc = (struct vring_desc){ (uintptr_t)&shared->status, 1, VRING_DESC_F_WRITE, 0 };
 }
 
 /* Hands the place's request over and waits for its end. */
@@ -413,7 +442,7 @@ static int simple_request(struct vhost_disk *disk, uint32_t type, const struct v
         return EIO;
     struct iovec iov = { &disk->ring->place[place].range, sizeof(*range) };
     if (range)
-        disk->ring->place[place].range = *range;
+        disk->question[place].place.range = *range;
     describe(disk, place, type, 0, &iov, range != NULL);
     int status = carry_out(disk, place);
     give_back(disk, place);
@@ -485,9 +514,12 @@ bool disk_vhost_user_is(const char *name)
     return !strncmp(name, prefix, strlen(prefix));
 }
 
+/* Fails where another disk has done it. */
+static void seal(int fd) { fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); }
+
 static bool make_ring(struct vhost_disk *disk, const struct shared_memory *memory, struct error *err)
 {
-    disk->ring_fd = memfd_create("vhost-user", MFD_CLOEXEC);
+    disk->ring_fd = memfd_create("vhost-user", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     disk->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     disk->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     disk->stop_fd = eventfd(0, EFD_CLOEXEC);
@@ -500,6 +532,8 @@ static bool make_ring(struct vhost_disk *disk, const struct shared_memory *memor
     for (unsigned i = 0; memory && i < memory->count; i++)
         disk->region[disk->regions++] = memory->region[i];
     disk->region[disk->regions++] = (struct shared_region){ ring, align_up(sizeof(*disk->ring), PAGE_SIZE), disk->ring_fd };
+    for (unsigned i = 0; i < disk->regions; i++)
+        seal(disk->region[i].fd);
     return true;
 }
 
@@ -539,6 +573,7 @@ struct disk_file *disk_vhost_user_open(const char *name, const struct shared_mem
     }
     disk->file = (struct disk_file){ .ops = &vhost_ops, .name = own, .read_only = read_only };
     disk->path = own + strlen(prefix);
+    disk->vhost.patience_ms = VHOST_USER_PATIENCE_MS;
     disk->vhost.socket = disk->ring_fd = disk->kick_fd = disk->call_fd = disk->stop_fd = -1;
     pthread_mutex_init(&disk->lock, NULL);
     pthread_cond_init(&disk->changed, NULL);

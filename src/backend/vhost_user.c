@@ -19,7 +19,7 @@ enum request {
 };
 /* "Header": flags. "Protocol features", "Communication": bit 30 of the features says that there are such. */
 enum { VERSION = 1, REPLY = 1 << 2, NEED_REPLY = 1 << 3, REPLY_ACK = 3, CONFIG = 9, PROTOCOL_FEATURES = 30 };
-enum { CONFIG_MAX = 256, PATIENCE_MS = 10000 };
+enum { CONFIG_MAX = 256 };
 
 struct header {
     uint32_t request, flags, size;
@@ -45,6 +45,9 @@ struct config_message {
 
 /* --- messages --- */
 
+/* SO_SNDTIMEO (socket(7)): EAGAIN says that time is over, when connecting, too. */
+static int send_error(void) { return errno == EAGAIN ? ETIMEDOUT : errno; }
+
 static int send_message(const struct vhost_user *vhost, uint32_t request, uint32_t flags, const void *payload, uint32_t size, const int *fd,
                         unsigned fds)
 {
@@ -60,7 +63,7 @@ static int send_message(const struct vhost_user *vhost, uint32_t request, uint32
         memcpy(CMSG_DATA(head), fd, sizeof(int) * fds);
     }
     ssize_t sent = sendmsg(vhost->socket, &message, MSG_NOSIGNAL);
-    return sent == (ssize_t)(sizeof(header) + size) ? 0 : sent < 0 ? errno : EPIPE;
+    return sent == (ssize_t)(sizeof(header) + size) ? 0 : sent < 0 ? send_error() : EPIPE;
 }
 
 static int64_t now_ms(void)
@@ -73,7 +76,7 @@ static int64_t now_ms(void)
 /* The patience is for all of it: a byte now and then does not renew it. */
 static int receive(const struct vhost_user *vhost, void *to, size_t size)
 {
-    int64_t end = now_ms() + PATIENCE_MS, left;
+    int64_t end = now_ms() + vhost->patience_ms, left;
     size_t got = 0;
     while (got < size && (left = end - now_ms()) > 0) {
         struct pollfd fd = { .fd = vhost->socket, .events = POLLIN };
@@ -153,7 +156,9 @@ int vhost_user_connect(struct vhost_user *vhost, const char *path, uint64_t want
     vhost->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (vhost->socket < 0)
         return errno;
-    int status = connect(vhost->socket, (const struct sockaddr *)&address, sizeof(address)) == 0 ? agree(vhost, wanted) : errno;
+    const struct timeval patience = { vhost->patience_ms / 1000, vhost->patience_ms % 1000 * 1000 };
+    setsockopt(vhost->socket, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+    int status = connect(vhost->socket, (const struct sockaddr *)&address, sizeof(address)) == 0 ? agree(vhost, wanted) : send_error();
     if (status)
         vhost_user_disconnect(vhost);
     return status;

@@ -10,8 +10,10 @@
 
 #include "backend/shared_memory.h"
 
+enum { VHOST_USER_PATIENCE_MS = 10000 };
 struct vhost_user {
     int socket;                         /* -1: not connected */
+    unsigned patience_ms;               /* set by the caller: how long the other side may take to accept, to take a message, to answer one */
     uint64_t features;                  /* agreed */
     bool has_config;
 };

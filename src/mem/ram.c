@@ -100,7 +100,7 @@ static void expect_races(const struct ram_slot *slot) {}
 static bool slot_map(struct ram_slot *slot, struct error *err)
 {
     unsigned long long mib = slot->size / MiB;
-    slot->fd = memfd_create(slot->name, MFD_CLOEXEC);
+    slot->fd = memfd_create(slot->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (slot->fd < 0)
         return error_errno(err, errno, "memory %s: the host gives no memory file", slot->name);
     if (ftruncate(slot->fd, (off_t)slot->size) < 0)
