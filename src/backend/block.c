@@ -24,7 +24,7 @@ bool block_is_raw(const struct block *block)
 
 static bool open_image(struct block *block, const struct block_options *options, struct error *err)
 {
-    block->image = disk_image_open(options->path, &options->image, err);
+    block->image = options->opened ? options->opened : disk_image_open(options->path, &options->image, err);
     if (!block->image)
         return false;
     if (!block_is_raw(block))
@@ -59,6 +59,7 @@ struct block *block_open(const struct block_options *options, struct loop *loop,
 {
     struct block *block = calloc(1, sizeof(*block));
     if (!block) {
+        disk_image_close(options->opened);
         error_set(err, "out of memory");
         return NULL;
     }

@@ -35,6 +35,7 @@ struct block_request {
 
 struct block_options {
     const char *path;
+    struct disk_image *opened;          /* the image, opened as `image` says; the block's from now on, even where that fails; NULL: block_open does it */
     struct disk_image_options image;    /* format, read_only, direct, backing, ephemeral, ... */
     enum { BLOCK_ENGINE_AUTO, BLOCK_ENGINE_URING, BLOCK_ENGINE_THREADS } engine;    /* raw images only */
 };

@@ -252,43 +252,6 @@ static bool is_cd(const char *path)
     return read && !memcmp(mark, "CD001", MARK_SIZE);
 }
 
-/* A boot record with a signature but no code is one that only UEFI boots (UEFI 2.10 §5.2.3 "Protective MBR"). */
-static bool record_is_for_uefi(struct disk_image *image)
-{
-    enum { CODE_SIZE = 440, SIGNATURE = 510 };
-    static const uint8_t no_code[CODE_SIZE];
-    uint8_t sector[DISK_SECTOR];
-    return image->size >= sizeof(sector) && disk_image_read(image, sector, sizeof(sector), 0) == 0 && sector[SIGNATURE] == 0x55 &&
-           sector[SIGNATURE + 1] == 0xAA && !memcmp(sector, no_code, CODE_SIZE);
-}
-
-/* So is a CD whose boot catalog begins with an entry for UEFI (El Torito 1.0 §2.0, §2.1: the platform of the validation entry). */
-static bool catalog_is_for_uefi(struct disk_image *image)
-{
-    enum { BLOCK = 2048, RECORD = 17 * BLOCK, CATALOG = 0x47, PLATFORM = 1, PLATFORM_EFI = 0xEF };
-    uint8_t sector[DISK_SECTOR];
-    uint32_t catalog;
-    if (image->size < RECORD + BLOCK || disk_image_read(image, sector, sizeof(sector), RECORD))
-        return false;
-    memcpy(&catalog, sector + CATALOG, sizeof(catalog));
-    return catalog < image->size / BLOCK && disk_image_read(image, sector, sizeof(sector), (uint64_t)catalog * BLOCK) == 0 &&
-           sector[PLATFORM] == PLATFORM_EFI;
-}
-
-/* Whether nothing but UEFI boots the first disk. An image that cannot be read is told later, when it is opened for the machine. */
-static bool boots_by_uefi_only(const struct machine_config *config)
-{
-    const struct disk_config *disk = &config->disk[0];
-    struct disk_image_options options = disk->image;
-    struct error err;
-    options.read_only = true;
-    options.ephemeral = false;
-    struct disk_image *image = config->disk_count ? disk_image_open(disk->path, &options, &err) : NULL;
-    bool uefi = image && (disk->bus == DISK_CDROM ? catalog_is_for_uefi(image) : record_is_for_uefi(image));
-    disk_image_close(image);
-    return uefi;
-}
-
 static bool option_cdrom(struct options *options, const char *value, struct error *err)
 {
     if (!add_disk(options, value, err))
@@ -722,7 +685,7 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
     if (!anything)
         return error_set(err, "there is nothing to run: name a disk image, or a kernel with --kernel FILE");
     if (!options->config.firmware)
-        options->config.firmware = boots_by_uefi_only(&options->config) ? "uefi" : "bios";
+        options->config.firmware = FIRMWARE_BY_DISK;
     return true;
 }
 

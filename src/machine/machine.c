@@ -18,6 +18,7 @@
 #include "engine/engine.h"
 #include "engine/kvm/host.h"
 #include "machine/firmware.h"
+#include "machine/firmware_choice.h"
 #include "machine/image.h"
 #include "machine/layout.h"
 #include "machine/lifecycle.h"
@@ -258,7 +259,7 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     machine->images = origin ? images_later(err) : images_open(config, err);
     if (!machine->images)
         return false;
-    if (config->firmware && !(machine->firmware = firmware_open(config, err)))
+    if (!firmware_choose(machine, err) || (config->firmware && !(machine->firmware = firmware_open(config, err))))
         return false;
     machine->loop = loop_create(err);
     if (!machine->loop)
@@ -334,6 +335,7 @@ void machine_destroy(struct machine *machine)
         loop_destroy(machine->loop);
     images_close(machine->images);
     firmware_close(machine->firmware);
+    disk_image_close(machine->first_image);
     pthread_cond_destroy(&machine->state_changed);
     pthread_mutex_destroy(&machine->snapshot_lock);
     pthread_mutex_destroy(&machine->pause_lock);

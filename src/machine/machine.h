@@ -40,6 +40,9 @@ struct disk_config {
     int engine;                 /* enum in block.h */
 };
 
+/* As machine_config.firmware: UEFI where the first disk has nothing that a BIOS could boot, else the BIOS. */
+#define FIRMWARE_BY_DISK "auto"
+
 /* What a network card is to the guest. */
 enum net_model { NET_MODEL_VIRTIO, NET_MODEL_E1000 };
 
@@ -68,7 +71,7 @@ struct machine_config {
     uint64_t clock_instructions;        /* a microsecond is so many instructions; 0: time is the host's */
     enum boot_method boot;
     const char *kernel;         /* path; NULL: nothing is loaded (tests place code themselves) */
-    const char *firmware;       /* "bios", "uefi" or a path, instead of a kernel; NULL: none */
+    const char *firmware;       /* "bios", "uefi" or a path, instead of a kernel; FIRMWARE_BY_DISK: machine_create settles it; NULL: none */
     const char *uefi_variables; /* the file that keeps them; NULL: one beside the first disk */
     const char *initrd[MACHINE_INITRDS_MAX];    /* Linux: the first; Multiboot: modules, "FILE ARGS" */
     unsigned initrd_count;
@@ -169,6 +172,7 @@ struct machine {
     struct store *translations;         /* engine/dbt/store.h; NULL: none */
     struct images *images;              /* machine/image.h */
     struct firmware *firmware;          /* machine/firmware.h; NULL: none */
+    struct disk_image *first_image;     /* of the first disk, from the choice of firmware until the disk is made; NULL: it is still to be opened */
     struct state_log *state_log;        /* NULL: none */
     struct screen_vnc *vnc;             /* NULL: none */
     bool restored;                      /* its first state is a snapshot's, and so is its memory, which comes once all is built */

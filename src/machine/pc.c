@@ -487,12 +487,16 @@ static bool open_chardev(struct machine *machine, const char *text, struct chard
 static bool open_disk(struct machine *machine, unsigned i, struct error *err)
 {
     struct disk_config *disk = &machine->config.disk[i];
+    struct block_options options = { .path = disk->path, .image = disk->image, .engine = disk->engine };
+    options.image.memory = shared_memory(machine);
+    if (i == 0) {
+        options.opened = machine->first_image;
+        machine->first_image = NULL;
+    }
+    machine->block[i] = block_open(&options, machine->loop, &machine->lock, &machine->log, err);
     /* Settled once, as the image may be found under another name later: a snapshot's copy. */
     if (disk->image.format == DISK_FORMAT_BY_NAME)
         disk->image.format = disk_format_of_name(disk->path);
-    struct block_options options = { .path = disk->path, .image = disk->image, .engine = disk->engine };
-    options.image.memory = shared_memory(machine);
-    machine->block[i] = block_open(&options, machine->loop, &machine->lock, &machine->log, err);
     return machine->block[i];
 }
 

@@ -68,7 +68,7 @@ static void every_option_sets_its_field(void **state)
     assert_string_equal(options.config.console, "stdio");
     assert_true(parse("disk.img --memory 1G"));
     assert_string_equal(config->disk[0].path, "disk.img");
-    assert_string_equal(config->firmware, "bios");
+    assert_string_equal(config->firmware, FIRMWARE_BY_DISK);
     assert_true(parse("--kernel k --boot flat=0x7c00"));
     assert_null(config->firmware);
     assert_int_equal(options.config.boot, BOOT_FLAT);
