@@ -5,14 +5,22 @@ import os
 import random
 import re
 import socket as socket_module
+import sqlite3
 import struct
 import subprocess
+import sys
 import time
 
-from cases import case
+from cases import asset, case
 from machine import DOPPEL, ROOT, Failure, Monitor, exit_status
 
+sys.path.insert(0, os.path.join(ROOT, "bench"))
+import guests  # noqa: E402
+import workloads  # noqa: E402
+
 CUTS = 150          # of one recorded run
+SQLITE_CUTS = 1500  # of two
+SQLITE_SECONDS = 300
 PIECE = 4096
 FILES = 60          # what test_disk_sync of tools/guest/init writes
 
@@ -128,6 +136,121 @@ def disk_power_cuts(test):
         seen.add(check_files(raw))
     if len(seen) < CUTS // 10:
         raise Failure("the cuts were no good: only %d different states" % len(seen))
+
+
+COMMITS = 60
+
+
+def payload(number):
+    return str(number) * (1 + number * 7 % 400)
+
+
+def commits():
+    """
+    Row after row is committed to one database and then to the other, each on stable storage before the next begins: so after a cut the first has as many rows
+    as the second, or one more. EXTRA: a journal that was deleted stays deleted.
+    """
+    lines = []
+    for name, journal in (("a", "wal"), ("b", "delete")):
+        lines += ["ATTACH '/tmp/m/%s.db' AS %s;" % (name, name), "PRAGMA %s.journal_mode=%s;" % (name, journal), "PRAGMA %s.synchronous=EXTRA;" % name,
+                  "CREATE TABLE %s.t (n INTEGER PRIMARY KEY, x TEXT);" % name, "CREATE INDEX %s.i ON t (x);" % name]
+    for number in range(1, COMMITS + 1):
+        value = "(%d, replace(hex(zeroblob(%d)), '00', '%d'))" % (number, 1 + number * 7 % 400, number)
+        lines += ["INSERT INTO %s.t VALUES %s;" % (name, value) for name in "ab"]
+    return "\n".join(lines) + "\n"
+
+
+def record_commits(test, image, options, log):
+    """The guest makes its commits on the image; what is written goes to the log."""
+    system, folder, stage_folder = asset("system", "bench", optional=True), test.path("content"), test.path("stage")
+    os.mkdir(folder)
+    os.mkdir(stage_folder)
+    with open(os.path.join(folder, "commits.sql"), "w", encoding="ascii") as file:
+        file.write(commits())
+    jobs = [workloads.Job("commits", "mkdir /tmp/m && mount -t ext4 $DISK /tmp/m && sqlite3 -bail <commits.sql && umount /tmp/m")]
+    stage = guests.Stage(system, folder, stage_folder, jobs, {"JOB_SECONDS": SQLITE_SECONDS})
+    library = os.path.join(ROOT, "build", "tests", "disk", "libdisk_record.so")
+    console = guests.Console(["env", "LD_PRELOAD=" + library, "DOPPEL_RECORD=" + image, "DOPPEL_RECORD_TO=" + log,
+                              *guests.guest_command("dbt", stage, 1, image + options, None, memory="256M")], test.log, SQLITE_SECONDS)
+    try:
+        ends = [guests.END.match(line) for _, line in console.lines() if line.startswith("BENCH-END")]
+    finally:
+        console.close()
+    if len(ends) != 1 or ends[0].group(2) != "0":
+        raise Failure("the commits failed:\n" + "\n".join(console.tail))
+
+
+def rows(test, raw, name):
+    """How many rows there are, all right; 0 also where the table is not there yet."""
+    paths = {suffix: test.path("cut.db" + suffix) for suffix in ("", "-wal", "-journal")}
+    for suffix, path in {**paths, "-shm": test.path("cut.db-shm")}.items():
+        if os.path.exists(path):
+            os.unlink(path)
+        if suffix in paths and "/%s.db%s/" % (name, suffix) in run("debugfs", "-R", "ls -p /", raw):
+            run("debugfs", "-R", "dump /%s.db%s %s" % (name, suffix, path), raw)
+    if not os.path.exists(paths[""]):
+        return 0
+    database = sqlite3.connect(paths[""])
+    try:
+        if database.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
+            raise Failure("%s.db: the integrity check fails" % name)
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name='t'").fetchone():
+            return 0
+        found = database.execute("SELECT n, x FROM t ORDER BY n").fetchall()
+    finally:
+        database.close()
+    if found != [(number, payload(number)) for number in range(1, len(found) + 1)]:
+        raise Failure("%s.db: rows are missing or wrong" % name)
+    return len(found)
+
+
+def sqlite_cuts(test, form, cuts):
+    ext4, log, cut_image, raw = test.path("ext4.img"), test.path("record"), test.path("cut." + form), test.path("cut.img")
+    with open(ext4, "wb") as file:
+        file.truncate(24 << 20)
+    run("mke2fs", "-q", "-t", "ext4", ext4)
+    image = test.path("disk.qcow2") if form == "qcow2" else ext4
+    if form == "qcow2":
+        disk_tool("convert", ext4, image)
+    before, seen = contents(image), set()
+    record_commits(test, image, ",engine=threads" if form == "img" else "", log)
+    record, rng = Record(before, log), random.Random(2)
+    for _ in range(cuts):
+        record.replay(cut_image, rng.randrange(len(record.events) + 1), rng)
+        if form == "qcow2":
+            disk_tool("check", "--repair", cut_image)
+            run("qemu-img", "check", "-q", cut_image)
+            if os.path.exists(raw):
+                os.unlink(raw)
+            disk_tool("convert", cut_image, raw)
+        subprocess.run(["e2fsck", "-p", raw], stdout=subprocess.DEVNULL, check=False)      # the journal
+        run("e2fsck", "-fn", raw)
+        a, b = rows(test, raw, "a"), rows(test, raw, "b")
+        if a - b not in (0, 1):
+            raise Failure("%d rows in the first database, %d in the second: commits are lost" % (a, b))
+        seen.add((a, b))
+    if len(seen) < min(cuts, COMMITS) // 3:
+        raise Failure("the cuts were no good: only %d different states" % len(seen))
+
+
+@case("SQLite in a guest, with a write-ahead log and with a journal, on raw: after power cuts both databases are whole and have all that was committed")
+def disk_sqlite_raw(test):
+    sqlite_cuts(test, "img", 20)
+
+
+@case("SQLite in a guest as before, on qcow2: the image is clean for qemu-img, too")
+def disk_sqlite_qcow2(test):
+    sqlite_cuts(test, "qcow2", 20)
+
+
+@case("SQLite in a guest: 750 power cuts on raw", long=True)
+def disk_sqlite_raw_long(test):
+    sqlite_cuts(test, "img", SQLITE_CUTS // 2)
+
+
+@case("SQLite in a guest: 750 power cuts on qcow2", long=True)
+def disk_sqlite_qcow2_long(test):
+    sqlite_cuts(test, "qcow2", SQLITE_CUTS // 2)
 
 
 class Daemon:
