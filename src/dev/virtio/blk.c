@@ -20,6 +20,7 @@ enum {
     SPARE_MAX = 64,
     SEGMENTS = VIRTIO_SEGMENTS_MAX - 2, /* header and status take one each */
     RANGE_SECTORS_MAX = 1 << 21,        /* 1 GiB */
+    LARGE = 64 * 1024,                  /* bytes; takes the host so long that the guest should go on meanwhile */
 };
 
 /* --- state --- */
@@ -145,6 +146,8 @@ static int transfer(struct virtio_blk_request *request, bool read, uint64_t sect
     if (count < 0)
         return VIRTIO_BLK_S_IOERR;
     request->data_size = size;
+    if (size >= LARGE)
+        virtio_queue_be_prompt(queue_of(blk));
     *(read ? &request->mapped_in : &request->mapped_out) = true;
     request->block.iov = request->iov;
     request->block.iov_count = count;

@@ -102,6 +102,8 @@ static unsigned run_queue(struct virtio_queue *queue)
 
 void virtio_run_queue(struct virtio_queue *queue) { run_queue(queue); }
 
+void virtio_queue_be_prompt(struct virtio_queue *queue) { queue->prompt = PROMPT; }
+
 /*
  * A guest whose requests are answered before it can make the next one gets an interrupt for each, which costs it far more than the
  * request. So where requests come in crowds they are let come together, until the processor has nothing else to do or LOOP_LAZY_NS are over; the
@@ -139,7 +141,7 @@ static void run_postponed(void *owner)
     virtio->waits_since = 0;
     for (unsigned i = 0; i < virtio->ops->queues; i++)
         if (queues & 1u << i && (run_queue(&virtio->queue[i]) < 2 || late))
-            virtio->queue[i].prompt = PROMPT;
+            virtio_queue_be_prompt(&virtio->queue[i]);
     if (lock)
         pthread_mutex_unlock(lock);
 }

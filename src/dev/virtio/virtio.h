@@ -150,6 +150,8 @@ static inline bool virtio_has(const struct virtio *virtio, unsigned feature)
 
 /* The queue may be worked on: enabled, the driver is ready, nothing is broken. */
 bool virtio_queue_live(const struct virtio_queue *queue);
+/* The next notifications are not to wait for more, of devices that are `patient`. */
+void virtio_queue_be_prompt(struct virtio_queue *queue);
 /* Handles what is available, as a notification does. */
 void virtio_run_queue(struct virtio_queue *queue);
 /* config[] was changed by the device. */
