@@ -115,26 +115,29 @@ static enum run_result interpret(struct vcpu *vcpu, struct kvm_cpu *cpu, uint32_
     return interp_run(vcpu, 1);
 }
 
-enum outcome { ON, STOP, INTERPRET, HALTED, DEAD };
+enum outcome { ON, STOP, DONE /* with an instruction, where it steps */, INTERPRET, HALTED, DEAD };
 
 static enum outcome outcome_of(struct vcpu *vcpu, struct kvm_cpu *cpu)
 {
     if (do_access(vcpu, cpu))
-        return cpu->outdated ? STOP : ON;
+        return cpu->outdated ? DONE : ON;
     switch (cpu->run->exit_reason) {
     case KVM_EXIT_IRQ_WINDOW_OPEN: case KVM_EXIT_SET_TPR: case KVM_EXIT_INTR: return ON;
     case KVM_EXIT_HLT: return HALTED;
     case KVM_EXIT_SHUTDOWN: return DEAD;
-    case KVM_EXIT_DEBUG: return STOP;
+    case KVM_EXIT_DEBUG: return DONE;
     default: return INTERPRET;
     }
 }
 
-static void set_stepping(struct kvm_cpu *cpu, bool on)
+/* After the registers are pushed: KVM steps from where the vCPU stands when it is told to, not from where it is put later. */
+static bool set_stepping(struct kvm_cpu *cpu, bool on)
 {
     struct kvm_guest_debug debug = { .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
-    if (cpu->stepping != on && !ioctl(cpu->fd, KVM_SET_GUEST_DEBUG, &debug))
-        cpu->stepping = on;
+    if (!on && !cpu->stepping)
+        return true;
+    cpu->stepping = on;
+    return !ioctl(cpu->fd, KVM_SET_GUEST_DEBUG, &debug);
 }
 
 /* Between the first and the last entry KVM has the state. `ready`: the guest can take an interrupt at once. */
@@ -163,10 +166,10 @@ static bool can_take_interrupt(const struct vcpu *vcpu)
     return (vcpu->rflags & RFLAGS_IF) && !(vcpu->shadow & (SHADOW_STI | SHADOW_MOV_SS));
 }
 
-static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu)
+static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu, bool step)
 {
     cpu->outdated = false;
-    if (!kvm_push(vcpu, cpu))
+    if (!kvm_push(vcpu, cpu) || !set_stepping(cpu, step))
         return interpret(vcpu, cpu, KVM_EXIT_UNKNOWN, 0);
     enum outcome outcome = run_in_kvm(vcpu, cpu, can_take_interrupt(vcpu));
     uint32_t reason = cpu->run->exit_reason;
@@ -189,7 +192,7 @@ static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu)
     case INTERPRET:
         return interpret(vcpu, cpu, reason, detail);
     default:
-        if (cpu->stepping)
+        if (outcome == DONE && cpu->stepping)
             counter_add(&vcpu->counters, COUNTER_instructions, 1);
         return RUN_REQUEST;
     }
@@ -222,8 +225,7 @@ static enum run_result engine_run(struct vcpu *vcpu, uint64_t budget)
         return interp_run(vcpu, 1);
     if (kvm_loses_deadline(vcpu))
         return interpret_for_deadline(vcpu, cpu, budget);
-    set_stepping(cpu, budget != UINT64_MAX);
-    enum run_result result = visit(vcpu, cpu);
+    enum run_result result = visit(vcpu, cpu, budget != UINT64_MAX);
     kvm_collect_dirty(vcpu, cpu->vm);
     return result;
 }
