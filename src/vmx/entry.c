@@ -220,6 +220,7 @@ static bool enter_guest(struct vcpu *vcpu, bool launch)
     if (launch)
         vcpu->vmx.launched = true;
     vcpu->vmx.entries++;
+    vmx_account(vcpu, &vcpu->vmx.exit_ticks[vcpu->vmx.handled]);
     counter_add(&vcpu->counters, COUNTER_vm_entries, 1);
     trace(vcpu->log, vmx, "vcpu%u VM entry at %#lx, injects %#lx", vcpu->index, vcpu->rip,
           FIELD(ENTRY_INTERRUPTION_INFORMATION));

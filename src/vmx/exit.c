@@ -302,6 +302,14 @@ static bool host_nmi_blocked(const struct vcpu *vcpu)
     return !vmx_pin(vcpu, PIN_VIRTUAL_NMIS) && (vcpu->shadow & SHADOW_NMI);
 }
 
+void vmx_account(struct vcpu *vcpu, uint64_t *ticks)
+{
+    uint64_t now = vmx_host_tsc(vcpu);
+    if (vcpu->vmx.since)
+        *ticks += now - vcpu->vmx.since;
+    vcpu->vmx.since = now;
+}
+
 void vmx_exit(struct vcpu *vcpu)
 {
     enum { ABORT_MSR_STORE = 1 };
@@ -311,6 +319,8 @@ void vmx_exit(struct vcpu *vcpu)
           vmx_reason_name(vmx->exit.reason), vcpu->rip, vmx->exit.qualification, vmx->exit.interruption, vcpu->pending.vectoring);
     counter_add(&vcpu->counters, COUNTER_vm_exits, 1);
     vmx->exits[vmx->exit.reason]++;
+    vmx_account(vcpu, &vmx->guest_ticks);
+    vmx->handled = vmx->exit.reason;
     record(vcpu);
     vcpu->pending.kind = EVENT_NONE;
     save_guest(vcpu);

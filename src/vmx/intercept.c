@@ -141,7 +141,7 @@ bool vmx_io_exits(struct vcpu *vcpu, const struct vmx_io *io)
 
 /* --- PAUSE: SDM3 §26.1.3 --- */
 
-static uint64_t host_tsc(const struct vcpu *vcpu) { return vcpu->clock ? clock_tsc(vcpu->clock) : 0; }
+uint64_t vmx_host_tsc(const struct vcpu *vcpu) { return vcpu->clock ? clock_tsc(vcpu->clock) : 0; }
 
 bool vmx_pause_exits(struct vcpu *vcpu)
 {
@@ -150,7 +150,7 @@ bool vmx_pause_exits(struct vcpu *vcpu)
         return true;
     if (!vmx_proc2(vcpu, PROC2_PAUSE_LOOP_EXITING) || vcpu->cpl != 0)
         return false;
-    uint64_t now = host_tsc(vcpu);
+    uint64_t now = vmx_host_tsc(vcpu);
     if (!vmx->pause_last || now - vmx->pause_last > FIELD(PLE_GAP))
         vmx->pause_first = now;
     vmx->pause_last = now;

@@ -66,6 +66,9 @@ unsigned vmx_load_msrs(struct vcpu *vcpu, uint64_t address, uint32_t count);
 void vmx_abort(struct vcpu *vcpu, uint32_t indicator);
 /* After entry and exit: whose translations count now (SDM3 §29.4.3). */
 void vmx_switch_translations(struct vcpu *vcpu);
+/* What has passed since the last entry or exit goes to the guest, or to the exit that its monitor has handled. */
+void vmx_account(struct vcpu *vcpu, uint64_t *ticks);
+uint64_t vmx_host_tsc(const struct vcpu *vcpu);
 uint64_t vmx_interruptibility(const struct vcpu *vcpu);
 void vmx_set_interruptibility(struct vcpu *vcpu, uint64_t value);
 bool vmx_pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer);

@@ -31,12 +31,20 @@ bool vmx_state_loaded(struct vcpu *vcpu)
 
 /* --- for the monitor --- */
 
-static void print_exits(const struct vmx *vmx, FILE *out)
+static double milliseconds(const struct vcpu *vcpu, uint64_t ticks)
 {
-    fprintf(out, "%" PRIu64 " entries; exits by reason:\n", vmx->entries);
+    return vcpu->clock ? (double)ticks * 1e3 / (double)clock_tsc_hz(vcpu->clock) : 0;
+}
+
+static void print_exits(const struct vcpu *vcpu, FILE *out)
+{
+    const struct vmx *vmx = &vcpu->vmx;
+    fprintf(out, "%" PRIu64 " entries, %.3f ms in the guest; exits by reason, and the time until the guest ran again:\n", vmx->entries,
+            milliseconds(vcpu, vmx->guest_ticks));
     for (unsigned i = 0; i < REASON_COUNT; i++)
         if (vmx->exits[i])
-            fprintf(out, "%3u %-24s %12" PRIu64 "\n", i, vmx_reason_name(i), vmx->exits[i]);
+            fprintf(out, "%3u %-24s %12" PRIu64 " %14.3f ms\n", i, vmx_reason_name(i), vmx->exits[i],
+                    milliseconds(vcpu, vmx->exit_ticks[i]));
 }
 
 static void print_field(const struct vcpu *vcpu, unsigned i, FILE *out)
@@ -53,7 +61,7 @@ void vmx_print(const struct vcpu *vcpu, FILE *out)
         return;
     }
     fprintf(out, "VMX %s operation, VMXON region %" PRIx64 "\n", vmx->guest ? "non-root" : "root", vmx->vmxon_pointer);
-    print_exits(vmx, out);
+    print_exits(vcpu, out);
     if (vmx->current == VMCS_NONE) {
         fprintf(out, "no current VMCS\n");
         return;

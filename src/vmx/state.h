@@ -78,6 +78,11 @@ struct vmx {
     uint64_t timer_ns;                  /* what it was last armed for */
     uint64_t entries;
     uint64_t exits[REASON_COUNT];
+    /* Where the time goes, in ticks of the host TSC; see vmx_account. */
+    uint64_t since;                     /* the last entry or exit; 0: none */
+    uint64_t guest_ticks;               /* in non-root operation */
+    uint64_t exit_ticks[REASON_COUNT];  /* from such an exit to the entry after it */
+    uint32_t handled;                   /* reason of the last exit */
 };
 
 #endif

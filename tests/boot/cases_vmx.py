@@ -1,4 +1,6 @@
 """Hypervisors in the guest (L1): Linux' KVM on emulated VT-x boots a guest of its own (L2), whose console lines begin with `L2: `."""
+import re
+
 from cases import asset, case
 from machine import BOOT_SECONDS, Failure, Monitor, exit_status
 
@@ -47,6 +49,9 @@ def kvm_snapshot(test):
     with hypervisor(test, "--engine", "dbt", "--monitor", "socket:" + socket) as machine:
         machine.expect(r"^L2: ")
         with Monitor(socket) as monitor:
+            told = monitor.ask("info vmcs")
+            if not re.search(r"^ 10 CPUID +[1-9]\d* +\d+\.\d+ ms$", told, re.MULTILINE):
+                raise Failure("the monitor does not tell of exits by CPUID, but %r" % told[:500])
             monitor.snapshot(kept[0])
     with test.machine("--engine", "interp", "--monitor", "socket:" + socket, restore=kept[0]) as machine:
         machine.read(3)

@@ -13,6 +13,7 @@ void insn_log_before(struct insn_log *log, struct vcpu *vcpu, const struct block
     uint8_t bytes[INSN_LENGTH_MAX];
     unsigned length = block->op[0].length;
     log->rip = vcpu->rip;
+    log->guest = vcpu->vmx.guest;
     log->rflags = vcpu->rflags;
     memcpy(log->gpr, vcpu->gpr, sizeof(log->gpr));
     uint64_t gla = vcpu->mode == MODE_LONG64 ? vcpu->rip : (uint32_t)(vcpu->seg[CS].base + vcpu->rip);
@@ -40,5 +41,5 @@ void insn_log_after(const struct insn_log *log, struct vcpu *vcpu)
         used += (unsigned)snprintf(changes + used, sizeof(changes) - used, " rflags=%lx", vcpu->rflags);
     if (vcpu->pending.kind != EVENT_NONE)
         snprintf(changes + used, sizeof(changes) - used, " -> vector %u", vcpu->pending.vector);
-    trace_print(vcpu->log, TRACE_cpu_insn, "%u %lx %s%s", vcpu->index, log->rip, log->text, changes);
+    trace_print(vcpu->log, TRACE_cpu_insn, "%u %s%lx %s%s", vcpu->index, log->guest ? "L2 " : "", log->rip, log->text, changes);
 }

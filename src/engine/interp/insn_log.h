@@ -8,6 +8,7 @@ struct insn_log {
     uint64_t rip, rflags, gpr[16];
     uint64_t gla;
     char text[160];
+    bool guest;                 /* in VMX non-root operation */
 };
 
 void insn_log_before(struct insn_log *log, struct vcpu *vcpu, const struct block *block);
