@@ -15,7 +15,7 @@
 enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
 enum { CODE_PIECE = 256 << 10 };                         /* asked of the host at once */
 enum { DROPS_COUNTED = 16 };
-enum { ORDER_MOST = 1 << 20, TABLES = 1 + TLB_CONTEXTS };
+enum { ORDER_MOST = 1 << 20 };
 
 static size_t state_size(void) { return align_up(sizeof(struct dbt), PAGE_SIZE); }
 
@@ -65,7 +65,7 @@ struct dbt *dbt_create(void)
     if (dbt->data)
         madvise(dbt->data, DBT_DATA_SIZE, MADV_HUGEPAGE);       /* it is filled from its beginning on */
     dbt->order = reserve(ORDER_MOST * sizeof(struct translation *));
-    dbt->tables = reserve(TABLES * sizeof(struct jump_table));
+    dbt->tables = reserve(JUMPS_TABLES * sizeof(struct jump_table));
     dbt->mini = calloc(1, sizeof(*dbt->mini));
     dbt->work = calloc(1, sizeof(*dbt->work));
     dbt->site_runs = site_runs_create();
@@ -90,7 +90,7 @@ void dbt_destroy(struct dbt *dbt)
         munmap(dbt->code_base, DBT_CODE_SIZE);
     release(dbt->data, DBT_DATA_SIZE);
     release(dbt->order, ORDER_MOST * sizeof(struct translation *));
-    release(dbt->tables, TABLES * sizeof(struct jump_table));
+    release(dbt->tables, JUMPS_TABLES * sizeof(struct jump_table));
     free(dbt->mini);
     free(dbt->work);
     free(dbt->site_runs);

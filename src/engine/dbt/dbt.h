@@ -56,10 +56,18 @@ enum {
     DBT_HOT = 12,                       /* runs in the interpreter before a block is translated */
 };
 
-/* What a translation depends on besides place and bytes; the level of vector state that may be used is added to it. */
-enum { MODE_USER = 1, MODE_WINDOW = 2, MODE_SIMD_SHIFT = 2 };
+/*
+ * What a translation depends on besides place and bytes; the level of vector state that may be used is added to it. Code of VT-x guests
+ * is told apart so that no patched jump leads from it to its monitor's, or back.
+ */
+enum { MODE_USER = 1, MODE_WINDOW = 2, MODE_SIMD_SHIFT = 2, MODE_SIMD_MASK = 3, MODE_VMX_GUEST = 1 << 4 };
 /* Which vector state the guest may use now, by CR0, CR4 and XCR0. */
 enum simd_level { SIMD_NONE, SIMD_SSE, SIMD_AVX, SIMD_AVX512, SIMD_LEVELS };
+static_assert(SIMD_LEVELS - 1 <= MODE_SIMD_MASK, "a level fits");
+static inline enum simd_level simd_level_of(uint8_t mode) { return mode >> MODE_SIMD_SHIFT & MODE_SIMD_MASK; }
+
+/* Jump tables: of supervisor code, one in VMX root operation or without VT-x, one of VT-x guests; of user code, one for each context. */
+enum { JUMPS_SUPERVISOR, JUMPS_VMX_SUPERVISOR, JUMPS_USER, JUMPS_TABLES = JUMPS_USER + TLB_CONTEXTS };
 
 /* The last x87 instruction of a trace that is not a control instruction, as far as it has come. */
 struct x87_noted {

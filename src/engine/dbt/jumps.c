@@ -9,12 +9,13 @@
  *
  * The supervisor has one table for all contexts, since a kernel's pages are global; if some are not, it is looked through with every change of
  * context, and goes with a change of the space that contexts belong to: global translations are of one VPID and EPT only
- * (SDM3 §29.4.1). User code has a table for each context.
+ * (SDM3 §29.4.1). VT-x guests have another one, so that entries and exits change nothing. User code has a table for each context.
  */
 #include "engine/dbt/plan.h"
 
 #include "mmu/block.h"
 #include "mmu/still.h"
+#include "vmx/vmx.h"
 
 /* More changed pages than these, and the table is for another program: it goes as a whole. */
 enum { CHANGED_MOST = 8 };
@@ -25,7 +26,7 @@ static uint64_t nothing(unsigned i) { return i == jump_index(0); }
 /* Patched jumps between pages of supervisor code rely on its table's pages. */
 static void pages_changed(struct dbt *dbt, const struct jump_table *table)
 {
-    if (table == &dbt->tables[0])
+    if (table < &dbt->tables[JUMPS_USER])
         dbt_unlink_far(dbt);
 }
 
@@ -114,11 +115,19 @@ static bool holds(const struct jump_table *table, const struct mmu *mmu, bool su
     return (supervisor && !table->local) || (table->context == mmu->context && table->epoch == mmu->context->fetch_epoch);
 }
 
+static struct jump_table *table_of(const struct vcpu *vcpu, struct dbt *dbt, bool supervisor)
+{
+    const struct mmu *mmu = vcpu->mmu;
+    if (supervisor)
+        return &dbt->tables[vmx_guest(vcpu) ? JUMPS_VMX_SUPERVISOR : JUMPS_SUPERVISOR];
+    return &dbt->tables[JUMPS_USER + (mmu->context - mmu->contexts)];
+}
+
 void dbt_pick_jumps(struct vcpu *vcpu, struct dbt *dbt)
 {
     const struct mmu *mmu = vcpu->mmu;
     bool supervisor = !(dbt->mode & MODE_USER);
-    struct jump_table *table = &dbt->tables[supervisor ? 0 : 1 + (mmu->context - mmu->contexts)];
+    struct jump_table *table = table_of(vcpu, dbt, supervisor);
     bool suitable = suits(table, mmu, dbt->mode);
     if (likely(suitable && holds(table, mmu, supervisor))) {
         dbt->jumps = table;
@@ -180,13 +189,13 @@ const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip)
 void dbt_forget_jump(struct dbt *dbt, const struct translation *t)
 {
     unsigned i = jump_index(t->rip);
-    for (unsigned n = 0; n <= TLB_CONTEXTS; n++)
+    for (unsigned n = 0; n < JUMPS_TABLES; n++)
         if (dbt->tables[n].filled && dbt->tables[n].entry[i].code == t->entry)
             dbt->tables[n].entry[i].minus_rip = nothing(i);
 }
 
 void dbt_forget_jumps(struct dbt *dbt)
 {
-    for (unsigned n = 0; n <= TLB_CONTEXTS; n++)
+    for (unsigned n = 0; n < JUMPS_TABLES; n++)
         empty(dbt, &dbt->tables[n]);
 }

@@ -123,7 +123,8 @@ static void set_mode(struct vcpu *vcpu, struct dbt *dbt)
 {
     uintptr_t table = vcpu->cpl == 3 ? window_table(vcpu) : 0;
     dbt->context = table + WINDOW_BIAS;
-    dbt->mode = (uint8_t)((vcpu->cpl == 3 ? MODE_USER : 0) | (table ? MODE_WINDOW : 0) | simd_level(vcpu) << MODE_SIMD_SHIFT);
+    dbt->mode = (uint8_t)((vcpu->cpl == 3 ? MODE_USER : 0) | (table ? MODE_WINDOW : 0) |
+                          (vmx_guest(vcpu) ? MODE_VMX_GUEST : 0) | simd_level(vcpu) << MODE_SIMD_SHIFT);
     dbt_pick_jumps(vcpu, dbt);
 }
 

@@ -82,7 +82,7 @@ static bool is_escape(const struct planned *p)
 /* That CR0.TS and EM are clear is part of the mode only with a level; what is noted of an operand is its linear address. */
 static bool x87_fits(const struct planned *p, const struct vcpu *vcpu)
 {
-    return dbt_of(vcpu)->mode >> MODE_SIMD_SHIFT != SIMD_NONE &&
+    return simd_level_of(dbt_of(vcpu)->mode) != SIMD_NONE &&
            !(p->memory && (p->memory->mem.segment == ZYDIS_REGISTER_FS || p->memory->mem.segment == ZYDIS_REGISTER_GS));
 }
 

@@ -75,7 +75,7 @@ static void emit_live(struct work *w)
     emit8(e, 0xE3);                                     /* jrcxz to the load */
     emit8(e, 5);
     uint8_t *live = emit_jump(e, JUMP, emit_here(e));
-    emit_jump(e, CALL, w->dbt->simd_load[w->t->mode >> MODE_SIMD_SHIFT]);
+    emit_jump(e, CALL, w->dbt->simd_load[simd_level_of(w->t->mode)]);
     emit_target(e, live, emit_here(e));
     emit_move(e, RCX, S2);
 }
