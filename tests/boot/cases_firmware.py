@@ -273,6 +273,22 @@ def menu_iso(test):
     return path
 
 
+@case("SeaBIOS and OVMF start GRUB from a CD on the interpreter, too, and SeaBIOS a kernel", long=True)
+def firmware_interpreter(test):
+    menu = menu_iso(test)
+    for options in ((), ("--firmware", "uefi")):
+        with test.machine(menu, "--memory", "256M", "--display", "none", "--engine", "interp", *options) as machine:
+            machine.expect(r"The entry", 2 * BOOT_SECONDS)
+            machine.send("x")
+            machine.expect(r"The entry was chosen\.")
+            machine.end(exit_status("DONE"))
+    with test.machine(rescue_iso(test), "--memory", "512M", "--engine", "interp") as machine:
+        machine.expect(r"This is a CD\.")
+        machine.expect(r"^doppel:/# ", 2 * BOOT_SECONDS)
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
+
+
 def goes_on(test, name, options, ready, key, answer, status="DONE"):
     """Keeps the machine when it is ready; a restored one takes the key."""
     socket, kept = test.path(name + ".monitor"), test.path(name + ".snapshot")

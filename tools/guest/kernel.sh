@@ -9,6 +9,7 @@ amd64    amd64  linux-image-amd64
 686-pae  i386   linux-image-686-pae
 686      i386   linux-image-686
 di       amd64  debian-installer-12-netboot-i386
+di-amd64 amd64  debian-installer-12-netboot-amd64
 END
 }
 
@@ -18,7 +19,7 @@ apt_arch()     { kernel_table | awk -v k="$1" '$1 == k { print $2 }'; }
 meta_package() { kernel_table | awk -v k="$1" '$1 == k { print $3 }'; }
 
 # The directory that holds kernel NAME: vmlinuz, and package.deb with its modules (or, for the
-# installer's kernel, initrd.gz).
+# installer's kernels, initrd.gz).
 kernel_dir() {
     local name=$1 arch package version
     arch=$(apt_arch "$name")
@@ -47,7 +48,8 @@ kernel_unpack() {
         deb_cat "$out/package.deb" "./boot/vmlinuz-${package#linux-image-}" >"$out/vmlinuz"
         ;;
     *)
-        local dir=./usr/lib/debian-installer/images/12/i386/text/debian-installer/i386
+        local built=${package##*-} dir
+        dir=./usr/lib/debian-installer/images/12/$built/text/debian-installer/$built
         deb_cat "$out/package.deb" "$dir/linux" >"$out/vmlinuz" &&
             deb_cat "$out/package.deb" "$dir/initrd.gz" >"$out/initrd.gz" &&
             rm "$out/package.deb"
