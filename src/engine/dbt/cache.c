@@ -106,7 +106,7 @@ void dbt_flush(struct dbt *dbt)
     memset(dbt->hash, 0, sizeof(dbt->hash));
     memset(dbt->page, 0, sizeof(dbt->page));
     dbt->order_count = 0;
-    dbt->far = NULL;
+    dbt->far = dbt->user_far = NULL;
     dbt_forget_jumps(dbt);
     memset(dbt->drops, 0, sizeof(dbt->drops));
 }
@@ -225,30 +225,45 @@ static void unlist(struct link *link)
     *at = link->next;
 }
 
+/* Between pages of user code only with windows: what is young goes away before it has paid, and shares its code with its kin. */
+static bool may_link(const struct link *link, const struct translation *to)
+{
+    if (link->far)
+        return (link->from->mode & (MODE_USER | MODE_WINDOW)) != MODE_USER;
+    return to->gpa2 == BLOCK_DROPPED;
+}
+
+static void list_far(struct dbt *dbt, struct link *link)
+{
+    struct link **list = link->from->mode & MODE_USER ? &dbt->user_far : &dbt->far;
+    if (link->far_listed)
+        return;
+    link->far_listed = true;
+    link->far_next = *list;
+    *list = link;
+}
+
 void dbt_link(struct dbt *dbt, struct link *link, struct translation *to)
 {
-    if (link->patched || link->from->dropped || (to->gpa2 != BLOCK_DROPPED && !link->far))
+    if (link->patched || link->from->dropped || !may_link(link, to))
         return;
     link->patched = true;
-    if (link->to != to) {                       /* else it is listed, and was undone by dbt_unlink_far */
+    if (link->to != to) {                       /* else it is listed, and was undone with others between pages */
         if (link->to)
             unlist(link);
         link->to = to;
         link->next = to->incoming;
         to->incoming = link;
     }
-    if (link->far && !link->far_listed) {
-        link->far_listed = true;
-        link->far_next = dbt->far;
-        dbt->far = link;
-    }
+    if (link->far)
+        list_far(dbt, link);
     retarget(dbt, link, to->live & ~link->live ? to->entry : to->live_entry);
 }
 
 static void unpatch(struct dbt *dbt, struct link *link)
 {
     link->patched = false;
-    retarget(dbt, link, link->stub);
+    retarget(dbt, link, link->ask);
 }
 
 void dbt_unlink_far(struct dbt *dbt)
@@ -258,6 +273,25 @@ void dbt_unlink_far(struct dbt *dbt)
         link->far_listed = false;
     }
     dbt->far = NULL;
+}
+
+enum { ASK_AFTER = 2 << 20 };   /* instructions of user code */
+
+/*
+ * They ask again; but when that was so just now (two processes that talk to each other), they go through the jump tables for good, unless
+ * something is not found there.
+ */
+void dbt_unlink_user_far(struct dbt *dbt)
+{
+    bool quiet = dbt->user_ran - dbt->user_unlinked_at >= ASK_AFTER;
+    if (!dbt->user_far)
+        return;
+    for (struct link *link = dbt->user_far; link; link = link->far_next) {
+        link->patched = link->far_listed = false;
+        retarget(dbt, link, quiet ? link->ask : link->stub);
+    }
+    dbt->user_far = NULL;
+    dbt->user_unlinked_at = dbt->user_ran;
 }
 
 /* --- dropping --- */

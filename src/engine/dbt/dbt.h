@@ -25,8 +25,8 @@
  * An instruction that crosses into another page is a trace of its own, which jumps reach through the jump tables only.
  *
  * Code is tied to the linear address that it was translated for, to the guest-physical address, and to a mode. Direct jumps
- * within a page are patched to lead to the next translation, and so are those between pages of supervisor code. All others
- * look their target up by linear address in the jump table of the present context (jumps.c).
+ * are patched to lead to the next translation, those between pages for as long as the jump table of the present context holds. All others
+ * look their target up by linear address in that table (jumps.c).
  *
  * A host fault in translated code (a page that no window shows, #DE, a misaligned vector) is found in the translation's list
  * of traps, and the interpreter's handler carries that instruction out (trap.c).
@@ -117,14 +117,15 @@ struct translation {
     struct link *incoming;              /* jumps that are patched to lead here */
 };
 
-/* A direct jump out of a translation, at first to a stub that leaves. */
+/* A direct jump out of a translation. */
 struct link {
     uint8_t *field;                     /* its 32-bit target */
-    const uint8_t *stub;                /* executable address */
+    const uint8_t *ask;                 /* executable address of what leaves, so that the jump is patched */
+    const uint8_t *stub;                /* the way without patching: the same, or through the jump table (user code, between pages) */
     const struct translation *from;
     struct translation *to;             /* whose incoming jumps it is listed with, patched or not; NULL: nobody's */
     struct link *next;                  /* of that list */
-    struct link *far_next;              /* of the list of jumps between pages that were patched */
+    struct link *far_next;              /* of the list of jumps between pages that were patched, the supervisor's or user code's */
     bool patched;
     uint8_t live;                       /* LIVE_*, here */
     bool far, far_listed;               /* between pages */
@@ -210,7 +211,9 @@ struct dbt {
     struct { struct block block; struct op op[2]; } *mini;      /* where a site runs: its op, then one that returns */
     struct translation **order;         /* by address of their code */
     unsigned order_count;
-    struct link *far;                   /* patched jumps between pages */
+    struct link *far, *user_far;        /* jumps between pages that were patched */
+    const struct jump_table *user_far_table;    /* user code's rely on its pages */
+    uint64_t user_ran, user_unlinked_at;        /* instructions of user code: all, and those before such jumps were undone last */
     struct store *store;                /* translations that are kept (kept.h), NULL: none */
     struct jump_table *tables;          /* [0] of the supervisor, then one for each context of the TLB */
     struct translation *hash[1 << DBT_HASH_BITS];
@@ -249,8 +252,9 @@ uint64_t dbt_granules(uint64_t page, uint64_t gpa, uint64_t end);
 struct translation *dbt_at(const struct dbt *dbt, uintptr_t host);
 void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 void dbt_link(struct dbt *dbt, struct link *link, struct translation *to);
-/* Undoes every jump between pages. */
+/* Undo every jump between pages of supervisor code, or of user code. */
 void dbt_unlink_far(struct dbt *dbt);
+void dbt_unlink_user_far(struct dbt *dbt);
 
 /* --- jumps.c --- */
 /* Picks the table for the vCPU's present state and empties it if it no longer holds. */

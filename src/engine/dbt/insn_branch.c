@@ -191,41 +191,46 @@ static void emit_uncount(struct work *w, unsigned done)
     emit_store(&w->e, rm_data(&w->dbt->interp.left), S1);
 }
 
-/* With nothing to do before the link, the edge itself is what is patched. */
-static void emit_link(struct work *w, const struct edge *edge, bool far, bool bare)
+/* Leaves, and asks for the link to be patched. */
+static void emit_ask(struct work *w, const struct edge *edge, struct link *link)
 {
-    struct link *link = w->link_list[w->link_count++] = dbt_alloc(w->dbt, sizeof(*link));
-    *link = (struct link){ .from = w->t, .live = w->t->live, .far = far };
-    if (bare) {
-        link->field = edge->field;
-    } else {
-        link->field = emit_jump(&w->e, JUMP, emit_here(&w->e));
-        emit_target(&w->e, link->field, emit_here(&w->e));
-    }
-    link->stub = emit_here(&w->e);
+    link->ask = emit_here(&w->e);
     emit_guest_address(&w->e, S1, edge->target);
     emit_address_of(&w->e, S2, link, RELOC_LINK, w->link_count - 1);
     emit_jump(&w->e, JUMP, w->dbt->leave);
 }
 
-/* Between pages of user code: the jump table knows whether the page is still what it was. */
-static void emit_far_edge(struct work *w, const struct edge *edge)
+/* Through the jump table, whose place for the target is known; what is not there asks. */
+static void emit_by_table(struct work *w, const struct edge *edge, struct link *link)
 {
     struct emitter *e = &w->e;
     emit_guest_address(e, S1, edge->target);
     emit_load(e, S2, rm_data(&w->dbt->jumps));
-    emit_insn(e, EMIT_W | EMIT_WIDE, 0x8D, S2, rm_mem(S2, (int32_t)(jump_index(edge->target) * sizeof(struct jump_entry))), 0);         /* lea */
+    emit_insn(e, EMIT_W | EMIT_WIDE, 0x8D, S2, rm_mem(S2, (int32_t)(jump_index(edge->target) * sizeof(struct jump_entry))), 0);  /* lea */
     reloc_note_guest(e->relocs, e->at - 4, RELOC_GUEST_JUMP, edge->target);
     emit_difference(w);
-    emit8(e, 0xE3);
+    emit8(e, 0xE3);                                             /* jrcxz over the way out */
     uint8_t *hit = e->at++;
     emit_move(e, RCX, S3);
-    emit_constant(e, S2, 0);
-    emit_jump(e, JUMP, w->dbt->leave);
+    emit_ask(w, edge, link);
     *hit = (uint8_t)(e->at - (hit + 1));
     emit_move(e, RCX, S3);
     emit_context_back(w);
     emit_insn(e, 0, 0xFF, 4, rm_mem(S2, CODE_OF_ENTRY), 0);
+}
+
+/* With nothing to do before the link, the edge itself is what is patched. */
+static void emit_link(struct work *w, const struct edge *edge, bool far, bool bare)
+{
+    struct link *link = w->link_list[w->link_count++] = dbt_alloc(w->dbt, sizeof(*link));
+    *link = (struct link){ .from = w->t, .live = w->t->live, .far = far };
+    link->field = bare ? edge->field : emit_jump(&w->e, JUMP, emit_here(&w->e));
+    link->stub = emit_here(&w->e);
+    if (far && w->user)
+        emit_by_table(w, edge, link);
+    else
+        emit_ask(w, edge, link);
+    emit_target(&w->e, link->field, !w->user || w->window || !far ? link->ask : link->stub);
 }
 
 /* A jump within the page that may be patched: not to an instruction that reaches into another one, which may come to be elsewhere. */
@@ -246,9 +251,6 @@ void close_edges(struct work *w)
         emit_target(&w->e, edge->field, emit_here(&w->e));
         emit_uncount(w, edge->done);
         emit_x87_noted(w, edge->done);
-        if (near || !w->user)
-            emit_link(w, edge, !near, w->e.at == start);
-        else
-            emit_far_edge(w, edge);
+        emit_link(w, edge, !near, w->e.at == start);
     }
 }

@@ -23,11 +23,13 @@ enum { CHANGED_MOST = 8 };
 /* An empty place holds what no address that looks there can match: 0, but for the place of address 0. */
 static uint64_t nothing(unsigned i) { return i == jump_index(0); }
 
-/* Patched jumps between pages of supervisor code rely on its table's pages. */
+/* Patched jumps between pages rely on the pages of a table: of the supervisor's, or of that of the user code that ran last. */
 static void pages_changed(struct dbt *dbt, const struct jump_table *table)
 {
     if (table < &dbt->tables[JUMPS_USER])
         dbt_unlink_far(dbt);
+    if (table == dbt->user_far_table)
+        dbt_unlink_user_far(dbt);
 }
 
 static void empty(struct dbt *dbt, struct jump_table *table)
@@ -129,6 +131,10 @@ void dbt_pick_jumps(struct vcpu *vcpu, struct dbt *dbt)
     bool supervisor = !(dbt->mode & MODE_USER);
     struct jump_table *table = table_of(vcpu, dbt, supervisor);
     bool suitable = suits(table, mmu, dbt->mode);
+    if (!supervisor && table != dbt->user_far_table) {
+        dbt_unlink_user_far(dbt);
+        dbt->user_far_table = table;
+    }
     if (likely(suitable && holds(table, mmu, supervisor))) {
         dbt->jumps = table;
         return;

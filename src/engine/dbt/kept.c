@@ -23,7 +23,7 @@ enum {
 static const uint8_t probe[PROBES] = { PROBE, 5, 3 };
 
 struct kept_site { uint16_t in_page, remaining, bytes_at; uint8_t length, spare; struct x87_noted x87; };
-struct kept_link { uint16_t field, stub; uint8_t live, far; uint16_t spare; };
+struct kept_link { uint16_t field, ask, stub; uint8_t live, far; };
 struct kept_range { uint16_t at, size; };       /* of guest code in the page */
 struct kept_hole {
     uint16_t at;                        /* in `bytes` */
@@ -278,7 +278,7 @@ static void take_links(const struct work *w, struct kept_link *out)
     for (unsigned i = 0; i < w->link_count; i++) {
         const struct link *link = w->link_list[i];
         out[i] = (struct kept_link){ .field = (uint16_t)(link->field + w->dbt->shift - w->t->code),
-                                     .stub = (uint16_t)(link->stub - w->t->code), .live = link->live, .far = link->far };
+                                     .ask = (uint16_t)(link->ask - w->t->code), .stub = (uint16_t)(link->stub - w->t->code), .live = link->live, .far = link->far };
     }
 }
 
@@ -427,7 +427,7 @@ static bool addend_fits(const struct trap *trap)
 static bool links_and_traps_fit(const struct kept *k, const struct parts *p)
 {
     for (unsigned i = 0; i < k->links; i++)
-        if (p->link[i].field + 4 > k->code_size || p->link[i].stub >= k->code_size)
+        if (p->link[i].field + 4 > k->code_size || p->link[i].ask >= k->code_size || p->link[i].stub >= k->code_size)
             return false;
     for (unsigned i = 0; i < k->traps; i++) {
         const struct trap *trap = &p->trap[i];
@@ -505,7 +505,7 @@ static struct link *make_links(struct dbt *dbt, const struct kept *k, const stru
 {
     struct link *links = dbt_alloc(dbt, k->links * sizeof(*links));
     for (unsigned i = 0; i < k->links; i++)
-        links[i] = (struct link){ .field = dbt->code + p->link[i].field, .stub = t->code + p->link[i].stub, .from = t,
+        links[i] = (struct link){ .field = dbt->code + p->link[i].field, .ask = t->code + p->link[i].ask, .stub = t->code + p->link[i].stub, .from = t,
                                   .live = p->link[i].live, .far = p->link[i].far };
     return links;
 }

@@ -205,8 +205,10 @@ static const uint8_t *find_code(struct vcpu *vcpu, struct dbt *dbt, struct link 
 /* The stretch of user code, if it was one, ends. */
 static void account(struct vcpu *vcpu, struct dbt *dbt)
 {
-    if (dbt->mode & MODE_USER)
+    if (dbt->mode & MODE_USER) {
+        dbt->user_ran += (uint64_t)(dbt->user_since - dbt->interp.left);
         window_account(vcpu, (uint64_t)(dbt->user_since - dbt->interp.left));
+    }
     dbt->user_since = dbt->interp.left;
 }
 
