@@ -60,7 +60,7 @@ def boots(machine, options, work="cpu"):
 
 def leave(machine):
     machine.send("poweroff -f\n")
-    machine.end(exit_status("DONE"))
+    machine.end(exit_status("DONE"), BOOT_SECONDS)
 
 
 @case("Doppel in Doppel: Linux boots on --engine kvm over Linux' own kvm-intel on emulated VT-x; doctor finds that KVM fast")
