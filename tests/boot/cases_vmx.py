@@ -1,5 +1,6 @@
 """Hypervisors in the guest (L1): Linux' KVM on emulated VT-x boots a guest of its own (L2), whose console lines begin with `L2: `."""
 import re
+import time
 
 from cases import asset, case
 from machine import BOOT_SECONDS, Failure, Monitor, exit_status
@@ -43,19 +44,31 @@ def kvm_smp(test):
     boots_a_guest(test, "--cpus", "2", append="doppel.kvm_cpus=2 ")
 
 
+def monitor_of(machine, path):
+    """The monitor of a machine that has just been started, as soon as it answers."""
+    limit = time.monotonic() + BOOT_SECONDS
+    while True:
+        try:
+            return Monitor(path, BOOT_SECONDS)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > limit or not machine.read(0.1):
+                raise Failure("the machine has no monitor") from None
+            time.sleep(0.05)
+
+
 @case("a machine is kept twice while its guest's guest boots, and goes on under the other engine")
 def kvm_snapshot(test):
-    socket, kept = test.path("monitor"), [test.path("dbt"), test.path("interp")]
-    with hypervisor(test, "--engine", "dbt", "--monitor", "socket:" + socket) as machine:
-        machine.expect(r"^L2: ")
-        with Monitor(socket) as monitor:
+    sockets, kept = [test.path("monitor1"), test.path("monitor2")], [test.path("dbt"), test.path("interp")]
+    with hypervisor(test, "--engine", "dbt", "--monitor", "socket:" + sockets[0]) as machine:
+        machine.expect(r"^L2: ", 3 * BOOT_SECONDS)
+        with monitor_of(machine, sockets[0]) as monitor:
             told = monitor.ask("info vmcs")
             if not re.search(r"^ 10 CPUID +[1-9]\d* +\d+\.\d+ ms$", told, re.MULTILINE):
                 raise Failure("the monitor does not tell of exits by CPUID, but %r" % told[:500])
             monitor.snapshot(kept[0])
-    with test.machine("--engine", "interp", "--monitor", "socket:" + socket, restore=kept[0]) as machine:
-        machine.read(3)
-        with Monitor(socket) as monitor:
+    with test.machine("--engine", "interp", "--monitor", "socket:" + sockets[1], restore=kept[0]) as machine:
+        with monitor_of(machine, sockets[1]) as monitor:
+            machine.read(3)
             monitor.snapshot(kept[1])
     with test.machine("--engine", "dbt", restore=kept[1]) as machine:
         end(machine)
@@ -66,7 +79,7 @@ def kvm_engine_switch(test):
     socket, switches = test.path("monitor"), 0
     with hypervisor(test, "--monitor", "socket:" + socket) as machine:
         machine.expect(r"^DOPPEL-READY")
-        with Monitor(socket) as monitor:
+        with monitor_of(machine, socket) as monitor:
             while "DOPPEL-TEST kvm" not in machine.seen:
                 try:
                     monitor.ask("engine " + ("interp", "dbt")[switches % 2])
