@@ -11,7 +11,7 @@ PARAMETERS = "ept", "vpid", "unrestricted_guest", "flexpriority", "vnmi", "eptad
 FEATURES = ("enable-ept", "enable-vpid", "unrestricted-guest", "use-tpr-shadow", "virtualize-apic-accesses", "apic-register-virtualization",
             "virtual-interrupt-delivery", "process-posted-interrupts", "activate-preemption-timer", "use-msr-bitmaps", "virtual-nmis",
             "vmcs-shadowing", "enable-pml", "enable-xsaves", "use-tsc-scaling", "pause-loop-exiting", "load-pat", "load-efer",
-            "acknowledge-interrupt-on-exit", "activate-secondary-controls")
+            "activate-secondary-controls")
 
 
 def hypervisor(test, *options, cpu="i7-7500U", append=""):
