@@ -1,5 +1,6 @@
 """Translations that are kept for the next start, and what perf is told about them."""
 import os
+import random
 import re
 import struct
 
@@ -7,10 +8,10 @@ from cases import case
 from machine import BOOT_SECONDS, Failure, exit_status
 
 
-def boot(test, *options, memory="512M", cpus=1):
+def boot(test, *options, memory="512M", cpus=1, append=""):
     """A boot to the end; what it counted, and what it printed."""
     before = os.path.getsize(test.log) if os.path.exists(test.log) else 0
-    with test.linux("cloud", "--counters", *options, append="quiet doppel.test=cpu", memory=memory, cpus=cpus) as machine:
+    with test.linux("cloud", "--counters", *options, append="quiet doppel.test=cpu " + append, memory=memory, cpus=cpus) as machine:
         machine.expect(r"^DOPPEL-TEST cpu ok")
         machine.end(exit_status("DONE"), BOOT_SECONDS)
     with open(test.log, errors="replace") as log:
@@ -104,6 +105,28 @@ def translations_shared(test):
     the_file(cache[1])
     if counted["translations_reused"] < 5000:
         raise Failure("only %d translations were used again" % counted["translations_reused"])
+
+
+def damage(path, dice):
+    with open(path, "r+b") as file:
+        content = bytearray(file.read())
+        for _ in range(dice.choice((1, 50, 2000))):
+            content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        file.seek(0)
+        file.write(content)
+
+
+@case("two dozen boots with one directory of kept translations, which is damaged at random between them, with one and two processors, the "
+      "kernel moved or not, small and large caches of code: all come to their end", cpus=2, long=True)
+def translations_stress(test):
+    dice, directory = random.Random(1), test.path("translations")
+    for number in range(24):
+        if number and dice.random() < 0.3:
+            damage(the_file(directory), dice)
+        options = ("--code-cache", "4M") if dice.random() < 0.3 else ()
+        counted, _ = boot(test, "--translation-cache", directory, *options, cpus=dice.choice((1, 1, 2)), append=dice.choice(("", "", "nokaslr")))
+        if counted["translations"] + counted["translations_reused"] < 5000:
+            raise Failure("boot %d: only %d translations" % (number, counted["translations"] + counted["translations_reused"]))
 
 
 @case("--jitdump writes all translated code with its names, as perf inject reads it")
