@@ -203,6 +203,33 @@ static uint8_t run_one(struct driver *d, uint32_t type, uint64_t sector, uint64_
     return request_status(d, 0);
 }
 
+/* Now and then a notification waits for more requests, until somebody has nothing else to do. */
+static void requests_wait_for_each_other(void **state)
+{
+    struct disk disk;
+    uint32_t written;
+    unsigned i;
+    disk_create(&disk);
+    driver_start(&disk.d, 0, 8);
+    for (i = 0; i < 200; i++) {
+        add_request(&disk.d, 0, 0, 0, DATA, 512, 1, false);
+        assert_true(driver_kick(&disk.d, 0));
+        if (peek(&disk.d, disk.d.queue[0].used, 2) & VRING_USED_F_NO_NOTIFY)
+            break;
+        get_wait(&disk.d, 0, &written);
+    }
+    assert_in_range(i, 1, 199);
+    add_request(&disk.d, 1, 0, 8, DATA + 4096, 512, 1, false);
+    assert_false(driver_kick(&disk.d, 0));
+    assert_int_equal(driver_get(&disk.d, 0, &written), -1);
+    loop_run_lazy(disk.rig.loop);
+    get_wait(&disk.d, 0, &written);
+    get_wait(&disk.d, 0, &written);
+    assert_int_equal(request_status(&disk.d, 0) | request_status(&disk.d, 1), 0);
+    assert_int_equal(peek(&disk.d, disk.d.queue[0].used, 2), 0);
+    disk_destroy(&disk);
+}
+
 static void disk_commands(void **state)
 {
     struct disk disk;
@@ -604,6 +631,7 @@ int main(void)
         cmocka_unit_test(packed_ring_indirect),
         cmocka_unit_test(interrupts_come_when_asked_for),
         cmocka_unit_test(intx_and_the_isr_register),
+        cmocka_unit_test(requests_wait_for_each_other),
         cmocka_unit_test(disk_commands),
         cmocka_unit_test(features_are_checked),
         cmocka_unit_test(window_in_configuration_space),
