@@ -14,6 +14,7 @@
  *   GS                                           points at the vCPU
  *   vectors, opmasks, MXCSR                      the guest's while dbt->simd_live, else nobody's
  *   x87 and MMX                                  the guest's while vcpu->x87.live, and so as long as the engine runs (x87.c)
+ * In 32-bit code the guest's RSP has no upper half; those of the others mean nothing, and instructions with 32-bit operands clear them.
  *
  * Two ways to memory (memory.c): user code of a context that is hot enough runs through *windows* (mmu/window.h), with no check at
  * all and r15 = the table of windows; everything else looks each page up in the software TLB.
@@ -57,10 +58,14 @@ enum {
 };
 
 /*
- * What a translation depends on besides place and bytes; the level of vector state that may be used is added to it. Code of VT-x guests
- * is told apart so that no patched jump leads from it to its monitor's, or back.
+ * What a translation depends on besides place and bytes: whose code it is, how it reaches memory, which vector state may be used
+ * (two bits from MODE_SIMD_SHIFT on), and whether it is 32-bit code, where CS, DS, ES and SS are flat, and maybe FS and GS but for their base.
+ * Code of VT-x guests is told apart so that no patched jump leads from it to its monitor's, or back.
  */
-enum { MODE_USER = 1, MODE_WINDOW = 2, MODE_SIMD_SHIFT = 2, MODE_SIMD_MASK = 3, MODE_VMX_GUEST = 1 << 4 };
+enum {
+    MODE_USER = 1, MODE_WINDOW = 2, MODE_SIMD_SHIFT = 2, MODE_SIMD_MASK = 3, MODE_VMX_GUEST = 16,
+    MODE_32 = 32, MODE_FLAT_FS = 64, MODE_FLAT_GS = 128,
+};
 /* Which vector state the guest may use now, by CR0, CR4 and XCR0. */
 enum simd_level { SIMD_NONE, SIMD_SSE, SIMD_AVX, SIMD_AVX512, SIMD_LEVELS };
 static_assert(SIMD_LEVELS - 1 <= MODE_SIMD_MASK, "a level fits");

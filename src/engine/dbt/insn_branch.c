@@ -17,9 +17,10 @@ void translate_goto(struct work *w, uint64_t target)
     add_edge(w, emit_jump(&w->e, JUMP, emit_here(&w->e)), target);
 }
 
-static uint64_t direct_target(const struct planned *p)
+static uint64_t direct_target(const struct work *w, const struct planned *p)
 {
-    return p->next_rip + p->operand[0].imm.value.u;
+    uint64_t target = p->next_rip + p->operand[0].imm.value.u;
+    return w->narrow ? (uint32_t)target : target;
 }
 
 void translate_jcc(struct work *w, const struct planned *p)
@@ -30,7 +31,7 @@ void translate_jcc(struct work *w, const struct planned *p)
         add_edge(w, emit_jcc(&w->e, cc ^ 1, emit_here(&w->e)), p->next_rip);
         return;
     }
-    add_edge(w, emit_jcc(&w->e, cc, emit_here(&w->e)), direct_target(p));
+    add_edge(w, emit_jcc(&w->e, cc, emit_here(&w->e)), direct_target(w, p));
     if (p->follows == FOLLOWS_NOTHING)
         add_edge(w, emit_jump(&w->e, JUMP, emit_here(&w->e)), p->next_rip);
 }
@@ -100,12 +101,12 @@ static void jump_to_found(struct work *w)
 static void load_target(struct work *w, const struct planned *p)
 {
     if (p->memory) {
-        struct rm rm = emit_memory(w, p->memory, 8, MMU_READ, false);
+        struct rm rm = emit_memory(w, p->memory, word_size(w), MMU_READ, false);
         if (w->window)
             emit_may_trap(w, true);
-        emit_load(&w->e, S1, rm);
+        emit_load_word(w, S1, rm);
     } else {
-        emit_move(&w->e, S1, emit_get(w, plan_gpr(&p->operand[0]), S1));
+        emit_insn(&w->e, word_how(w), 0x8B, S1, rm_reg(emit_get(w, plan_gpr(&p->operand[0]), S1)), 0);
     }
 }
 
@@ -119,7 +120,7 @@ void translate_jmp(struct work *w, const struct planned *p)
     if (p->follows == FOLLOWS_TARGET)
         return;
     if (is_direct(p)) {
-        translate_goto(w, direct_target(p));
+        translate_goto(w, direct_target(w, p));
         return;
     }
     load_target(w, p);
@@ -129,8 +130,8 @@ void translate_jmp(struct work *w, const struct planned *p)
 
 static void push_return(struct work *w, const struct planned *p)
 {
-    struct rm rm = emit_stack(w, RSP, -8, MMU_WRITE);
-    bool small = p->next_rip == (uint64_t)(int64_t)(int32_t)p->next_rip;
+    struct rm rm = emit_stack(w, RSP, -(int32_t)word_size(w), MMU_WRITE);
+    bool small = w->narrow || p->next_rip == (uint64_t)(int64_t)(int32_t)p->next_rip;
     unsigned from = w->window ? S1 : S3;
     registers_written(w);
     if (!small)
@@ -138,13 +139,13 @@ static void push_return(struct work *w, const struct planned *p)
     if (w->window)
         emit_may_trap(w, true);
     if (small) {
-        emit_insn(&w->e, EMIT_W, 0xC7, 0, rm, 4);
+        emit_insn(&w->e, word_how(w), 0xC7, 0, rm, 4);
         reloc_note_guest(w->e.relocs, w->e.at, RELOC_GUEST_SIGN, p->next_rip);
         emit32(&w->e, (uint32_t)p->next_rip);
     } else {
         emit_store(&w->e, rm, from);
     }
-    emit_move_rsp(w, -8);
+    emit_move_rsp(w, -(int32_t)word_size(w));
 }
 
 void translate_call(struct work *w, const struct planned *p)
@@ -152,7 +153,7 @@ void translate_call(struct work *w, const struct planned *p)
     if (is_direct(p)) {
         push_return(w, p);
         if (p->follows != FOLLOWS_TARGET)
-            translate_goto(w, direct_target(p));
+            translate_goto(w, direct_target(w, p));
         return;
     }
     load_target(w, p);
@@ -172,10 +173,10 @@ void translate_ret(struct work *w, const struct planned *p)
     struct rm rm = emit_stack(w, RSP, 0, MMU_READ);
     if (w->window)
         emit_may_trap(w, true);
-    emit_load(&w->e, S1, rm);
+    emit_load_word(w, S1, rm);
     emit_find_target(w);
     registers_written(w);
-    emit_move_rsp(w, 8 + more);
+    emit_move_rsp(w, (int32_t)word_size(w) + more);
     jump_to_found(w);
 }
 

@@ -28,8 +28,12 @@ void emit_set(struct work *w, unsigned guest, unsigned from)
 
 void emit_move_rsp(struct work *w, int32_t by)
 {
-    emit_lea(&w->e, R14, rm_mem(R14, by));
+    emit_lea_word(w, R14, rm_mem(R14, by));
 }
+
+void emit_load_word(struct work *w, unsigned reg, struct rm from) { emit_insn(&w->e, word_how(w), 0x8B, reg, from, 0); }
+void emit_store_word(struct work *w, struct rm to, unsigned reg) { emit_insn(&w->e, word_how(w), 0x89, reg, to, 0); }
+void emit_lea_word(struct work *w, unsigned reg, struct rm rm) { emit_insn(&w->e, word_how(w), 0x8D, reg, rm, 0); }
 
 void emit_alu_constant(struct emitter *e, unsigned alu, unsigned reg, int32_t value)
 {
@@ -146,14 +150,27 @@ void translate_modrm(struct work *w, const struct planned *p)
 
 /* --- without --- */
 
+/* INC and DEC in one byte, which 64-bit mode takes for REX. */
+static bool is_short_inc(const struct work *w, const struct planned *p)
+{
+    return w->narrow && p->z.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (p->z.opcode & 0xF0) == 0x40;
+}
+
 void translate_opcode_reg(struct work *w, const struct planned *p)
 {
     const ZydisDecodedOperand *operand = &p->operand[0];
     for (unsigned i = 0; i < p->z.operand_count_visible; i++)
         if (p->operand[i].encoding == ZYDIS_OPERAND_ENCODING_OPCODE)
             operand = &p->operand[i];
+    if (p->reads_flags)
+        want_flags_in_host(w);
     registers_written(w);
     unsigned reg = emit_get(w, plan_gpr(operand), S1);
+    if (is_short_inc(w, p)) {
+        emit_insn(&w->e, operand->size == 16 ? EMIT_16 : 0, 0xFF, p->z.opcode >> 3 & 1, rm_reg(reg), 0);
+        flags_written(w);
+        return;
+    }
     bool wide = (p->z.attributes & ZYDIS_ATTRIB_HAS_REX) && p->z.raw.rex.W;
     if (p->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)
         emit8(&w->e, 0x66);
@@ -168,6 +185,15 @@ void translate_opcode_reg(struct work *w, const struct planned *p)
         reloc_note_constant(w->e.relocs, w->e.at - 4);
     emit_put(w, plan_gpr(operand), reg);
     flags_written(w);
+}
+
+/* A0 to A3; the same instructions with ModRM are 8A, 8B, 88 and 89. */
+void translate_mov_offset(struct work *w, const struct planned *p)
+{
+    bool to_memory = p->z.opcode & 2, byte = !(p->z.opcode & 1);
+    struct rm rm = emit_memory(w, p->memory, byte ? 1 : 4, to_memory ? MMU_WRITE : MMU_READ, false);
+    registers_written(w);
+    emit_insn(&w->e, 0, (to_memory ? 0x88u : 0x8Au) | (byte ? 0 : 1), RAX, rm, 0);
 }
 
 void translate_lea(struct work *w, const struct planned *p)
@@ -188,18 +214,18 @@ void translate_lea(struct work *w, const struct planned *p)
 static void push_memory(struct work *w, const struct planned *p)
 {
     unsigned value = w->window ? S1 : S3;
-    struct rm from = emit_memory(w, p->memory, 8, MMU_READ, false);
+    struct rm from = emit_memory(w, p->memory, word_size(w), MMU_READ, false);
     if (w->window)
         emit_may_trap(w, true);
-    emit_load(&w->e, S1, from);
+    emit_load_word(w, S1, from);
     emit_store(&w->e, rm_data(&w->dbt->target), S1);
-    struct rm to = emit_stack(w, RSP, -8, MMU_WRITE);
+    struct rm to = emit_stack(w, RSP, -(int32_t)word_size(w), MMU_WRITE);
     registers_written(w);
     emit_load(&w->e, value, rm_data(&w->dbt->target));
     if (w->window)
         emit_may_trap(w, true);
-    emit_store(&w->e, to, value);
-    emit_move_rsp(w, -8);
+    emit_store_word(w, to, value);
+    emit_move_rsp(w, -(int32_t)word_size(w));
 }
 
 void translate_push(struct work *w, const struct planned *p)
@@ -209,7 +235,7 @@ void translate_push(struct work *w, const struct planned *p)
         push_memory(w, p);
         return;
     }
-    struct rm rm = emit_stack(w, RSP, -8, MMU_WRITE);
+    struct rm rm = emit_stack(w, RSP, -(int32_t)word_size(w), MMU_WRITE);
     unsigned from = S3;
     registers_written(w);
     if (operand->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
@@ -217,13 +243,13 @@ void translate_push(struct work *w, const struct planned *p)
     if (w->window)
         emit_may_trap(w, true);
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        emit_insn(&w->e, EMIT_W, 0xC7, 0, rm, 4);
+        emit_insn(&w->e, word_how(w), 0xC7, 0, rm, 4);
         emit32(&w->e, (uint32_t)operand->imm.value.s);
         reloc_note_constant(w->e.relocs, w->e.at - 4);
     } else {
-        emit_store(&w->e, rm, from);
+        emit_store_word(w, rm, from);
     }
-    emit_move_rsp(w, -8);
+    emit_move_rsp(w, -(int32_t)word_size(w));
 }
 
 void translate_pop(struct work *w, const struct planned *p)
@@ -235,9 +261,9 @@ void translate_pop(struct work *w, const struct planned *p)
         to = S1;
     if (w->window)
         emit_may_trap(w, true);
-    emit_load(&w->e, to, rm);
+    emit_load_word(w, to, rm);
     if (guest != RSP)
-        emit_move_rsp(w, 8);
+        emit_move_rsp(w, (int32_t)word_size(w));
     emit_put(w, guest, to);
 }
 
@@ -247,8 +273,8 @@ void translate_leave(struct work *w, const struct planned *p)
     registers_written(w);
     if (w->window)
         emit_may_trap(w, true);
-    emit_load(&w->e, S1, rm);
-    emit_lea(&w->e, R14, rm_mem(RBP, 8));
+    emit_load_word(w, S1, rm);
+    emit_lea_word(w, R14, rm_mem(RBP, (int32_t)word_size(w)));
     emit_move(&w->e, RBP, S1);
     w->addend_of = NO_ADDEND;
 }

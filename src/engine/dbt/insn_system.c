@@ -10,12 +10,12 @@ bool plan_system(const struct work *w, const struct planned *p)
     if (w->user || p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
         return false;
     switch (p->z.mnemonic) {
-    case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI: case ZYDIS_MNEMONIC_SWAPGS: case ZYDIS_MNEMONIC_PUSHFQ:
+    case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
         return true;
     case ZYDIS_MNEMONIC_CLAC: case ZYDIS_MNEMONIC_STAC:
         return x86_has(w->vcpu, FEATURE_SMAP);
-    case ZYDIS_MNEMONIC_RDFSBASE: case ZYDIS_MNEMONIC_RDGSBASE:
-        return true;
+    case ZYDIS_MNEMONIC_SWAPGS: case ZYDIS_MNEMONIC_RDFSBASE: case ZYDIS_MNEMONIC_RDGSBASE:
+        return !w->narrow;
     default:
         return false;
     }
@@ -116,7 +116,7 @@ static void translate_pushf(struct work *w)
 {
     struct emitter *e = &w->e;
     want_flags_in_memory(w);
-    struct rm rm = emit_stack(w, RSP, -8, MMU_WRITE);
+    struct rm rm = emit_stack(w, RSP, -(int32_t)word_size(w), MMU_WRITE);
     unsigned image = scratch_beside(&rm, 0), overflow = scratch_beside(&rm, 1);
     w->in_host = false;
     registers_written(w);
@@ -132,8 +132,8 @@ static void translate_pushf(struct work *w)
     emit_load(e, overflow, rm_vcpu(offsetof(struct vcpu, rflags)));
     emit_alu_constant(e, ALU_AND, overflow, ~(RFLAGS_STATUS | RFLAGS_VM | RFLAGS_RF));
     emit_insn(e, EMIT_W, 0x0B, image, rm_reg(overflow), 0);
-    emit_store(e, rm, image);
-    emit_move_rsp(w, -8);
+    emit_store_word(w, rm, image);
+    emit_move_rsp(w, -(int32_t)word_size(w));
     count(w, COUNTER_trap_pushf);
 }
 
@@ -157,7 +157,7 @@ void translate_system(struct work *w, const struct planned *p)
     case ZYDIS_MNEMONIC_SWAPGS: translate_swapgs(w); break;
     case ZYDIS_MNEMONIC_CLAC: translate_ac(w, false); break;
     case ZYDIS_MNEMONIC_STAC: translate_ac(w, true); break;
-    case ZYDIS_MNEMONIC_PUSHFQ: translate_pushf(w); break;
+    case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ: translate_pushf(w); break;
     case ZYDIS_MNEMONIC_RDFSBASE: translate_read_base(w, p, FS); break;
     default: translate_read_base(w, p, GS); break;
     }

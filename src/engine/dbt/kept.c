@@ -579,7 +579,7 @@ static const struct kept *find(struct store *store, uint32_t key, uint16_t mode,
 struct translation *kept_use(struct vcpu *vcpu, struct dbt *dbt)
 {
     uint64_t gpa;
-    const uint8_t *code = dbt->store ? code_at(vcpu, &gpa) : NULL;
+    const uint8_t *code = kept_suits(dbt) ? code_at(vcpu, &gpa) : NULL;
     if (!code || dbt->drops[dbt_page(gpa)] >= DROPS_MOST)
         return NULL;
     uint16_t in_page = vcpu->rip & PAGE_MASK, mode = mode_of(dbt);

@@ -23,6 +23,8 @@ struct work;
 
 /* Opens the vCPU's store for what shapes the code of this engine; without one, or if it is of another shape, nothing is kept. */
 void kept_attach(struct vcpu *vcpu, struct dbt *dbt);
+/* Is code of the present mode kept at all? 32-bit code is not: holes are looked for among 64-bit addresses. */
+static inline bool kept_suits(const struct dbt *dbt) { return dbt->store && !(dbt->mode & MODE_32); }
 /* Of a translation that has just been made, before any jump of it is patched. */
 void kept_add(struct work *w);
 /* The translation at rip made from an entry, if the TLB knows the page and there is one; it may flush the cache. */

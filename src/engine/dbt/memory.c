@@ -43,7 +43,8 @@ static bool is_rip_relative(const ZydisDecodedOperandMem *m) { return m->base ==
 
 static uint64_t constant_address(struct work *w, const ZydisDecodedOperandMem *m)
 {
-    return (is_rip_relative(m) ? present(w)->next_rip : 0) + (uint64_t)m->disp.value;
+    uint64_t address = (is_rip_relative(m) ? present(w)->next_rip : 0) + (uint64_t)m->disp.value;
+    return w->narrow ? (uint32_t)address : address;
 }
 
 static void emit_constant_address(struct work *w, const ZydisDecodedOperandMem *m, unsigned to)
@@ -70,10 +71,10 @@ void emit_effective(struct work *w, const ZydisDecodedOperand *operand, unsigned
         rm.index = (uint8_t)emit_get(w, (unsigned)ZydisRegisterGetId(m->index), S2);
         rm.scale = (uint8_t)__builtin_ctz(m->scale);
     }
-    if (rm.index == HOST_NONE && rm.disp == 0)
+    if (rm.index == HOST_NONE && rm.disp == 0 && !w->narrow)
         emit_move(&w->e, to, rm.base);
     else
-        emit_lea(&w->e, to, rm);
+        emit_lea_word(w, to, rm);
 }
 
 static bool has_segment_base(const ZydisDecodedOperandMem *m)
@@ -94,7 +95,7 @@ static void emit_linear(struct work *w, const ZydisDecodedOperand *operand)
     if (!has_segment_base(&operand->mem))
         return;
     emit_load(&w->e, S2, segment_base(&operand->mem));
-    emit_lea(&w->e, S1, (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2 });
+    emit_lea_word(w, S1, (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2 });
     w->addend_of = NO_ADDEND;
 }
 
@@ -127,7 +128,7 @@ struct rm emit_bit_element(struct work *w, const ZydisDecodedOperand *memory, co
     emit_insn(&w->e, EMIT_W, wide ? 0x8B : 0x63, S2, rm_reg(emit_get(w, plan_gpr(offset), S2)), 0);     /* mov or movsxd */
     emit_insn(&w->e, EMIT_W, 0xC1, 7, rm_reg(S2), 1);                                                   /* sar */
     emit8(&w->e, wide ? 6 : 5);
-    emit_lea(&w->e, S1, (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2, .scale = wide ? 3 : 2 });
+    emit_lea_word(w, S1, (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2, .scale = wide ? 3 : 2 });
     return emit_check(w, offset->size / 8, use, locked);
 }
 
@@ -254,8 +255,8 @@ struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_us
         emit_addend_of(w, guest);
         return (struct rm){ .kind = RM_MEMORY, .base = (uint8_t)host_register(guest), .index = S2, .disp = offset };
     }
-    emit_lea(&w->e, S1, rm_mem(host_register(guest), offset));
-    return emit_check(w, 8, use, false);
+    emit_lea_word(w, S1, rm_mem(host_register(guest), offset));
+    return emit_check(w, word_size(w), use, false);
 }
 
 struct rm emit_fold(struct work *w, struct rm rm)

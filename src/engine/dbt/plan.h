@@ -36,6 +36,7 @@ enum kind {
     KIND_MODRM,             /* copied, with its registers and memory operand replaced */
     KIND_OPCODE_REG,        /* the register is in the opcode byte */
     KIND_LEA,
+    KIND_MOV_OFFSET,        /* MOV between AL or EAX and a place that the instruction names */
     KIND_PUSH, KIND_POP, KIND_LEAVE,
     KIND_BIT_STRING,        /* BT and its kin: the offset may reach beyond the operand */
     KIND_SYSTEM,
@@ -95,6 +96,7 @@ struct work {
     struct vcpu *vcpu;
     struct translation *t;
     bool user, window;
+    bool narrow;                        /* 32-bit code */
     unsigned i, count;                  /* the present instruction; all of them */
     struct site *site;                  /* its site, once there is one */
     bool in_host, in_memory;            /* where the guest's flags are: H, M */
@@ -113,6 +115,10 @@ struct work {
 };
 
 static inline struct planned *present(struct work *w) { return &w->plan[w->i]; }
+
+/* Of addresses and of what is on the stack; `how` of an instruction with such an operand. */
+static inline unsigned word_size(const struct work *w) { return w->narrow ? 4 : 8; }
+static inline unsigned word_how(const struct work *w) { return w->narrow ? 0 : EMIT_W; }
 
 /* --- trace.c --- */
 /* Fills w->plan, w->count and what the translation knows of its bytes. */
@@ -145,7 +151,7 @@ void emit_replay(struct work *w, unsigned from);
 void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_field);
 /* How the host reaches the operand; what may fault comes after emit_may_trap. May use all scratch registers meanwhile. */
 struct rm emit_memory(struct work *w, const ZydisDecodedOperand *memory, unsigned size, enum mmu_use use, bool locked);
-/* The same of [RSP + offset] or another host register, for 8 bytes. */
+/* The same of [RSP + offset] or another host register, for a word of the stack. */
 struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_use use);
 /* The effective address into a register, by LEA or moves. */
 void emit_effective(struct work *w, const ZydisDecodedOperand *memory, unsigned to);
@@ -184,9 +190,14 @@ unsigned emit_get(struct work *w, unsigned guest, unsigned scratch);
 void emit_put(struct work *w, unsigned guest, unsigned from);
 void emit_set(struct work *w, unsigned guest, unsigned from);
 void emit_move_rsp(struct work *w, int32_t by);
+/* A word of the stack or of an address: 32 bits come without an upper half. */
+void emit_load_word(struct work *w, unsigned reg, struct rm from);
+void emit_store_word(struct work *w, struct rm to, unsigned reg);
+void emit_lea_word(struct work *w, unsigned reg, struct rm rm);
 void translate_modrm(struct work *w, const struct planned *p);
 void translate_opcode_reg(struct work *w, const struct planned *p);
 void translate_lea(struct work *w, const struct planned *p);
+void translate_mov_offset(struct work *w, const struct planned *p);
 void translate_push(struct work *w, const struct planned *p);
 void translate_pop(struct work *w, const struct planned *p);
 void translate_leave(struct work *w, const struct planned *p);

@@ -93,10 +93,17 @@ static void interpret(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
              !atomic_load_explicit(&vcpu->request, memory_order_relaxed));
 }
 
+/* 32-bit code as systems have it: no segment that it uses by itself has a base or a limit. What is above ESP stays as it is, so it must be 0. */
+static bool is_flat32(const struct vcpu *vcpu, const struct interp *interp)
+{
+    unsigned flat = KEY_FLAT_DATA | KEY_STACK32 | KEY_FLAT_CODE, mode = interp->key & KEY_MODE;
+    return (mode == MODE_PROTECTED32 || mode == MODE_COMPAT32) && (interp->key & flat) == flat && vcpu->gpr[RSP] == (uint32_t)vcpu->gpr[RSP];
+}
+
 /* Nobody runs at CPL 1 and 2; without them what is not user code may do everything. */
 static bool translatable(const struct vcpu *vcpu, const struct interp *interp)
 {
-    return (interp->key & KEY_MODE) == MODE_LONG64 && !(interp->key & KEY_ALIGNMENT) && (vcpu->cpl == 0 || vcpu->cpl == 3);
+    return ((interp->key & KEY_MODE) == MODE_LONG64 || is_flat32(vcpu, interp)) && !(interp->key & KEY_ALIGNMENT) && (vcpu->cpl == 0 || vcpu->cpl == 3);
 }
 
 /* SDM1 §13.1 to §13.5, SDM3 §13.1: what must hold before a vector instruction may run without a fault. */
@@ -118,13 +125,23 @@ static void set_exact(struct dbt *dbt)
     }
 }
 
+/* Writable data, all of it. */
+static bool has_no_limit(const struct segment *s)
+{
+    uint32_t want = SEG_S | SEG_P | SEG_WRITABLE, unwanted = SEG_CODE | SEG_EXPAND_DOWN | SEG_UNUSABLE;
+    return s->limit == 0xFFFFFFFF && (s->attr & (want | unwanted)) == want;
+}
+
 /* Before translated code is looked for: which, and where. */
 static void set_mode(struct vcpu *vcpu, struct dbt *dbt)
 {
-    uintptr_t table = vcpu->cpl == 3 ? window_table(vcpu) : 0;
+    bool wide = vcpu->mode == MODE_LONG64;
+    uintptr_t table = vcpu->cpl == 3 && wide ? window_table(vcpu) : 0;
     dbt->context = table + WINDOW_BIAS;
     dbt->mode = (uint8_t)((vcpu->cpl == 3 ? MODE_USER : 0) | (table ? MODE_WINDOW : 0) |
                           (vmx_guest(vcpu) ? MODE_VMX_GUEST : 0) | simd_level(vcpu) << MODE_SIMD_SHIFT);
+    if (!wide)
+        dbt->mode |= (uint8_t)(MODE_32 | (has_no_limit(&vcpu->seg[FS]) ? MODE_FLAT_FS : 0) | (has_no_limit(&vcpu->seg[GS]) ? MODE_FLAT_GS : 0));
     dbt_pick_jumps(vcpu, dbt);
 }
 
@@ -209,7 +226,8 @@ static void account(struct vcpu *vcpu, struct dbt *dbt)
 {
     if (dbt->mode & MODE_USER) {
         dbt->user_ran += (uint64_t)(dbt->user_since - dbt->interp.left);
-        window_account(vcpu, (uint64_t)(dbt->user_since - dbt->interp.left));
+        if (!(dbt->mode & MODE_32))
+            window_account(vcpu, (uint64_t)(dbt->user_since - dbt->interp.left));
     }
     dbt->user_since = dbt->interp.left;
 }
@@ -341,7 +359,7 @@ static bool dbt_attach(struct vcpu *vcpu)
 
 const struct engine engine_dbt = {
     .name = "dbt",
-    .text = "the binary translator: hot 64-bit code runs as host code",
+    .text = "the binary translator: hot code runs as host code",
     .attach = dbt_attach,
     .detach = dbt_detach,
     .run = interp_run,

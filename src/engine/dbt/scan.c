@@ -9,14 +9,29 @@ static bool is_stack_pointer(const ZydisDecodedOperand *operand)
     return plan_is_gpr(operand) && !plan_is_high_byte(operand) && plan_gpr(operand) == RSP;
 }
 
-/* At most one memory operand, with 64-bit addresses, at a plain address. */
-static bool memory_fits(struct planned *p)
+/* In 32-bit code a limit may have to be checked, unless the mode says that there is none to reach. */
+static bool segment_fits(const struct work *w, ZydisRegister segment)
+{
+    switch (segment) {
+    case ZYDIS_REGISTER_CS:
+        return !w->narrow;
+    case ZYDIS_REGISTER_FS:
+        return !w->narrow || (w->t->mode & MODE_FLAT_FS);
+    case ZYDIS_REGISTER_GS:
+        return !w->narrow || (w->t->mode & MODE_FLAT_GS);
+    default:
+        return true;
+    }
+}
+
+/* At most one memory operand, with addresses of the code's own width, at a plain address. */
+static bool memory_fits(const struct work *w, struct planned *p)
 {
     for (unsigned i = 0; i < p->z.operand_count_visible; i++)
         if (p->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
             p->memory = &p->operand[i];
-    return !p->memory || (p->z.address_width == 64 && p->memory->mem.type != ZYDIS_MEMOP_TYPE_VSIB &&
-                          p->memory->mem.disp.value == (int32_t)p->memory->mem.disp.value);
+    return !p->memory || (p->z.address_width == 8 * word_size(w) && p->memory->mem.type != ZYDIS_MEMOP_TYPE_VSIB && segment_fits(w, p->memory->mem.segment) &&
+                          (w->narrow || p->memory->mem.disp.value == (int32_t)p->memory->mem.disp.value));
 }
 
 /* Only general registers, constants and memory. */
@@ -40,9 +55,11 @@ static enum kind with_high_byte(const struct planned *p)
     return KIND_VERBATIM;
 }
 
-static enum kind copied(const struct planned *p)
+static enum kind copied(const struct work *w, const struct planned *p)
 {
     bool high = false, opcode_reg = false;
+    if (w->narrow && p->z.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && p->z.opcode == 0x82)
+        return KIND_SITE;               /* 64-bit mode has no such twin of opcode 80 */
     if (p->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE | ZYDIS_ATTRIB_HAS_XACQUIRE |
                            ZYDIS_ATTRIB_HAS_XRELEASE))
         return KIND_SITE;
@@ -54,8 +71,8 @@ static enum kind copied(const struct planned *p)
         return with_high_byte(p);
     if (p->z.attributes & ZYDIS_ATTRIB_HAS_MODRM)
         return KIND_MODRM;
-    if (p->memory)
-        return KIND_SITE;               /* MOV with an offset of 64 bits */
+    if (p->memory)                      /* MOV with an offset, of 64 bits in 64-bit code */
+        return w->narrow && p->z.mnemonic == ZYDIS_MNEMONIC_MOV && p->memory->size != 16 ? KIND_MOV_OFFSET : KIND_SITE;
     return opcode_reg ? KIND_OPCODE_REG : KIND_VERBATIM;
 }
 
@@ -86,9 +103,28 @@ static bool x87_fits(const struct planned *p, const struct vcpu *vcpu)
            !(p->memory && (p->memory->mem.segment == ZYDIS_REGISTER_FS || p->memory->mem.segment == ZYDIS_REGISTER_GS));
 }
 
-/* What the interpreter itself runs on the host's processor is copied where its state can stay there. */
-static enum kind native(struct planned *p, const struct vcpu *vcpu, const struct native_stub *stub)
+/* Bits of VEX and EVEX that only 64-bit code has: W where it chooses the size of a general register, the fourth of a register in an immediate. */
+static bool has_ignored_bits(const struct planned *p)
 {
+    if (p->z.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+        return false;
+    bool wide = p->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX ? p->z.raw.vex.W : p->z.raw.evex.W;
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++) {
+        const ZydisDecodedOperand *o = &p->operand[i];
+        if (o->encoding == ZYDIS_OPERAND_ENCODING_IS4 && (p->bytes[p->op->length - 1] & 0x80))
+            return true;
+        if (wide && (plan_is_gpr(o) || (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->size == 32)))
+            return true;
+    }
+    return false;
+}
+
+/* What the interpreter itself runs on the host's processor is copied where its state can stay there. */
+static enum kind native(const struct work *w, struct planned *p, const struct native_stub *stub)
+{
+    const struct vcpu *vcpu = w->vcpu;
+    if (w->narrow && has_ignored_bits(p))
+        return KIND_SITE;
     switch (p->z.mnemonic) {
     case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2: case ZYDIS_MNEMONIC_PREFETCHNTA:
     case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCH:
@@ -113,21 +149,22 @@ static enum kind native(struct planned *p, const struct vcpu *vcpu, const struct
     return encoded ? KIND_MODRM : KIND_VERBATIM;
 }
 
-static enum kind kind_of(struct planned *p, const struct vcpu *vcpu)
+static enum kind kind_of(const struct work *w, struct planned *p)
 {
+    const struct vcpu *vcpu = w->vcpu;
     bool wide = !(p->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
     const struct native_stub *stub = op_native_stub(p->op);
     if (stub)
-        return native(p, vcpu, stub);
+        return native(w, p, stub);
     if (p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !is_general(p))
         return KIND_SITE;
     switch (p->z.mnemonic) {
     case ZYDIS_MNEMONIC_DIV: case ZYDIS_MNEMONIC_IDIV:
         p->may_trap = true;
-        return copied(p);
+        return copied(w, p);
     case ZYDIS_MNEMONIC_CMPXCHG8B: case ZYDIS_MNEMONIC_CMPXCHG16B:
         p->may_trap = true;
-        return x86_has(vcpu, p->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B ? FEATURE_CX8 : FEATURE_CMPXCHG16B) ? copied(p) : KIND_SITE;
+        return x86_has(vcpu, p->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B ? FEATURE_CX8 : FEATURE_CMPXCHG16B) ? copied(w, p) : KIND_SITE;
     case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_ADC: case ZYDIS_MNEMONIC_SBB: case ZYDIS_MNEMONIC_AND:
     case ZYDIS_MNEMONIC_SUB: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST:
     case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC: case ZYDIS_MNEMONIC_NEG: case ZYDIS_MNEMONIC_NOT:
@@ -147,19 +184,19 @@ static enum kind kind_of(struct planned *p, const struct vcpu *vcpu)
     case ZYDIS_MNEMONIC_CBW: case ZYDIS_MNEMONIC_CWDE: case ZYDIS_MNEMONIC_CDQE:
     case ZYDIS_MNEMONIC_CWD: case ZYDIS_MNEMONIC_CDQ: case ZYDIS_MNEMONIC_CQO:
     case ZYDIS_MNEMONIC_CLC: case ZYDIS_MNEMONIC_STC: case ZYDIS_MNEMONIC_CMC:
-        return copied(p);
+        return copied(w, p);
     case ZYDIS_MNEMONIC_MOVSXD: case ZYDIS_MNEMONIC_BSWAP:
-        return wide ? copied(p) : KIND_SITE;
+        return wide ? copied(w, p) : KIND_SITE;
     case ZYDIS_MNEMONIC_MOVBE:
-        return x86_has(vcpu, FEATURE_MOVBE) ? copied(p) : KIND_SITE;
+        return x86_has(vcpu, FEATURE_MOVBE) ? copied(w, p) : KIND_SITE;
     case ZYDIS_MNEMONIC_POPCNT:
-        return x86_has(vcpu, FEATURE_POPCNT) ? copied(p) : KIND_SITE;
+        return x86_has(vcpu, FEATURE_POPCNT) ? copied(w, p) : KIND_SITE;
     case ZYDIS_MNEMONIC_TZCNT:
-        return x86_has(vcpu, FEATURE_BMI1) ? copied(p) : KIND_SITE;
+        return x86_has(vcpu, FEATURE_BMI1) ? copied(w, p) : KIND_SITE;
     case ZYDIS_MNEMONIC_LZCNT:
-        return x86_has(vcpu, FEATURE_LZCNT) ? copied(p) : KIND_SITE;
+        return x86_has(vcpu, FEATURE_LZCNT) ? copied(w, p) : KIND_SITE;
     case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
-        return p->memory && p->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? KIND_SITE : copied(p);
+        return p->memory && p->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? KIND_SITE : copied(w, p);
     case ZYDIS_MNEMONIC_LEA:
         return wide ? KIND_LEA : KIND_SITE;
     case ZYDIS_MNEMONIC_PUSH:
@@ -238,6 +275,7 @@ static void adjusts(struct planned *p, unsigned reg, int64_t by)
     p->adjust = by == (int32_t)by ? (int32_t)by : 0;
 }
 
+/* Of use with windows only, which only 64-bit code has. */
 static void plan_adjustment(struct planned *p)
 {
     const ZydisDecodedOperand *to = &p->operand[0], *by = &p->operand[1];
@@ -267,12 +305,13 @@ static void plan_adjustment(struct planned *p)
     }
 }
 
-static void plan_writes_of(struct planned *p)
+static void plan_writes_of(const struct work *w, struct planned *p)
 {
     for (unsigned i = 0; i < p->z.operand_count; i++)
         if (plan_is_gpr(&p->operand[i]) && plan_writes(&p->operand[i]))
             p->writes |= (uint16_t)(1u << plan_gpr(&p->operand[i]));
-    plan_adjustment(p);
+    if (!w->narrow)
+        plan_adjustment(p);
 }
 
 static bool leaves(const struct work *w, const struct planned *p)
@@ -305,17 +344,17 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
     }
     if (op->run == op_nop || op->run == op_undefined || op->run == op_too_long)
         return;
-    const struct decoder *decoder = &w->dbt->interp.cache->decoder[MODE_LONG64];
+    const struct decoder *decoder = &w->dbt->interp.cache->decoder[w->dbt->interp.key & KEY_MODE];
     if (!ZYAN_SUCCESS(decoder_records(decoder, p->bytes, op->length, &p->z, p->operand)) || p->z.length != op->length)
         return;
     plan_flags_of(p);
-    if (memory_fits(p))
-        p->kind = plan_system(w, p) ? KIND_SYSTEM : plan_bit_string(w, p) ? KIND_BIT_STRING : plan_string(w, p) ? KIND_STRING : kind_of(p, w->vcpu);
+    if (memory_fits(w, p))
+        p->kind = plan_system(w, p) ? KIND_SYSTEM : plan_bit_string(w, p) ? KIND_BIT_STRING : plan_string(w, p) ? KIND_STRING : kind_of(w, p);
     if (p->kind == KIND_SITE) {         /* the interpreter keeps all of this itself, in M */
         p->may_trap = p->noted = false;
         p->live = 0;
         return;
     }
-    plan_writes_of(p);
+    plan_writes_of(w, p);
     p->may_fault = leaves(w, p);
 }

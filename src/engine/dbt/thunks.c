@@ -325,7 +325,7 @@ static struct onward run_site(struct vcpu *vcpu, struct site *site)
             native_load_x87(vcpu);
         return (struct onward){ .same = true };
     }
-    vcpu->rip = site->rip + site->op.where + site->op.length;
+    vcpu->rip = rip_wrap(vcpu, site->rip + site->op.where + site->op.length);
     dbt->interp.left += site->remaining - 1;
     return dbt_go_on(vcpu);
 }

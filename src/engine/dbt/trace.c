@@ -26,7 +26,7 @@ static void add_block(struct work *w, struct block *block)
         p->op = &block->op[i];
         p->block_rip = rip;
         p->rip = rip + p->op->where;
-        p->next_rip = p->rip + p->op->length;
+        p->next_rip = w->narrow ? (uint32_t)(p->rip + p->op->length) : p->rip + p->op->length;
         p->follows = FOLLOWS_NOTHING;
         plan_insn(w, p, block_code(block));
     }

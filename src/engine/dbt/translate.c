@@ -109,6 +109,7 @@ static void translate_insn(struct work *w)
     case KIND_MODRM: translate_modrm(w, p); break;
     case KIND_OPCODE_REG: translate_opcode_reg(w, p); break;
     case KIND_LEA: translate_lea(w, p); break;
+    case KIND_MOV_OFFSET: translate_mov_offset(w, p); break;
     case KIND_PUSH: translate_push(w, p); break;
     case KIND_POP: translate_pop(w, p); break;
     case KIND_LEAVE: translate_leave(w, p); break;
@@ -173,7 +174,8 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
     if (block == dbt->interp.scratch || block->stale)
         return NULL;
     dbt_make_room(vcpu, dbt);
-    w->e = (struct emitter){ .at = dbt->code, .shift = dbt->shift, .relocs = dbt->store ? &w->relocs : NULL };
+    w->narrow = dbt->mode & MODE_32;
+    w->e = (struct emitter){ .at = dbt->code, .shift = dbt->shift, .relocs = kept_suits(dbt) ? &w->relocs : NULL };
     w->relocs.code = dbt->code;
     w->relocs.rip = vcpu->rip;
     w->relocs.count = 0;
@@ -194,7 +196,7 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
         w->t->live |= w->plan[i].live;
     translate_trace(w);
     keep_traps(w);
-    if (dbt->store)
+    if (kept_suits(dbt))
         kept_add(w);
     dbt_publish(vcpu, dbt, w->t, w->e.at);
     counter_add(&vcpu->counters, COUNTER_translations, 1);

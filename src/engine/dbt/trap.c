@@ -76,7 +76,7 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
         window_fill(vcpu, gla, dbt->fault.write);
     else if (trap->memory)
         window_missed(vcpu);
-    bool cold = window_table(vcpu) + WINDOW_BIAS != dbt->context;
+    bool cold = (t->mode & MODE_WINDOW) && window_table(vcpu) + WINDOW_BIAS != dbt->context;
     dbt->interp.changed |= cold;        /* another mode */
     if (unlikely(dbt->stub_flushes != dbt->interp.cache->stub_flushes)) {         /* what the sites rely on is gone */
         dbt_forget_jumps(dbt);
