@@ -30,6 +30,11 @@ static bool remove_device(struct vm_config *config, void *body, struct error *er
     return vm_config_remove_device(config, json_string_value(json_object_get(body, "id")), err);
 }
 
+static bool change_medium(struct vm_config *config, void *body, struct error *err)
+{
+    return vm_config_change_medium(config, body, err);
+}
+
 static bool resize(struct vm_config *config, void *body, struct error *err)
 {
     return vm_config_resize(config, body, err);
@@ -80,6 +85,13 @@ static bool unplug(struct vm_config *config, struct machine *machine, void *argu
     return machine_remove_device(machine, json_string_value(json_object_get(call->body, "id")), err);
 }
 
+static bool change_medium_running(struct vm_config *config, struct machine *machine, void *argument, struct error *err)
+{
+    struct call *call = argument;
+    struct medium_change change;
+    return vm_config_parse_medium(call->body, &change, err) && machine_change_medium(machine, &change, err);
+}
+
 /* --- the endpoints --- */
 
 /* As long as it is not booted the configuration changes, else the machine. */
@@ -106,6 +118,11 @@ enum http_status endpoint_vm_add_net(struct call *call)
 enum http_status endpoint_vm_remove_device(struct call *call)
 {
     return call_text(call, "id", true) ? plug(call, remove_device, unplug) : HTTP_BAD_REQUEST;
+}
+
+enum http_status endpoint_doppel_change_medium(struct call *call)
+{
+    return plug(call, change_medium, change_medium_running);
 }
 
 /* That a machine which runs cannot be changed in this is ours to implement, not the client's mistake. */

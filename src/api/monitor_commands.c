@@ -7,6 +7,7 @@
 #include "api/monitor_internal.h"
 #include "base/error.h"
 #include "engine/engine.h"
+#include "machine/hotplug.h"
 #include "machine/screen.h"
 #include "machine/snapshot.h"
 #include "vcpu/work.h"
@@ -246,6 +247,21 @@ static void monitor_snapshot(struct monitor_command *command)
         else
             options.disks = command->word[i] + 6;
     bool ok = machine_snapshot(command->machine, command->word[1], &options, &err);
+    fprintf(command->out, "%s\n", ok ? "done" : err.text);
+}
+
+static void monitor_media(struct monitor_command *command)
+{
+    struct error err;
+    int count = command->count - (command->count > 2 && !strcmp(command->word[command->count - 1], "force"));
+    if (count < 2 || count > 3) {
+        fprintf(command->out, "say which image, or none\n");
+        return;
+    }
+    const char *path = command->word[count - 1];
+    const struct medium_change change = { .id = count > 2 ? command->word[1] : NULL, .path = strcmp(path, "none") ? path : NULL,
+                                          .force = count < command->count };
+    bool ok = machine_change_medium(command->machine, &change, &err);
     fprintf(command->out, "%s\n", ok ? "done" : err.text);
 }
 

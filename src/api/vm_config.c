@@ -129,7 +129,7 @@ static json_t *disk_to_json(const struct machine_config *machine, unsigned index
     static const char *const types[] = { [DISK_FORMAT_BY_NAME] = "Unknown", [DISK_FORMAT_RAW] = "Raw", [DISK_FORMAT_QCOW2] = "Qcow2" };
     json_t *json = json_pack("{s:o, s:b, s:b, s:b, s:s}", "id", to_string(id), "readonly", disk->image.read_only, "direct",
                              disk->image.direct, "backing_files", disk->image.backing, "image_type", types[disk->image.format]);
-    bool vhost_user = disk_vhost_user_is(disk->path);
+    bool vhost_user = disk->path && disk_vhost_user_is(disk->path);
     set_text(json, vhost_user ? "vhost_socket" : "path", vhost_user ? strchr(disk->path, ':') + 1 : disk->path);
     if (vhost_user)
         json_object_set_new(json, "vhost_user", json_true());

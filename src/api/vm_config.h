@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 
+#include "machine/hotplug.h"
 #include "machine/machine.h"
 #include "machine/snapshot.h"
 
@@ -49,6 +50,10 @@ bool vm_config_parse_net(struct vm_config *config, json_t *json, struct net_conf
 bool vm_config_add_disk(struct vm_config *config, json_t *json, struct error *err);
 bool vm_config_add_net(struct vm_config *config, json_t *json, struct error *err);
 bool vm_config_remove_device(struct vm_config *config, const char *id, struct error *err);
+/* What a CD-ROM drive is to hold (DoppelMedium): its strings are the JSON's. */
+bool vm_config_parse_medium(json_t *json, struct medium_change *change, struct error *err);
+/* Another medium from the next boot on. */
+bool vm_config_change_medium(struct vm_config *config, json_t *json, struct error *err);
 /* Other processors or memory (VmResize), in the same way. */
 bool vm_config_resize(struct vm_config *config, json_t *json, struct error *err);
 

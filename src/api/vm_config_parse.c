@@ -83,14 +83,20 @@ static const char *own(struct vm_config *config, char *text, struct error *err)
     return NULL;
 }
 
-static bool take_text(struct vm_config *config, json_t *object, const char *name, const char **to, struct error *err)
+/* The JSON's own. */
+static bool borrow_text(json_t *object, const char *name, const char **to, struct error *err)
 {
     json_t *value = json_object_get(object, name);
     if (!value || json_is_null(value))
         return true;
-    if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value))
-        return error_set(err, "'%s' must be a text", name);
-    return (*to = own(config, strdup(json_string_value(value)), err));
+    *to = json_string_value(value);
+    return (*to && strlen(*to) == json_string_length(value)) || error_set(err, "'%s' must be a text", name);
+}
+
+static bool take_text(struct vm_config *config, json_t *object, const char *name, const char **to, struct error *err)
+{
+    const char *text = NULL;
+    return borrow_text(object, name, &text, err) && (!text || (*to = own(config, strdup(text), err)));
 }
 
 static bool take_bool(json_t *object, const char *name, bool *to, struct error *err)
@@ -166,9 +172,10 @@ static bool parse_image_type(const char *type, enum disk_format *format, struct 
     return true;
 }
 
-/* With 'vhost_user' the disk is in the process behind 'vhost_socket'. */
-static bool take_disk_path(struct vm_config *config, json_t *json, const char **path, struct error *err)
+/* With 'vhost_user' the disk is in the process behind 'vhost_socket'; a CD-ROM drive may be empty. */
+static bool take_disk_path(struct vm_config *config, json_t *json, struct disk_config *disk, struct error *err)
 {
+    const char **path = &disk->path;
     bool vhost_user = false;
     const char *socket = NULL;
     char *text;
@@ -176,7 +183,7 @@ static bool take_disk_path(struct vm_config *config, json_t *json, const char **
         !take_text(config, json, "vhost_socket", &socket, err))
         return false;
     if (!vhost_user)
-        return (*path && **path) || error_set(err, "a disk needs a 'path'");
+        return (*path ? **path : disk->bus == DISK_CDROM) || error_set(err, "a disk needs a 'path'");
     if (*path || !socket || !*socket)
         return error_set(err, "a disk with 'vhost_user' needs a 'vhost_socket' and has no 'path'");
     return asprintf(&text, "vhost-user:%s", socket) >= 0 && (*path = own(config, text, err));
@@ -202,11 +209,11 @@ bool vm_config_parse_disk(struct vm_config *config, json_t *json, struct disk_co
     const char *type = NULL, *bus = "virtio";
     *disk = (struct disk_config){ 0 };
     return check_fields(json, "disk", err) && take_id(config, json, &disk->id, err) &&
-           take_disk_path(config, json, &disk->path, err) && take_text(config, json, "serial", &disk->serial, err) &&
+           take_text(config, json, "serial", &disk->serial, err) &&
            take_text(config, json, "image_type", &type, err) && parse_image_type(type, &disk->image.format, err) &&
            take_bool(json, "readonly", &disk->image.read_only, err) && take_bool(json, "direct", &disk->image.direct, err) &&
            take_bool(json, "backing_files", &disk->image.backing, err) && take_text(config, json, "doppel_bus", &bus, err) &&
-           parse_bus(bus, disk, err);
+           parse_bus(bus, disk, err) && take_disk_path(config, json, disk, err);
 }
 
 /* 52:54:00:12:34:56, not a group address. */
@@ -412,6 +419,29 @@ bool vm_config_remove_device(struct vm_config *config, const char *id, struct er
         }
     }
     return error_set(err, "there is no disk or network card '%.80s'", id);
+}
+
+bool vm_config_parse_medium(json_t *json, struct medium_change *change, struct error *err)
+{
+    const char *type = NULL;
+    *change = (struct medium_change){ 0 };
+    if (!check_fields(json, "medium", err) || !borrow_text(json, "id", &change->id, err) || !borrow_text(json, "path", &change->path, err) ||
+        !borrow_text(json, "image_type", &type, err) || !parse_image_type(type, &change->format, err) ||
+        !take_bool(json, "force", &change->force, err))
+        return false;
+    return (json_object_get(json, "path") && (!change->path || *change->path)) ||
+           error_set(err, "'path' must name an image, or be null: then the medium is taken out");
+}
+
+bool vm_config_change_medium(struct vm_config *config, json_t *json, struct error *err)
+{
+    struct medium_change change;
+    unsigned i;
+    if (!vm_config_parse_medium(json, &change, err) || !machine_find_cdrom(&config->own, change.id, &i, err) ||
+        (change.path && !(change.path = own(config, strdup(change.path), err))))
+        return false;
+    config->own.disk[i] = machine_disk_with(&config->own.disk[i], &change);
+    return true;
 }
 
 bool vm_config_resize(struct vm_config *config, json_t *json, struct error *err)

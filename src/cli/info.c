@@ -1,5 +1,6 @@
 /* `doppel info NAME`. */
 #include <stdio.h>
+#include <string.h>
 
 #include "api/instance.h"
 #include "base/base.h"
@@ -20,6 +21,17 @@ static void print_console(const char *label, const json_t *console)
         printf("%-14s %s%s%s\n", label, mode, file || socket ? " " : "", file ? file : socket ? socket : "");
 }
 
+/* CD-ROM drives by name, as 'doppel media' takes it. */
+static void print_disk(const json_t *disk)
+{
+    const char *path = json_string_value(json_object_get(disk, "path")), *socket = json_string_value(json_object_get(disk, "vhost_socket"));
+    const char *bus = json_string_value(json_object_get(disk, "doppel_bus"));
+    if (bus && !strcmp(bus, "cdrom"))
+        printf("%-14s %s: %s\n", "CD-ROM drive", json_string_value(json_object_get(disk, "id")), path ? path : "empty");
+    else
+        printf("%-14s %s%s\n", "disk", path ? path : socket ? socket : "?", json_is_true(json_object_get(disk, "readonly")) ? " (read-only)" : "");
+}
+
 static void print_config(json_t *config)
 {
     json_t *payload = json_object_get(config, "payload"), *item;
@@ -31,8 +43,7 @@ static void print_config(json_t *config)
     print_text("initrd", json_object_get(payload, "initramfs"));
     print_text("command line", json_object_get(payload, "cmdline"));
     json_array_foreach(json_object_get(config, "disks"), i, item)
-        printf("%-14s %s%s\n", "disk", json_string_value(json_object_get(item, "path")),
-               json_is_true(json_object_get(item, "readonly")) ? " (read-only)" : "");
+        print_disk(item);
     json_array_foreach(json_object_get(config, "net"), i, item) {
         const char *tap = json_string_value(json_object_get(item, "tap")), *other = json_string_value(json_object_get(item, "doppel_backend"));
         printf("%-14s %s%s\n", "network", tap ? "tap " : "", tap ? tap : other ? other : "?");

@@ -254,7 +254,7 @@ static bool is_cd(const char *path)
 
 static bool option_cdrom(struct options *options, const char *value, struct error *err)
 {
-    if (!add_disk(options, value, err))
+    if (!add_disk(options, strcmp(value, "none") ? value : NULL, err))
         return false;
     struct disk_config *disk = &options->config.disk[options->config.disk_count - 1];
     disk->bus = DISK_CDROM;

@@ -44,7 +44,7 @@ bool firmware_choose(struct machine *machine, struct error *err)
     if (!config->firmware || strcmp(config->firmware, FIRMWARE_BY_DISK))
         return true;
     config->firmware = "bios";
-    if (!config->disk_count)
+    if (!config->disk_count || !config->disk[0].path)
         return true;
     struct disk_image *image = disk_image_open(config->disk[0].path, &config->disk[0].image, err);
     if (!image)

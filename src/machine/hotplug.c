@@ -47,6 +47,37 @@ static enum kind find(const struct machine_config *config, const char *id, unsig
     return KIND_NONE;
 }
 
+static unsigned count_cdroms(const struct machine_config *config, char *names, size_t size)
+{
+    unsigned count = 0;
+    size_t used = 0;
+    char id[DEVICE_ID_SIZE];
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        if (config->disk[i].absent || config->disk[i].bus != DISK_CDROM)
+            continue;
+        machine_disk_id(config, i, id);
+        used += used < size ? (size_t)snprintf(names + used, size - used, "%s%s", count ? ", " : "", id) : 0;
+        count++;
+    }
+    return count;
+}
+
+bool machine_find_cdrom(const struct machine_config *config, const char *id, unsigned *index, struct error *err)
+{
+    char names[256] = "", other[DEVICE_ID_SIZE];
+    unsigned count = count_cdroms(config, names, sizeof(names));
+    if (!count)
+        return error_set(err, "the machine has no CD-ROM drive; one is there from the start, with --cdrom FILE or --cdrom none");
+    if (!id && count > 1)
+        return error_set(err, "which of the CD-ROM drives is meant? There are %s", names);
+    for (*index = 0; *index < config->disk_count; ++*index) {
+        machine_disk_id(config, *index, other);
+        if (!config->disk[*index].absent && config->disk[*index].bus == DISK_CDROM && (!id || !strcmp(id, other)))
+            return true;
+    }
+    return error_set(err, "'%.80s' is no CD-ROM drive; there %s %s", id, count > 1 ? "are" : "is", names);
+}
+
 /* --- errands for the loop's thread --- */
 
 struct errand {
@@ -55,6 +86,7 @@ struct errand {
     bool (*run)(struct machine *machine, const struct errand *errand, struct error *err);
     const struct disk_config *disk;
     const struct net_config *net;
+    const struct medium_change *medium;
     struct hotplug_place *place;
     struct error *err;
     bool ok, done;                      /* under state_lock */
@@ -194,4 +226,32 @@ bool machine_remove_device(struct machine *machine, const char *id, struct error
     if (kind == KIND_NONE)
         return error_set(err, "there is no disk or network card '%s'", id);
     return slot || error_set(err, "'%s' cannot be removed: it is not in a PCI slot of its own", id);
+}
+
+/* --- media --- */
+
+struct disk_config machine_disk_with(const struct disk_config *disk, const struct medium_change *change)
+{
+    struct disk_config other = *disk;
+    other.path = change->path;
+    other.image = (struct disk_image_options){ .format = change->format, .read_only = true };
+    return other;
+}
+
+static bool change_medium(struct machine *machine, const struct errand *errand, struct error *err)
+{
+    struct medium_change change = *errand->medium;
+    unsigned i;
+    if (!machine_find_cdrom(&machine->config, change.id, &i, err))
+        return false;
+    if (change.path && !(change.path = machine_keep_text(machine, change.path)))
+        return error_set(err, "no memory for the name of the image");
+    const struct disk_config disk = machine_disk_with(&machine->config.disk[i], &change);
+    return pc_change_medium(machine, i, &disk, change.force, err);
+}
+
+bool machine_change_medium(struct machine *machine, const struct medium_change *change, struct error *err)
+{
+    struct errand errand = { .machine = machine, .run = change_medium, .medium = change, .err = err };
+    return send(&errand);
 }

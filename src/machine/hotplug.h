@@ -1,4 +1,4 @@
-/* Disks and network cards that come and go while the machine runs. */
+/* Disks, network cards and CDs that come and go while the machine runs. */
 #ifndef DOPPEL_MACHINE_HOTPLUG_H
 #define DOPPEL_MACHINE_HOTPLUG_H
 
@@ -23,5 +23,20 @@ bool machine_add_disk(struct machine *machine, const struct disk_config *disk, s
 bool machine_add_net(struct machine *machine, const struct net_config *net, struct hotplug_place *place, struct error *err);
 /* Asks the guest to let a virtio disk or card go: it is gone once the guest has done so, which it may never do. */
 bool machine_remove_device(struct machine *machine, const char *id, struct error *err);
+
+/* What a CD-ROM drive is to hold. */
+struct medium_change {
+    const char *id;             /* of the drive; NULL: the only one */
+    const char *path;           /* of an image; NULL: nothing */
+    enum disk_format format;
+    bool force;                 /* also where the guest has locked the present one in */
+};
+
+/* The drive's index. False: err tells which there are. */
+bool machine_find_cdrom(const struct machine_config *config, const char *id, unsigned *index, struct error *err);
+/* The same disk, with the other medium in it; its path is borrowed. */
+struct disk_config machine_disk_with(const struct disk_config *disk, const struct medium_change *change);
+/* As the functions above, but it keeps copies of the strings. The image is opened before the old one is given up. */
+bool machine_change_medium(struct machine *machine, const struct medium_change *change, struct error *err);
 
 #endif

@@ -33,7 +33,7 @@ struct disk_config {
     const char *id;             /* the host's name for it; NULL: _disk and its index */
     bool absent;                /* it was removed; the place in the array stays, as others are called after theirs */
     uint8_t slot;               /* PCI device number; 0: the lowest that is free, which is then noted here; on AHCI 0 */
-    const char *path;
+    const char *path;           /* NULL: a CD-ROM drive without a medium */
     enum disk_bus bus;
     const char *serial;         /* NULL: none */
     struct disk_image_options image;            /* strings in it borrowed, too */

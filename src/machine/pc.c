@@ -359,22 +359,31 @@ static void wire_vga(struct device *device, void *opaque)
     vga->rom_size = (uint32_t)rom->size;
 }
 
+static bool is_on_ahci(const struct disk_config *disk) { return disk->bus == DISK_AHCI || disk->bus == DISK_CDROM; }
+
 /* Ports in the order of the command line. */
+static unsigned ahci_port_of(const struct machine_config *config, unsigned disk)
+{
+    unsigned port = 0;
+    for (unsigned i = 0; i < disk; i++)
+        port += is_on_ahci(&config->disk[i]);
+    return port;
+}
+
 static void wire_ahci(struct device *device, void *opaque)
 {
     struct wiring *wiring = opaque;
     struct machine *machine = wiring->machine;
     struct ahci *ahci = (struct ahci *)device;
-    unsigned port = 0;
     ahci->pci.bus = machine->pci;
     ahci->pci.devfn = AHCI_DEVFN;
     for (unsigned i = 0; i < machine->config.disk_count; i++) {
         const struct disk_config *disk = &machine->config.disk[i];
-        if (disk->bus != DISK_AHCI && disk->bus != DISK_CDROM)
+        if (!is_on_ahci(disk))
             continue;
         machine->disk_device[i] = device;
-        ahci->port[port++].drive = (struct ata_drive){ .block = machine->block[i], .serial = disk->serial, .present = true,
-                                                       .cdrom = disk->bus == DISK_CDROM };
+        ahci->port[ahci_port_of(&machine->config, i)].drive = (struct ata_drive){
+            .block = machine->block[i], .serial = disk->serial, .present = true, .cdrom = disk->bus == DISK_CDROM };
     }
 }
 
@@ -510,7 +519,7 @@ static bool open_backends(struct machine *machine, struct error *err)
 {
     struct machine_config *config = &machine->config;
     for (unsigned i = 0; i < config->disk_count; i++)
-        if (!config->disk[i].absent && !open_disk(machine, i, err))
+        if (!config->disk[i].absent && config->disk[i].path && !open_disk(machine, i, err))
             return false;
     for (unsigned i = 0; i < config->net_count; i++)
         if (!config->net[i].absent && !open_net(machine, i, err))
@@ -740,6 +749,43 @@ bool pc_add_net(struct machine *machine, unsigned i, struct error *err)
     machine->net[i] = NULL;
     return false;
 }
+
+/* --- media --- */
+
+/* The configuration names it. */
+static bool open_medium(struct machine *machine, unsigned i, bool force, struct error *err)
+{
+    struct ata_drive *drive = &((struct ahci *)machine->ahci)->port[ahci_port_of(&machine->config, i)].drive;
+    machine->block[i] = NULL;
+    if (machine->config.disk[i].path && !open_disk(machine, i, err))
+        return false;
+    if (force || !atapi_medium_is_locked(drive))
+        return true;
+    atapi_press_eject(drive);
+    if (machine->block[i])
+        block_close(machine->block[i]);
+    return error_set(err, "the guest has locked the medium in, perhaps as it is mounted. It has been asked for it: unmount or eject it there and try "
+                     "again, or take it by force");
+}
+
+bool pc_change_medium(struct machine *machine, unsigned i, const struct disk_config *medium, bool force, struct error *err)
+{
+    struct machine_config *config = &machine->config;
+    const struct disk_config before = config->disk[i];
+    struct block *old = machine->block[i];
+    config->disk[i] = *medium;
+    if (!open_medium(machine, i, force, err)) {
+        config->disk[i] = before;
+        machine->block[i] = old;
+        return false;
+    }
+    ahci_change_medium((struct ahci *)machine->ahci, ahci_port_of(config, i), machine->block[i]);
+    if (old)
+        block_close(old);
+    return true;
+}
+
+/* --- going --- */
 
 static void end_device(struct machine *machine, struct device *device)
 {

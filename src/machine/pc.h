@@ -18,6 +18,11 @@ void pc_prepare(struct machine *machine);
  */
 bool pc_add_disk(struct machine *machine, unsigned i, struct error *err);
 bool pc_add_net(struct machine *machine, unsigned i, struct error *err);
+/*
+ * In the same way: what the configuration says of disk i, a CD-ROM drive, becomes `medium`. force: also if the guest has locked the present one in,
+ * otherwise the guest is told that somebody wants it. False: nothing has changed.
+ */
+bool pc_change_medium(struct machine *machine, unsigned i, const struct disk_config *medium, bool force, struct error *err);
 /* The vCPUs stand still, or are gone: devices that were removed lose their memory. */
 void pc_free_removed(struct machine *machine);
 /* Board lock held. */

@@ -191,7 +191,7 @@ static bool load_devices(struct machine_config *config, const json_t *json, stru
         const json_t *disk = json_array_get(json_object_get(json, "disks"), i);
         if (!load_object(disk_fields, ARRAY_SIZE(disk_fields), &config->disk[i], disk, err))
             return false;
-        if (!config->disk[i].path)
+        if (!config->disk[i].path && config->disk[i].bus != DISK_CDROM)
             return error_set(err, "the snapshot's configuration is damaged: disk %u has no path", i);
     }
     for (unsigned i = 0; i < config->net_count; i++) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Machines by name: what the subcommands do to them, and what is left when they end, crash or are killed."""
 import os
+import re
 import signal
 import subprocess
 
@@ -41,6 +42,37 @@ class Commands(Case):
         self.start(name="web")
         self.assertRegex(self.doppel("counters", "web", "instr*"), r"^ +[1-9][0-9]* +instructions +\S.*\n$")
         self.assertRegex(self.doppel("counters", "web", "--all", "trap_vmcall"), r"^ +0 +trap_vmcall ")
+
+    def test_media_changes_the_cd_also_across_a_snapshot(self):
+        def drive(name):
+            return re.search(r"(?m)^CD-ROM drive +_disk0: (.*)$", self.doppel("info", name))[1]
+
+        image = os.path.join(self.folder, "a cd.iso")
+        with open(image, "wb") as file:
+            file.truncate(1 << 16)
+        process = self.start("--cdrom", "none", name="web")
+        self.assertEqual(drive("web"), "empty")
+        self.assertIn("no-such.iso", self.doppel("media", "web", "no-such.iso", status="USAGE"))
+        self.assertIn("'nonsense'", self.doppel("media", "web", "nonsense", image, status="REFUSED"))
+        self.doppel("media", "web", os.path.relpath(image, self.folder), cwd=self.folder)
+        self.assertEqual(drive("web"), image)
+        snapshots = [os.path.join(self.folder, name) for name in ("full", "empty")]
+        self.doppel("snapshot", "web", snapshots[0])
+        self.doppel("media", "--force", "web", "_disk0", "none")
+        self.assertEqual(drive("web"), "empty")
+        self.doppel("snapshot", "web", snapshots[1])
+        process.stdin.write(b"q")
+        process.stdin.flush()
+        process.wait(SECONDS)
+        for snapshot, there in zip(snapshots, (image, "empty")):
+            name = self.doppel("restore", "-d", snapshot).strip()
+            self.assertEqual(drive(name), there)
+            self.doppel("media", name, image)
+            self.assertEqual(drive(name), image)
+            self.assertIn("done", self.doppel("monitor", name, "media none"))
+            self.assertEqual(drive(name), "empty")
+        self.start(name="other")
+        self.assertIn("has no CD-ROM drive", self.doppel("media", "other", image, status="REFUSED"))
 
     def test_stop_presses_the_power_button(self):
         process = self.start(name="web")

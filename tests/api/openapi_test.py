@@ -20,7 +20,8 @@ def rows(name, pattern):
 ENDPOINTS = rows("endpoints.def", r'^ENDPOINT\((\w+), "([^"]+)", (\w+), (\w+), ".*"\)$')
 FIELDS = rows("vm_config_fields.def", r"^FIELD\((\w+), (\w+), (USED|HINT|OFF)\)$")
 SCHEMAS = {"vm": "VmConfig", "cpus": "CpusConfig", "memory": "MemoryConfig", "payload": "PayloadConfig", "disk": "DiskConfig",
-           "net": "NetConfig", "rng": "RngConfig", "console": "ConsoleConfig", "doppel": "DoppelConfig", "resize": "VmResize"}
+           "net": "NetConfig", "rng": "RngConfig", "console": "ConsoleConfig", "doppel": "DoppelConfig", "resize": "VmResize", "medium": "DoppelMedium"}
+REQUESTS = ("resize", "medium")             # bodies of their own, not parts of a VmConfig
 
 
 def resolve(schema):
@@ -92,6 +93,12 @@ class Served(Case):
         else:
             self.assertIsNone(answer)
         return status, answer
+
+    def cd_image(self, name):
+        path = os.path.join(self.folder, name + ".iso")
+        with open(path, "wb") as file:
+            file.truncate(1 << 16)
+        return path
 
     def config(self):
         return {"cpus": {"boot_vcpus": 2, "max_vcpus": 2}, "memory": {"size": 32 << 20, "shared": True, "hotplug_size": 0},
@@ -169,9 +176,43 @@ class Served(Case):
         self.call("PUT", "/api/v1/vm.add-disk", {"path": "/no/such/new"}, 204)
         self.assertEqual(ids(), ["_disk0", "_disk1", "_disk2"])
 
+    def test_a_cd_is_changed(self):
+        def cds():
+            return [disk.get("path") for disk in self.call("GET", "/api/v1/vm.info", status=200)[1]["config"]["disks"]]
+
+        def change(status, **body):
+            return self.call("PUT", "/doppel/v1/change-medium", body, status)[1]
+
+        first, second = (self.cd_image(name) for name in ("first", "second"))
+        config = {"cpus": {"boot_vcpus": 1, "max_vcpus": 1}, "memory": {"size": 16 << 20}, "payload": {"firmware": self.firmware()},
+                  "disks": [{"doppel_bus": "cdrom", "id": "a"}, {"doppel_bus": "cdrom", "path": first}]}
+        self.call("PUT", "/api/v1/vm.create", config, 204)
+        change(204, id="a", path="/no/such/image")
+        self.assertEqual(cds(), ["/no/such/image", first])
+        change(204, id="a", path=None)
+        self.call("PUT", "/api/v1/vm.boot", status=204)
+        self.assertEqual(cds(), [None, first])
+        self.assertIn("There are a, _disk1", change(400, path=second)[0])
+        self.assertIn("'b'", change(400, id="b", path=second)[0])
+        self.assertIn("'path'", change(400, id="a")[0])
+        self.assertIn("'path'", change(400, id="a", path="")[0])
+        self.assertIn("'nonsense'", change(400, id="a", path=second, nonsense=1)[0])
+        self.assertIn("/no/such/image", change(400, id="_disk1", path="/no/such/image")[0])
+        self.assertEqual(cds(), [None, first])
+        change(204, id="a", path=second, image_type="Raw")
+        change(204, id="_disk1", path=second)
+        self.call("PUT", "/api/v1/vm.pause", status=204)
+        change(204, id="a", path=first)
+        self.assertEqual(cds(), [first, second])
+        self.call("PUT", "/api/v1/vm.resume", status=204)
+        self.call("PUT", "/api/v1/vm.reboot", status=204)
+        self.call("PUT", "/api/v1/vm.shutdown", status=204)
+        self.assertEqual(cds(), [first, second])
+        self.call("PUT", "/api/v1/vm.boot", status=204)
+
     def test_what_is_not_offered_is_refused_by_name(self):
         for section, name, use in FIELDS:
-            if section == "resize" or use != "OFF":
+            if section in REQUESTS or use != "OFF":
                 continue
             for nothing in (False, 0, None, "", [], {}, {"x": [], "y": {"z": False}}):
                 self.call("PUT", "/api/v1/vm.create", with_member(section, name, nothing), 204)
@@ -182,10 +223,10 @@ class Served(Case):
 
     def test_what_is_unknown_or_malformed_is_refused_by_name(self):
         for section in SCHEMAS:
-            if section != "resize":
+            if section not in REQUESTS:
                 self.assertIn("'nonsense'", self.call("PUT", "/api/v1/vm.create", with_member(section, "nonsense", 1), 400)[1][0])
         for section, name, use in FIELDS:
-            if use == "USED" and section != "resize":
+            if use == "USED" and section not in REQUESTS:
                 for wrong in (0.5, [0.5], {"x": {}}):
                     self.call("PUT", "/api/v1/vm.create", with_member(section, name, wrong), 400)
         for section, name, value in (("cpus", "boot_vcpus", 65), ("cpus", "max_vcpus", 2), ("memory", "size", 1 << 62), ("memory", "size", 4097),

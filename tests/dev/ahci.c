@@ -138,6 +138,83 @@ static void cd_is_ejected_and_loaded_again(void **state)
     assert_true(packet(ready, 0));
 }
 
+enum { NO_EVENT, EJECT_REQUEST, NEW_MEDIA, MEDIA_REMOVAL };
+
+/* The media event, and in the byte above it the media status. */
+static unsigned media_event(void)
+{
+    static const uint8_t get_event[12] = { 0x4A, 1, 0, 0, 0x10, 0, 0, 0, 8 };
+    assert_true(packet(get_event, 8));
+    return buffer(4)[0] | (unsigned)buffer(5)[0] << 8;
+}
+
+static uint8_t first_byte_on_cd(void)
+{
+    static const uint8_t read[12] = { 0x28, 0, 0, 0, 0, 3, 0, 0, 1 };
+    assert_true(packet(read, 2048));
+    return buffer(0)[0];
+}
+
+static void assert_sense(const uint8_t command[12], unsigned key, unsigned asc)
+{
+    static const uint8_t sense[12] = { 3, 0, 0, 0, 18 };
+    assert_false(packet(command, 0));
+    ahci_recover(&rig, CD);
+    assert_true(packet(sense, 18));
+    assert_int_equal(buffer(2)[0], key);
+    assert_int_equal(buffer(12)[0], asc);
+}
+
+static void the_host_changes_the_cd(void **state)
+{
+    static const uint8_t ready[12] = { 0 }, read[12] = { 0x28, 0, 0, 0, 0, 3, 0, 0, 1 };
+    assert_int_equal(media_event(), NO_EVENT | 2 << 8);
+    assert_int_equal(first_byte_on_cd(), 12);
+    ahci_put(&rig, CD, 0, &(struct ahci_shot){ .command = 0xA0, .features = 1, .packet = read, .size = 2048 });
+    memset(ram_host(rig.rig.ram, AHCI_BUFFER), 0, 2048);
+    port_write(&rig, CD, P_CI, 1);
+    ahci_change_medium(rig.ahci, CD, NULL);                             /* a read that is under way ends with the old one */
+    assert_int_equal(port_read(&rig, CD, P_CI), 0);
+    assert_int_equal(buffer(0)[0], 12);
+    assert_sense(ready, 2, 0x3A);
+    assert_int_equal(media_event(), MEDIA_REMOVAL | 1 << 8);
+    assert_int_equal(media_event(), NO_EVENT | 1 << 8);
+    uint8_t other[2048];
+    memset(other, 0x77, sizeof(other));
+    assert_int_equal(pwrite(rig.fd, other, sizeof(other), 3 * 2048), sizeof(other));
+    ahci_change_medium(rig.ahci, CD, rig.disk);
+    assert_int_equal(media_event(), NEW_MEDIA | 2 << 8);
+    assert_sense(ready, 6, 0x28);                                       /* unit attention, once */
+    assert_true(packet(ready, 0));
+    assert_int_equal(media_event(), NO_EVENT | 2 << 8);
+    assert_int_equal(first_byte_on_cd(), 0x77);
+    ahci_change_medium(rig.ahci, CD, rig.cd);                           /* from one to the other at once */
+    assert_sense(read, 6, 0x28);
+    assert_int_equal(first_byte_on_cd(), 12);
+}
+
+static void a_locked_drive_asks_the_guest_for_the_cd(void **state)
+{
+    static const uint8_t lock[12] = { 0x1E, 0, 0, 0, 1 }, eject[12] = { 0x1B, 0, 0, 0, 2 }, unlock[12] = { 0x1E };
+    struct ata_drive *drive = &rig.ahci->port[CD].drive;
+    struct state_buffer saved = { 0 };
+    size_t used;
+    assert_false(atapi_medium_is_locked(drive));
+    assert_true(packet(lock, 0));
+    assert_true(atapi_medium_is_locked(drive));
+    atapi_press_eject(drive);
+    state_save(device_ahci.state, rig.ahci, &saved);
+    assert_int_equal(media_event(), EJECT_REQUEST | 2 << 8);
+    assert_int_equal(media_event(), NO_EVENT | 2 << 8);
+    assert_true(state_load(device_ahci.state, rig.ahci, saved.data, saved.size, &used, NULL));
+    assert_int_equal(media_event(), EJECT_REQUEST | 2 << 8);
+    assert_true(packet(unlock, 0));
+    assert_true(packet(eject, 0));
+    assert_true(packet(lock, 0));
+    assert_false(atapi_medium_is_locked(drive));                        /* nothing is in there that could be taken away */
+    state_buffer_free(&saved);
+}
+
 static void soft_and_port_resets_bring_the_signature_back(void **state)
 {
     uint8_t frame[0x90] = { 0x27, 0, [15] = 4 };
@@ -192,6 +269,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(errors_stop_the_port_until_software_restarts_it, setup, teardown),
         cmocka_unit_test_setup_teardown(cd_answers_packets, setup, teardown),
         cmocka_unit_test_setup_teardown(cd_is_ejected_and_loaded_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_host_changes_the_cd, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_locked_drive_asks_the_guest_for_the_cd, setup, teardown),
         cmocka_unit_test_setup_teardown(soft_and_port_resets_bring_the_signature_back, setup, teardown),
         cmocka_unit_test_setup_teardown(a_quiesced_adapter_is_saved_and_goes_on, setup, teardown),
     };

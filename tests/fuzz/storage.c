@@ -125,6 +125,8 @@ static void fuzz_ahci(unsigned commands, uint64_t *seed)
             ahci_recover(&r, port);
         if (one_in(seed, 20))
             start_again(&r);
+        if (one_in(seed, 20))
+            ahci_change_medium(r.ahci, 1, one_in(seed, 3) ? NULL : r.cd);
         if (now_ms() - start > SLOW_MS)
             fail_msg("command %u took %lu ms", i, (unsigned long)(now_ms() - start));
     }

@@ -336,6 +336,14 @@ static void config_written(struct pci_function *function, unsigned offset, unsig
     update_interrupt((struct ahci *)function, false);
 }
 
+/* --- media --- */
+
+void ahci_change_medium(struct ahci *ahci, unsigned port, struct block *block)
+{
+    ahci_drain(&ahci->port[port]);
+    atapi_change_medium(&ahci->port[port].drive, block);
+}
+
 /* --- reset, init --- */
 
 static void ahci_reset(struct device *device)

@@ -42,4 +42,10 @@ struct ahci {
     bool level;                         /* of the interrupt */
 };
 
+/*
+ * Another medium for the CD-ROM drive at the port, borrowed; NULL: none. Board lock held; waits for what is under way with the old one, which is not used
+ * any more afterwards.
+ */
+void ahci_change_medium(struct ahci *ahci, unsigned port, struct block *block);
+
 #endif

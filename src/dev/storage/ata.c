@@ -367,6 +367,7 @@ void ata_reset(struct ata_drive *drive)
     drive->multiple = MULTIPLE_MAX;
     drive->write_cache = true;
     drive->tray_open = drive->tray_locked = drive->medium_changed = false;
+    drive->media_event = 0;
     drive->sense_key = drive->asc = drive->ascq = 0;
     drive->queue_error_tag = NO_TAG;
     drive->queue_error_lba = 0;
@@ -378,5 +379,6 @@ static const struct state_field fields[] = {
     STATE_SCALAR(struct ata_drive, medium_changed), STATE_SCALAR(struct ata_drive, sense_key),
     STATE_SCALAR(struct ata_drive, asc),           STATE_SCALAR(struct ata_drive, ascq),
     STATE_SCALAR(struct ata_drive, queue_error_tag), STATE_SCALAR(struct ata_drive, queue_error_lba),
+    STATE_SCALAR_SINCE(struct ata_drive, media_event, 2),
 };
-const struct state_list ata_drive_state = STATE_LIST("ata-drive", 1, fields);
+const struct state_list ata_drive_state = STATE_LIST("ata-drive", 2, fields);

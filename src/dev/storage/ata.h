@@ -26,6 +26,7 @@ struct ata_drive {
     uint8_t multiple;           /* sectors of READ MULTIPLE's blocks */
     bool write_cache;
     bool tray_open, tray_locked, medium_changed;
+    uint8_t media_event;        /* ATAPI: what the next GET EVENT STATUS NOTIFICATION tells; its code */
     uint8_t sense_key, asc, ascq;               /* ATAPI: of the last command */
     uint8_t queue_error_tag;                    /* of the queued command that failed; 0xFF: none did */
     uint64_t queue_error_lba;
@@ -69,5 +70,14 @@ void ata_refuse(struct ata_plan *plan, uint8_t error);
 /* A packet for a CD-ROM drive (atapi.c). */
 void atapi_execute(struct ata_drive *drive, const uint8_t packet[ATA_PACKET_SIZE], struct ata_plan *plan);
 void atapi_failed(struct ata_drive *drive, struct ata_plan *plan);
+
+/* --- what a person does at a CD-ROM drive (atapi.c): board lock held, and nothing is under way --- */
+
+/* Another medium, borrowed, behind a closed tray; NULL: none, and the tray is open. */
+void atapi_change_medium(struct ata_drive *drive, struct block *block);
+/* There is a medium, and the guest does not want it to be taken away. */
+bool atapi_medium_is_locked(const struct ata_drive *drive);
+/* The button of a locked drive: the guest is told that somebody wants the medium. */
+void atapi_press_eject(struct ata_drive *drive);
 
 #endif

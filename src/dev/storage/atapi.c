@@ -34,6 +34,8 @@ enum { ASC_UNRECOVERED_READ = 0x11, ASC_INVALID_OPCODE = 0x20, ASC_LBA_RANGE = 0
 enum { ASCQ_TRAY_CLOSED = 1, ASCQ_TRAY_OPEN = 2, ASCQ_PREVENTED = 2 };
 enum { PROFILE_CD_ROM = 0x0008, TRACK_DATA = 0x14, LEAD_OUT = 0xAA, PAGE_CAPABILITIES = 0x2A, PAGE_ALL = 0x3F };
 enum { CHECK_CONDITION = ATA_DRDY | ATA_ERR };
+/* MMC-5 §6.7.2.5 "Media Status Class Events" */
+enum { EVENT_NONE = 0, EVENT_EJECT_REQUEST = 1, EVENT_NEW_MEDIA = 2, EVENT_MEDIA_REMOVAL = 3 };
 
 static void put_be(uint8_t *at, uint64_t value, unsigned size)
 {
@@ -92,6 +94,17 @@ static bool ready(struct ata_drive *drive, struct ata_plan *plan)
     return true;
 }
 
+void atapi_change_medium(struct ata_drive *drive, struct block *block)
+{
+    drive->media_event = !block && has_medium(drive) ? EVENT_MEDIA_REMOVAL : EVENT_NONE;
+    drive->block = block;
+    drive->tray_open = !block;
+    drive->medium_changed = block;
+}
+
+bool atapi_medium_is_locked(const struct ata_drive *drive) { return drive->tray_locked && has_medium(drive); }
+void atapi_press_eject(struct ata_drive *drive) { drive->media_event = EVENT_EJECT_REQUEST; }
+
 static void read_blocks(struct ata_drive *drive, struct ata_plan *plan, uint64_t lba, uint64_t count)
 {
     if (!ready(drive, plan))
@@ -127,7 +140,7 @@ static void start_stop(struct ata_drive *drive, const uint8_t *packet, struct at
         return;
     }
     bool open = !(packet[4] & START);
-    drive->medium_changed |= drive->tray_open && !open;
+    drive->medium_changed |= drive->block && drive->tray_open && !open;
     drive->tray_open = open;
 }
 
@@ -216,10 +229,18 @@ static void get_configuration(struct ata_drive *drive, const uint8_t *packet, st
     answer(plan, 8 + sizeof(features), get_be(packet + 7, 2));
 }
 
+/* An event is told once. A new medium is told of until the unit attention was, which is what counts. */
+static uint8_t take_media_event(struct ata_drive *drive)
+{
+    uint8_t event = drive->media_event ? drive->media_event : drive->medium_changed ? EVENT_NEW_MEDIA : EVENT_NONE;
+    drive->media_event = EVENT_NONE;
+    return event;
+}
+
 /* MMC-5 §6.7 "GET EVENT STATUS NOTIFICATION Command": media events, polled. */
 static void get_event_status(struct ata_drive *drive, const uint8_t *packet, struct ata_plan *plan)
 {
-    enum { POLLED = 1, CLASS_MEDIA = 4, EVENT_NEW_MEDIA = 2, MEDIA_PRESENT = 2, TRAY_OPEN = 1 };
+    enum { POLLED = 1, CLASS_MEDIA = 4, MEDIA_PRESENT = 2, TRAY_OPEN = 1 };
     if (!(packet[1] & POLLED)) {
         check(drive, plan, ILLEGAL_REQUEST, ASC_INVALID_FIELD, 0);
         return;
@@ -233,7 +254,7 @@ static void get_event_status(struct ata_drive *drive, const uint8_t *packet, str
     }
     plan->answer[1] = 6;
     plan->answer[2] = CLASS_MEDIA;
-    plan->answer[4] = drive->medium_changed ? EVENT_NEW_MEDIA : 0;
+    plan->answer[4] = take_media_event(drive);
     plan->answer[5] = (uint8_t)((has_medium(drive) ? MEDIA_PRESENT : 0) | (drive->tray_open ? TRAY_OPEN : 0));
     answer(plan, 8, get_be(packet + 7, 2));
 }
