@@ -102,6 +102,11 @@ def lockstep_repeated(test):
     lockstep(test, "cloud", "--every", "50021", "--memory", "2000", engines="dbt,dbt")
 
 
+@case("in step through the whole boot of a 32-bit kernel", long=True, cpus=2)
+def lockstep_i386(test):
+    lockstep(test, "686", "--every", "500003", "--memory", "5000")
+
+
 @case("the same with the states compared each 997 instructions", long=True, cpus=2)
 def lockstep_fine(test):
     lockstep(test, "cloud", "--every", "997", "--memory", "100000")

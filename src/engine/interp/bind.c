@@ -197,6 +197,17 @@ static bool is_sse_namesake(const struct insn *insn)
            insn->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
 }
 
+/* The rows of MOV and POP say that the block goes on, but their handlers for these registers leave it (leave_system). */
+static bool moves_system_register(const struct insn *insn)
+{
+    const struct insn_operand *dst = &insn->operand[0], *src = &insn->operand[1];
+    if (insn->mnemonic == ZYDIS_MNEMONIC_POP)
+        return dst->kind == OPERAND_SEGMENT;
+    return insn->mnemonic == ZYDIS_MNEMONIC_MOV &&
+           (dst->kind == OPERAND_SEGMENT || dst->kind == OPERAND_CONTROL || dst->kind == OPERAND_DEBUG || src->kind == OPERAND_CONTROL ||
+            src->kind == OPERAND_DEBUG);
+}
+
 enum bind_result bind_op(struct vcpu *vcpu, const struct insn *insn, struct op *op, unsigned where, uint32_t key,
                       const struct decoder *decoder)
 {
@@ -234,5 +245,5 @@ enum bind_result bind_op(struct vcpu *vcpu, const struct insn *insn, struct op *
         return BIND_ENDS;
     }
     op->run = binding->pick ? binding->pick(insn, op, family_of(op, key), binding->argument) : binding->handler;
-    return binding->flow == FLOWS ? BIND_FLOWS : BIND_ENDS;
+    return binding->flow == FLOWS && !moves_system_register(insn) ? BIND_FLOWS : BIND_ENDS;
 }
