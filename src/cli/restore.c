@@ -70,8 +70,10 @@ struct vm_config *restore_open(struct options *options, struct error *err)
         snapshot_close(snapshot);
         return NULL;
     }
-    if (options->config.engine)
+    if (options->config.engine) {
         config->engine = options->config.engine;
+        config->engine_was_default = false;
+    }
     if (options->config.no_reboot)
         config->no_reboot = true;
     config->log = options->config.log;

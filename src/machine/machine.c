@@ -150,6 +150,20 @@ static void system_event(void *owner, struct vcpu *vcpu, unsigned event)
 
 static void deadline_earlier(void *owner) { vcpu_kick(owner, REQUEST_CLOCK); }
 
+/* The first processor settles it for all. */
+static bool settle_engine(struct machine *machine, const struct vcpu *vcpu, struct error *err)
+{
+    struct machine_config *config = &machine->config;
+    if (vcpu_engine_available(vcpu, machine->first_engine, err))
+        return true;
+    if (!config->engine_was_default)
+        return false;
+    log_message(&machine->log, LOG_WARNING, "going on with the translator (dbt), as %s", err->text);
+    config->engine = "dbt";
+    machine->first_engine = engine_find(config->engine);
+    return vcpu_engine_available(vcpu, machine->first_engine, err);
+}
+
 static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct error *err)
 {
     struct vcpu *vcpu = aligned_alloc(64, align_up(sizeof(*vcpu), 64));
@@ -184,9 +198,9 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
         goto fail;
     }
     x86_reset(vcpu, false);
-    const struct engine *engine = machine->first_engine;
-    if (!vcpu_engine_available(vcpu, engine, err))
+    if (!settle_engine(machine, vcpu, err))
         goto fail;
+    const struct engine *engine = machine->first_engine;
     if (!vcpu_set_engine(vcpu, engine)) {
         error_set(err, "the host refuses what engine %s needs for vCPU %u", engine->name, index);
         goto fail;

@@ -68,6 +68,7 @@ struct machine_config {
     unsigned cpus;
     const char *cpu_model;      /* NULL: default */
     const char *engine;         /* NULL: default */
+    bool engine_was_default;    /* nobody chose `engine`: it was the default where a snapshot was taken, and the translator will do where it cannot be had */
     uint64_t clock_instructions;        /* a microsecond is so many instructions; 0: time is the host's */
     enum boot_method boot;
     const char *kernel;         /* path; NULL: nothing is loaded (tests place code themselves) */

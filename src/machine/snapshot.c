@@ -222,6 +222,14 @@ static json_t *time_json(void)
     return json_string(text);
 }
 
+/* The engine that runs it now; whether anybody chose that, on the command line or since. */
+static void note_engine(const struct machine *machine, json_t *config)
+{
+    bool by_default = (!machine->config.engine || machine->config.engine_was_default) && machine->vcpu[0]->engine == machine->first_engine;
+    json_object_set_new(config, "engine", json_string(machine->vcpu[0]->engine->name));
+    json_object_set_new(config, "engine_was_default", json_boolean(by_default));
+}
+
 /* Into the section `manifest`, which is there. The disks are settled. */
 static bool save_manifest(struct saving *saving)
 {
@@ -230,7 +238,7 @@ static bool save_manifest(struct saving *saving)
         json_decref(config);
         return false;
     }
-    json_object_set_new(config, "engine", json_string(saving->machine->vcpu[0]->engine->name));
+    note_engine(saving->machine, config);
     json_t *manifest = json_pack("{s:s, s:o, s:o, s:o}", "id", saving->id, "parent", parent_json(saving), "created", time_json(),
                                  "config", config);
     char *text = manifest ? json_dumps(manifest, JSON_INDENT(2)) : NULL;

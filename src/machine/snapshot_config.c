@@ -22,7 +22,7 @@ struct field {
 static const struct field machine_fields[] = {
     FIELD(struct machine_config, memory, FIELD_UINT), FIELD(struct machine_config, cpus, FIELD_UINT),
     FIELD(struct machine_config, cpu_model, FIELD_TEXT), FIELD(struct machine_config, engine, FIELD_TEXT),
-    FIELD(struct machine_config, clock_instructions, FIELD_UINT), FIELD(struct machine_config, boot, FIELD_UINT),
+    FIELD(struct machine_config, engine_was_default, FIELD_BOOL), FIELD(struct machine_config, clock_instructions, FIELD_UINT), FIELD(struct machine_config, boot, FIELD_UINT),
     FIELD(struct machine_config, kernel, FIELD_PATH), FIELD(struct machine_config, firmware, FIELD_PATH),
     FIELD(struct machine_config, uefi_variables, FIELD_PATH), FIELD(struct machine_config, append, FIELD_TEXT),
     FIELD(struct machine_config, flat_address, FIELD_UINT),

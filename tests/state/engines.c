@@ -116,6 +116,36 @@ static void what_changed_is_known_across_engines(void **state)
     tiny_end(&tiny);
 }
 
+/* KVM cannot count instructions, so with such a clock it cannot be had on any host. */
+static void an_engine_that_was_only_the_default_is_replaced_where_it_cannot_be_had(void **state)
+{
+    struct tiny tiny, copy = { 0 };
+    struct error err = { "" };
+    tiny_new(&tiny, NULL, 1);
+    tiny_save(&tiny, "chosen", NULL);
+    tiny.machine->config.engine = NULL;
+    tiny_save(&tiny, "default", NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        copy.snapshot = snapshot_open(tiny_path(&tiny, i ? "default" : "chosen"), &err);
+        assert_non_null(copy.snapshot);
+        struct machine_config *config = snapshot_config(copy.snapshot);
+        assert_int_equal(config->engine_was_default, i);
+        config->engine = "kvm";
+        config->clock_instructions = 1000;
+        config->log = tiny.log;
+        copy.machine = machine_restore(copy.snapshot, NULL, &err);
+        assert_int_equal(copy.machine != NULL, i);
+        if (copy.machine)
+            assert_string_equal(copy.machine->vcpu[0]->engine->name, "dbt");
+        else
+            assert_non_null(strstr(err.text, "use --engine dbt"));
+        if (!copy.machine)
+            snapshot_close(copy.snapshot);
+    }
+    tiny_stop(&copy);
+    tiny_end(&tiny);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -123,6 +153,7 @@ int main(void)
         cmocka_unit_test(saved_under_one_it_goes_on_under_another),
         cmocka_unit_test(every_engine_steps_into_the_same_state),
         cmocka_unit_test(what_changed_is_known_across_engines),
+        cmocka_unit_test(an_engine_that_was_only_the_default_is_replaced_where_it_cannot_be_had),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

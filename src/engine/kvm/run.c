@@ -296,7 +296,8 @@ static bool available(const struct vcpu *vcpu, struct error *err)
         return error_set(err, "the kvm engine cannot count instructions; use --engine dbt");
     if (x86_has(vcpu, FEATURE_VMX))
         return error_set(err, "the kvm engine does not offer VT-x to its guest; use --engine dbt, or a processor model without it");
-    return kvm_usable(err);
+    struct error why;
+    return kvm_usable(&why) || error_set(err, "the kvm engine cannot be had here: %s; use --engine dbt", why.text);
 }
 
 const struct engine engine_kvm = {
