@@ -64,9 +64,11 @@ def engine_switch_often_smp(test):
     switched(test, 2, pause=0.002, least=300)
 
 
-def lockstep(test, kernel, *settings, engines="interp,dbt", work="cpu"):
+def lockstep(test, kernel, *settings, engines="interp,dbt", work="cpu", programs=None):
+    programs = programs or kernel
     options = ["--memory", "256M", "--no-reboot", "--console", "file:" + test.path("console"),
-               "--kernel", asset("kernel", kernel), "--initrd", asset("initramfs", kernel),
+               "--kernel", asset("kernel", kernel, optional=kernel != "cloud"),
+               "--initrd", asset("initramfs", programs, optional=programs != "cloud"),
                "--append", "console=ttyS0 panic=-1 doppel.test=" + work]
     run = subprocess.run([os.path.join(ROOT, "tools", "lockstep.py"), "--doppel", DOPPEL, "--engines", engines, *settings, "--",
                           *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -100,6 +102,11 @@ def lockstep_switched(test):
 @case("a run with counted time is repeated exactly", long=True, cpus=2)
 def lockstep_repeated(test):
     lockstep(test, "cloud", "--every", "50021", "--memory", "2000", engines="dbt,dbt")
+
+
+@case("in step through a boot whose programs are 32-bit ones, on a 64-bit kernel", cpus=2)
+def lockstep_programs32(test):
+    lockstep(test, "cloud", "--every", "100003", "--memory", "2000", programs="686")
 
 
 @case("in step through the whole boot of a 32-bit kernel", long=True, cpus=2)
