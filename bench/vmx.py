@@ -41,7 +41,7 @@ def processor_time(machine):
 
 
 def speeds(machine, prefix):
-    found = {"mhz": int(machine.expect(r"^%sSPEED mhz (\d+)" % prefix, SECONDS)[1])}
+    found = {"mhz": int(machine.expect(r"^%sSPEED mhz (\d+)\s" % prefix, SECONDS)[1])}
     for name in ("integers", "vectors", "cpuids"):
         found[name] = int(machine.expect(r"^%sSPEED %s (\d+) ticks" % (prefix, name), SECONDS)[1])
     return found

@@ -164,8 +164,7 @@ static void choose_context(struct vcpu *vcpu, bool flushed)
     context->last_use = ++mmu->ticks;
     mmu->context = context;
     mmu->cr3 = vcpu->cr3;
-    if (!vmx_guest(vcpu))               /* a VT-x guest has no windows */
-        window_follow_cr3(vcpu, flushed);
+    window_follow_cr3(vcpu, flushed);
     mmu_privilege_changed(vcpu);
 }
 
@@ -385,14 +384,17 @@ static void context_flush_large(struct tlb_context *context, uint64_t gla, unsig
     }
 }
 
+static bool was_fetched(const struct mmu *mmu, uint64_t gla, bool global)
+{
+    return mmu->fetched[global][mmu_fetched_bit(gla) / 64] >> (mmu_fetched_bit(gla) % 64) & 1;
+}
+
 /* Those who keep what was fetched there are told by the epochs. */
 static void note_flush(struct mmu *mmu, struct tlb_context *context, uint64_t gla, unsigned scope)
 {
-    unsigned word = mmu_fetched_bit(gla) / 64;
-    uint64_t bit = 1ull << (mmu_fetched_bit(gla) % 64);
-    if ((scope & SCOPE_LOCAL) && ((mmu->fetched[false][word] & bit) || large_filter_hit(&context->large, gla)))
+    if ((scope & SCOPE_LOCAL) && (was_fetched(mmu, gla, false) || large_filter_hit(&context->large, gla)))
         context->fetch_epoch++;
-    if ((scope & SCOPE_GLOBAL) && ((mmu->fetched[true][word] & bit) || large_filter_hit(&mmu->large, gla)))
+    if ((scope & SCOPE_GLOBAL) && (was_fetched(mmu, gla, true) || large_filter_hit(&mmu->large, gla)))
         mmu->fetch_epoch++;
 }
 
@@ -454,6 +456,18 @@ void mmu_flush_all_vpids(struct vcpu *vcpu)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].used && mmu->contexts[i].vpid)
             context_clear(&mmu->contexts[i]);
+}
+
+/* What a large page maps beside this page goes through EPT by itself, so it stays. */
+void tlb_forget_page(struct vcpu *vcpu, uint64_t gla)
+{
+    struct mmu *mmu = vcpu->mmu;
+    struct tlb_context *context = mmu->context;
+    for (unsigned class = 0; class < MMU_CLASSES; class++)
+        tlb_entry_clear(&context->table[class], tlb_index(gla));
+    window_flush_page(context, gla, false);
+    context->fetch_epoch += was_fetched(mmu, gla, false);
+    mmu->fetch_epoch += was_fetched(mmu, gla, true);
 }
 
 /* The EPT pointer's bits 51:12 alone name what is cached (SDM3 §29.4.2: "EP4TA"). */

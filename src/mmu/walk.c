@@ -334,33 +334,88 @@ bool mmu_walk(struct vcpu *vcpu, struct walk *walk)
     return outcome == WALK_DONE;
 }
 
-bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves)
+/* --- the tables as they are --- */
+
+/* Of the guest's tables: with A and D flags in EPT, reading one counts as a write (SDM3 §29.3.5). */
+static bool look_for_table(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa)
 {
-    const struct paging_format *format = &vcpu->mmu->format;
-    uint64_t table = vcpu->cr3 & format->address_mask;
+    bool writable = true;
+    return mmu_look_through_ept(vcpu, look, gpa, &writable) && (writable || !vcpu->mmu->ept_format.dirty);
+}
+
+/* From the root at `table`. look: what the tables' addresses go through; NULL: nothing. */
+static bool find_leaves(struct vcpu *vcpu, const struct paging_format *format, uint64_t table, uint64_t address, struct ept_look *look,
+                        struct leaves *leaves)
+{
+    uint64_t needed = format->accessed | (format->ept ? EPTE_READ : PTE_P);
     leaves->above = ~0ull;
     leaves->any_above = 0;
     leaves->entry = NULL;
     for (unsigned n = format->levels - 1; n; n--) {
         const struct paging_level *level = &format->level[n];
-        struct step step = { .gpa = table + ((gla >> level->shift) & (BIT(level->index_bits) - 1)) * sizeof(uint64_t) };
+        struct step step = { .gpa = table + ((address >> level->shift) & (BIT(level->index_bits) - 1)) * sizeof(uint64_t) };
+        if (look && !look_for_table(vcpu, look, &step.gpa))
+            return false;
         uint64_t entry = read_entry(vcpu->ram, &step, sizeof(entry));
         bool large = maps_page(level, entry);
-        if ((entry & (PTE_P | PTE_A)) != (PTE_P | PTE_A) || (entry & (large ? level->leaf_reserved : level->reserved)))
+        if ((entry & needed) != needed || (entry & (large ? level->leaf_reserved : level->reserved)) ||
+            (format->ept && ept_misconfigured(entry, large)))
             return false;
         if (large) {
             leaves->large = entry;
             leaves->page_shift = level->shift;
-            leaves->large_gpa = page_address(format, level, entry) | (gla & (BIT(level->shift) - 1) & ~(BIT(21) - 1));
+            leaves->large_gpa = page_address(format, level, entry) | (address & (BIT(level->shift) - 1) & ~(BIT(21) - 1));
             return true;
         }
         leaves->above &= entry;
         leaves->any_above |= entry;
         table = entry & format->address_mask;
     }
+    if (look && !look_for_table(vcpu, look, &table))
+        return false;
     leaves->page_shift = PAGE_SHIFT;
     leaves->entry = (const uint64_t *)ram_host(vcpu->ram, table);
     return leaves->entry;
+}
+
+bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves)
+{
+    const struct mmu *mmu = vcpu->mmu;
+    struct ept_look look = { 0 };
+    return find_leaves(vcpu, &mmu->format, vcpu->cr3 & mmu->format.address_mask, gla, mmu->space.ept ? &look : NULL, leaves);
+}
+
+/* The 2 MiB around gpa. */
+static void look_at(struct vcpu *vcpu, struct ept_look *look, uint64_t gpa)
+{
+    const struct mmu *mmu = vcpu->mmu;
+    if (look->known && look->piece == gpa >> 21)
+        return;
+    look->known = true;
+    look->piece = gpa >> 21;
+    look->mapped = find_leaves(vcpu, &mmu->ept_format, mmu->space.eptp & mmu->ept_format.address_mask, gpa, NULL, &look->leaves);
+}
+
+bool mmu_look_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa, bool *writable)
+{
+    const struct paging_format *format = &vcpu->mmu->ept_format;
+    const struct leaves *leaves = &look->leaves;
+    if (!vcpu->mmu->space.ept)
+        return true;
+    look_at(vcpu, look, *gpa);
+    if (!look->mapped)
+        return false;
+    unsigned i = (*gpa >> PAGE_SHIFT) & (PAGING_ENTRIES - 1);
+    uint64_t needed = EPTE_READ | format->accessed;
+    uint64_t entry = leaves->entry ? __atomic_load_n(&leaves->entry[i], __ATOMIC_RELAXED) : leaves->large;
+    if ((entry & needed) != needed)
+        return false;
+    if (leaves->entry && ((entry & format->level[0].leaf_reserved) || ept_misconfigured(entry, true)))
+        return false;
+    uint64_t page = leaves->entry ? entry & format->address_mask : leaves->large_gpa + i * PAGE_SIZE;
+    *writable &= (entry & leaves->above & EPTE_WRITE) && (entry & format->dirty) == format->dirty;
+    *gpa = page | (*gpa & PAGE_MASK);
+    return true;
 }
 
 bool mmu_walk_guest_physical(struct vcpu *vcpu, uint64_t *gpa)

@@ -32,7 +32,7 @@ bool mmu_walk(struct vcpu *vcpu, struct walk *walk);
 
 /*
  * What maps the 2 MiB of linear addresses around gla, going by the tables as they are: nothing is checked but presence, reserved
- * bits and A in the entries above; nothing is set. For the 64-bit formats only.
+ * bits and A in the entries above; nothing is set. For the 64-bit formats only. With EPT, addresses in the entries are guest-physical still.
  */
 struct leaves {
     const uint64_t *entry;  /* the page table, PAGING_ENTRIES of them; NULL: one large page, ... */
@@ -43,6 +43,19 @@ struct leaves {
 };
 enum { PAGING_ENTRIES = 512 };
 bool mmu_walk_leaves(struct vcpu *vcpu, uint64_t gla, struct leaves *leaves);
+
+/* What one look at EPT's tables tells of 2 MiB of guest-physical addresses; all 0: of none yet. To be used between two instructions only. */
+struct ept_look {
+    bool known, mapped;
+    uint64_t piece;
+    struct leaves leaves;
+};
+/*
+ * A guest-physical address through EPT by the tables as they are, if the processor may hold that translation for reads: nothing is set, no
+ * exit pends. *writable stays true if it may hold it for writes, too (with flags in EPT: D is set). Without EPT nothing is changed.
+ */
+bool mmu_look_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa, bool *writable);
+
 /* A guest-physical address through EPT, for a read of the processor's own. False: a VM exit is pending. */
 bool mmu_walk_guest_physical(struct vcpu *vcpu, uint64_t *gpa);
 

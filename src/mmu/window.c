@@ -31,8 +31,8 @@
  * When views go. A flush makes nothing go at once: it marks the address space (or, for INVLPG, a piece of it) as stale, and
  * before user code uses the windows again, the views are compared with the guest's tables. One that agrees is kept: the processor might
  * have loaded that very translation after the flush. So a flush of everything costs a few nanoseconds a page, not a fault for each.
- * That also makes the windows independent of PCIDs: a space is known by its top-level table; a context of the TLB points to the
- * space that it runs in, and when a context takes it up or lays it down, the space is stale.
+ * That also makes the windows independent of PCIDs and VPIDs: a space is known by its top-level table, and in a VT-x guest with EPT by the
+ * EPT pointer; a context of the TLB points to the space that it runs in, and when a context takes it up or lays it down, the space is stale.
  *
  * The policy. Windows pay for code that runs long on the same pages, and cost dearly where pages come and go: a signal, a system call and
  * the refill of the host's TLB take some 10 microseconds. So all costs are counted in instructions that could have run
@@ -57,6 +57,7 @@ enum {
     THRESHOLD_MIN = WINDOW_HOT, THRESHOLD_MAX = 32 * THRESHOLD_MIN,
     COST_FAULT = 16000,                 /* the signal, the slow path, and coming back */
     COST_COMPARED_PIECE = 600,          /* the walk and 512 comparisons */
+    COST_COMPARED_BY_EPT = 6000,        /* with up to as many walks of EPT */
 };
 
 /* How much a fill brings beside the page that was asked for. */
@@ -105,10 +106,16 @@ void windows_destroy(struct windows *windows)
 
 static uint64_t present_root(const struct vcpu *vcpu) { return vcpu->mmu->cr3 & vcpu->mmu->format.address_mask; }
 
-static struct window_space *find_space(struct windows *windows, uint64_t root)
+static bool is_present(const struct vcpu *vcpu, const struct window_space *space)
 {
+    return space->root == present_root(vcpu) && space->eptp == vcpu->mmu->space.eptp;
+}
+
+static struct window_space *find_space(const struct vcpu *vcpu)
+{
+    struct windows *windows = vcpu->mmu->windows;
     for (unsigned i = 0; i < WINDOW_SPACES; i++)
-        if (windows->space[i].root == root)
+        if (is_present(vcpu, &windows->space[i]))
             return &windows->space[i];
     return NULL;
 }
@@ -127,9 +134,10 @@ static bool better_victim(const struct window_space *a, const struct window_spac
     return a->hot != b->hot ? !a->hot : a->last_use < b->last_use;
 }
 
-/* The space that rested longest, cold ones first, emptied; not the one in use. */
-static struct window_space *take_space(struct mmu *mmu, uint64_t root)
+/* The space that rested longest, cold ones first, emptied; not the one in use. It becomes the present one's. */
+static struct window_space *take_space(struct vcpu *vcpu)
 {
+    struct mmu *mmu = vcpu->mmu;
     struct windows *windows = mmu->windows;
     struct window_space *victim = &windows->space[0];
     for (unsigned i = 1; i < WINDOW_SPACES; i++)
@@ -137,7 +145,7 @@ static struct window_space *take_space(struct mmu *mmu, uint64_t root)
             victim = &windows->space[i];
     unlink_space(mmu, victim);
     window_free_space(windows, victim);
-    *victim = (struct window_space){ .root = root, .threshold = THRESHOLD_MIN };
+    *victim = (struct window_space){ .root = present_root(vcpu), .eptp = mmu->space.eptp, .threshold = THRESHOLD_MIN };
     return victim;
 }
 
@@ -197,13 +205,11 @@ static void judge(struct windows *windows, struct window_space *space)
 void window_account(struct vcpu *vcpu, uint64_t instructions)
 {
     struct mmu *mmu = vcpu->mmu;
-    if (vmx_guest(vcpu))
-        return;
     if (unlikely(!mmu->windows) && !(mmu->windows = windows_create(vcpu)))
         return;
     struct tlb_context *context = mmu->context;
     if (!context->space)
-        context->space = take_space(mmu, present_root(vcpu));
+        context->space = take_space(vcpu);
     struct window_space *space = context->space;
     space->last_use = ++mmu->windows->ticks;
     space->run += instructions;
@@ -230,12 +236,11 @@ void window_follow_cr3(struct vcpu *vcpu, bool flushed)
 {
     struct mmu *mmu = vcpu->mmu;
     struct tlb_context *context = mmu->context;
-    uint64_t root = present_root(vcpu);
-    if (!mmu->windows || (context->space && context->space->root == root))
+    if (!mmu->windows || (context->space && is_present(vcpu, context->space)))
         return;
     window_flush_context(context);
     context->space = NULL;
-    struct window_space *space = find_space(mmu->windows, root);
+    struct window_space *space = find_space(vcpu);
     if (!space)
         return;
     unlink_space(mmu, space);
@@ -291,6 +296,8 @@ struct comparison {
     uint64_t kept, changed;
 };
 
+static uint64_t cost_of_scan(const struct vcpu *vcpu) { return vcpu->mmu->space.ept ? COST_COMPARED_BY_EPT : COST_COMPARED_PIECE; }
+
 /* What to show where `old` was shown and the guest's tables now say `now`. */
 static inline uint64_t compared(struct vcpu *vcpu, uint64_t old, uint64_t now)
 {
@@ -314,7 +321,7 @@ static void compare_piece(struct vcpu *vcpu, struct piece *piece, struct compari
     piece->large = scan.large;
     piece->space->huge |= scan.huge;
     piece->space->global |= scan.global;
-    piece->space->cost += COST_COMPARED_PIECE;
+    piece->space->cost += cost_of_scan(vcpu);
     if (changed)
         window_show(windows, piece, 0, PIECE_PAGES, scan.view);
     window_release_piece(windows, piece);
@@ -361,12 +368,15 @@ static bool keys_matter(const struct mmu *mmu)
     return mmu->pke && ((mmu->pkru & PKRU_OF_KEY_0) || (mmu->pkeys_seen & ~KEY_0));
 }
 
-/* The space in which the vCPU may use windows now, with nothing in it that a flush should have taken; or NULL. */
+/*
+ * The space in which the vCPU may use windows now, with nothing in it that a flush should have taken; or NULL. On the way out of a VT-x guest
+ * nothing is compared: what an EPT violation made void the hypervisor may change now with no flush after it.
+ */
 static struct window_space *usable_space(struct vcpu *vcpu)
 {
     const struct mmu *mmu = vcpu->mmu;
     struct window_space *space = mmu->context->space;
-    if (!space || !space->hot || vcpu->cpl != 3 || !vcpu_code64(vcpu) || vmx_guest(vcpu))
+    if (!space || !space->hot || vcpu->cpl != 3 || !vcpu_code64(vcpu) || vcpu->pending.kind == EVENT_VM_EXIT)
         return NULL;
     if (mmu->watching || mmu->alignment_check || keys_matter(mmu))
         return NULL;
@@ -488,7 +498,7 @@ static void anticipate(struct vcpu *vcpu, struct window_space *space)
     struct window_scan scan;
     if (gla >> 47 || !make_room(windows, space))
         return;
-    space->cost += COST_COMPARED_PIECE;
+    space->cost += cost_of_scan(vcpu);
     window_scan(vcpu, gla, &scan);
     uint64_t wanted = window_claim(vcpu, scan.view[(gla >> PAGE_SHIFT) % PIECE_PAGES]);
     struct piece *piece = wanted ? window_make_piece(windows, space, gla) : NULL;
@@ -557,7 +567,7 @@ unsigned window_info(const struct vcpu *vcpu, struct window_info *info)
         if (space->root == WINDOW_NO_ROOT)
             continue;
         info[count++] = (struct window_info){
-            .root = space->root, .hot = space->hot, .present = space == vcpu->mmu->context->space, .windows = space->window_count,
+            .root = space->root, .eptp = space->eptp, .hot = space->hot, .present = space == vcpu->mmu->context->space, .windows = space->window_count,
             .pages = space->pages, .mappings = (uint64_t)space->borders, .run = space->run, .cost = space->cost, .threshold = space->threshold,
         };
     }

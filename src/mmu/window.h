@@ -30,7 +30,7 @@ bool window_supported(void);
 
 /*
  * The table of the address space that the vCPU is in, if its user code is to run with windows just now; 0: with inline checks.
- * Only at CPL 3 in 64-bit mode. The answer holds until CPL 3 or translated code is left (posted work may flush the TLB), AC or
+ * Only at CPL 3 in 64-bit mode, and not while a VM exit is pending. The answer holds until CPL 3 or translated code is left (posted work may flush the TLB), AC or
  * PKRU is changed, or window_account or window_fill called, which may turn the space cold. Until another space is
  * entered an old table stays harmless: accesses through it fault.
  */
@@ -66,6 +66,7 @@ void window_missed(struct vcpu *vcpu);
 /* What is known of one address space, for the monitor. run, cost and threshold are in instructions (window.c, "The policy"). */
 struct window_info {
     uint64_t root;                      /* guest-physical address of its top-level table */
+    uint64_t eptp;                      /* of the VT-x guest that it is in, if that has EPT; else 0 */
     bool hot, present;                  /* has windows; is the one that the vCPU is in */
     unsigned windows;
     uint64_t pages, mappings;           /* guest pages shown, and the host's mappings for them */

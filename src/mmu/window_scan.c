@@ -3,16 +3,27 @@
 #include "mmu/walk.h"
 #include "mmu/window_impl.h"
 #include "mmu/writer.h"
+#include "vmx/vmx.h"
 
-/* What the host can show of guest memory: a shareable page, not to be written if it is ROM. `slot` remembers the last one that was asked for. */
-static uint64_t showable(const struct vcpu *vcpu, const struct ram_slot **slot, uint64_t view)
+/* What was found for the page before: the next one is likely near it. */
+struct nearby {
+    struct ept_look ept;
+    const struct ram_slot *slot;
+};
+
+/* What the host can show of guest memory: a shareable page, not to be written if it is ROM or by EPT, and not the APIC-access page. */
+static uint64_t showable(struct vcpu *vcpu, struct nearby *nearby, uint64_t view)
 {
     uint64_t frame = view & ~PAGE_MASK;
-    if (!*slot || frame - (*slot)->gpa >= (*slot)->size || (*slot)->mixed)
-        *slot = ram_find(vcpu->ram, frame);
-    if (!view || !*slot || (*slot)->fd < 0)
+    bool writable = view & VIEW_WRITABLE;
+    if (!view || !mmu_look_through_ept(vcpu, &nearby->ept, &frame, &writable) || vmx_is_apic_access_page(vcpu, frame))
         return 0;
-    return ram_is_rom(*slot, frame) ? view & ~(uint64_t)VIEW_WRITABLE : view;
+    const struct ram_slot *slot = nearby->slot;
+    if (!slot || frame - slot->gpa >= slot->size || slot->mixed)
+        slot = nearby->slot = ram_find(vcpu->ram, frame);
+    if (!slot || slot->fd < 0)
+        return 0;
+    return frame | VIEW_MAPPED | (writable && !ram_is_rom(slot, frame) ? VIEW_WRITABLE : 0);
 }
 
 /* The view of a leaf with the rights of `above`; 0: the processor would hold no translation for user data. */
@@ -28,21 +39,21 @@ static uint64_t view_of(const struct mmu *mmu, uint64_t gpa, uint64_t entry, uin
 static void scan_table(struct vcpu *vcpu, const struct leaves *leaves, struct window_scan *scan)
 {
     const struct mmu *mmu = vcpu->mmu;
-    const struct ram_slot *slot = NULL;
+    struct nearby nearby = { 0 };
     for (unsigned i = 0; i < PIECE_PAGES; i++) {
         uint64_t entry = __atomic_load_n(&leaves->entry[i], __ATOMIC_RELAXED);
         if (!(entry & PTE_P) || (entry & mmu->format.level[0].leaf_reserved))
             continue;
-        scan->view[i] = showable(vcpu, &slot, view_of(mmu, entry & mmu->format.address_mask, entry, leaves->above));
+        scan->view[i] = showable(vcpu, &nearby, view_of(mmu, entry & mmu->format.address_mask, entry, leaves->above));
         scan->global |= mmu->pge && (entry & PTE_G);
     }
 }
 
 static void scan_large(struct vcpu *vcpu, const struct leaves *leaves, struct window_scan *scan)
 {
-    const struct ram_slot *slot = NULL;
+    struct nearby nearby = { 0 };
     for (unsigned i = 0; i < PIECE_PAGES; i++)
-        scan->view[i] = showable(vcpu, &slot, view_of(vcpu->mmu, leaves->large_gpa + i * PAGE_SIZE, leaves->large, leaves->above));
+        scan->view[i] = showable(vcpu, &nearby, view_of(vcpu->mmu, leaves->large_gpa + i * PAGE_SIZE, leaves->large, leaves->above));
     scan->large = true;
     scan->huge = leaves->page_shift > PIECE_SHIFT;
     scan->global = vcpu->mmu->pge && (leaves->large & PTE_G);
@@ -60,18 +71,25 @@ void window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan)
         scan_large(vcpu, &leaves, scan);
 }
 
+static const uint64_t *table_at(struct vcpu *vcpu, uint64_t gpa)
+{
+    struct ept_look look = { 0 };
+    bool writable = true;
+    return mmu_look_through_ept(vcpu, &look, &gpa, &writable) ? (const uint64_t *)ram_host(vcpu->ram, gpa) : NULL;
+}
+
 /* The next table that an entry points to, if user data may lie under it. */
 static const uint64_t *table_under(struct vcpu *vcpu, uint64_t entry)
 {
     enum { NEEDED = PTE_P | PTE_U | PTE_A };
-    return (entry & NEEDED) == NEEDED && !(entry & PTE_PS) ? (const uint64_t *)ram_host(vcpu->ram, entry & vcpu->mmu->format.address_mask) : NULL;
+    return (entry & NEEDED) == NEEDED && !(entry & PTE_PS) ? table_at(vcpu, entry & vcpu->mmu->format.address_mask) : NULL;
 }
 
 void window_find_chunks(struct vcpu *vcpu, bool *used)
 {
     enum { CHUNK_ENTRIES = 1 << (WINDOW_CHUNK_SHIFT - 30), USER_ENTRIES = PAGING_ENTRIES / 2, CHUNKS_PER_ENTRY = PAGING_ENTRIES / CHUNK_ENTRIES };
     const struct mmu *mmu = vcpu->mmu;
-    const uint64_t *top = (const uint64_t *)ram_host(vcpu->ram, vcpu->cr3 & mmu->format.address_mask);
+    const uint64_t *top = table_at(vcpu, vcpu->cr3 & mmu->format.address_mask);
     if (top && mmu->format.levels == PAGING_LEVELS_MAX)
         top = table_under(vcpu, top[0]);
     for (unsigned i = 0; top && i < USER_ENTRIES; i++) {

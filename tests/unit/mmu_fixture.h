@@ -87,6 +87,7 @@ static inline void fixture_vcpu_init(struct vcpu *vcpu, struct ram *ram, struct 
     pthread_cond_init(&vcpu->wake, NULL);
     /* The walker takes its limits once from CPUID; a test wants its own. */
     vcpu->mmu->mode = (struct paging_mode){ .physical_bits = FIXTURE_PHYSICAL_BITS, .pse36 = true, .page1gb = true };
+    paging_format_select_ept(&vcpu->mmu->ept_format, &vcpu->mmu->mode);
     vcpu->mmu->limits_known = true;
     mmu_mode_changed(vcpu);
 }
