@@ -28,7 +28,7 @@ enum http_status call_status(enum vmm_result result)
 
 enum http_status endpoint_vm_create(struct call *call)
 {
-    struct vm_config *config = vm_config_parse(call->body, call->subject->defaults, &call->err);
+    struct vm_config *config = vm_config_parse(call->body, call->subject->defaults, call->subject->name, &call->err);
     return config ? call_status(vmm_create_vm(call->subject->vmm, config, &call->err)) : HTTP_BAD_REQUEST;
 }
 

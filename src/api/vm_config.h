@@ -40,9 +40,9 @@ void vm_config_keep(struct vm_config *config, struct machine *machine);
 
 /*
  * What a VmConfig asks for, on top of the defaults, whose strings stay borrowed; the JSON itself is not needed afterwards. NULL: err names the
- * member that is wrong or not offered.
+ * member that is wrong or not offered. name: of the machine, for its seed; NULL: none.
  */
-struct vm_config *vm_config_parse(json_t *json, const struct machine_config *defaults, struct error *err);
+struct vm_config *vm_config_parse(json_t *json, const struct machine_config *defaults, const char *name, struct error *err);
 /* A disk (DiskConfig) or network card (NetConfig); its strings are the configuration's. False: err says why. */
 bool vm_config_parse_disk(struct vm_config *config, json_t *json, struct disk_config *disk, struct error *err);
 bool vm_config_parse_net(struct vm_config *config, json_t *json, struct net_config *net, struct error *err);

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "machine/hotplug.h"
 #include "machine/layout.h"
+#include "machine/seed_file.h"
 
 /* --- which members there may be --- */
 
@@ -315,35 +316,6 @@ static bool parse_own(struct vm_config *config, json_t *json, struct error *err)
            take_bool(json, "no_reboot", &config->own.no_reboot, err) && parse_vnc(config, json, err);
 }
 
-static bool parse_all(struct vm_config *config, json_t *json, struct error *err)
-{
-    bool ok = check_fields(json, "vm", err);
-    json_t *cpus = take_object(json, "cpus", "cpus", &ok, err), *memory = take_object(json, "memory", "memory", &ok, err);
-    json_t *payload = take_object(json, "payload", "payload", &ok, err), *rng = take_object(json, "rng", "rng", &ok, err);
-    json_t *doppel = take_object(json, "doppel", "doppel", &ok, err);
-    if (!ok || !parse_cpus(config, cpus, err) || !take_memory(memory, "size", &config->own.memory, err) || !parse_payload(config, payload, err) ||
-        !parse_list(config, json, "disks", vm_config_add_disk, err) || !parse_list(config, json, "net", vm_config_add_net, err) ||
-        !take_bool(json, "watchdog", &config->own.watchdog, err) || !parse_consoles(config, json, err) || !parse_own(config, doppel, err))
-        return false;
-    config->own.rng |= rng != NULL;
-    config->own.on_watchdog = MACHINE_ACTION_RESET;     /* Cloud Hypervisor's */
-    if (config->own.kernel || config->own.firmware)
-        return true;
-    config->own.firmware = "bios";
-    return config->own.disk_count || error_set(err, "there is nothing to boot: a 'kernel' or 'firmware' in 'payload', or a disk");
-}
-
-struct vm_config *vm_config_parse(json_t *json, const struct machine_config *defaults, struct error *err)
-{
-    struct vm_config *config = vm_config_create(defaults, err);
-    if (!config)
-        return NULL;
-    if (parse_all(config, json, err))
-        return config;
-    vm_config_destroy(config);
-    return NULL;
-}
-
 /* Disks first, then cards. */
 static bool is_absent(const struct machine_config *machine, unsigned i)
 {
@@ -363,6 +335,51 @@ static bool id_is_new(const struct machine_config *machine, struct error *err)
                 return error_set(err, "two devices have the id '%s'", id);
         }
     return true;
+}
+
+/* As a further disk, behind the others: the first is what firmware boots from. */
+static bool add_seed(struct vm_config *config, json_t *json, const char *name, struct error *err)
+{
+    struct seed_contents contents = { .name = name, .keys_from = "'ssh_keys'" };
+    if (!borrow_text(json, "user_data", &contents.user_data, err) || !borrow_text(json, "ssh_keys", &contents.ssh_keys, err))
+        return false;
+    if (!contents.user_data && !contents.ssh_keys)
+        return true;
+    if (contents.user_data && !seed_user_data_is_known(contents.user_data))
+        return error_set(err, "cloud-init would not understand 'user_data': its first line should be '#cloud-config', or '#!' and a shell");
+    char *path = seed_add_disk(&contents, &config->own, err);
+    return path && own(config, path, err) && id_is_new(&config->own, err);
+}
+
+static bool parse_all(struct vm_config *config, json_t *json, const char *name, struct error *err)
+{
+    bool ok = check_fields(json, "vm", err);
+    json_t *cpus = take_object(json, "cpus", "cpus", &ok, err), *memory = take_object(json, "memory", "memory", &ok, err);
+    json_t *payload = take_object(json, "payload", "payload", &ok, err), *rng = take_object(json, "rng", "rng", &ok, err);
+    json_t *doppel = take_object(json, "doppel", "doppel", &ok, err);
+    if (!ok || !parse_cpus(config, cpus, err) || !take_memory(memory, "size", &config->own.memory, err) || !parse_payload(config, payload, err) ||
+        !parse_list(config, json, "disks", vm_config_add_disk, err) || !parse_list(config, json, "net", vm_config_add_net, err) ||
+        !take_bool(json, "watchdog", &config->own.watchdog, err) || !parse_consoles(config, json, err) || !parse_own(config, doppel, err))
+        return false;
+    config->own.rng |= rng != NULL;
+    config->own.on_watchdog = MACHINE_ACTION_RESET;     /* Cloud Hypervisor's */
+    if (!config->own.kernel && !config->own.firmware) {
+        config->own.firmware = "bios";
+        if (!config->own.disk_count)
+            return error_set(err, "there is nothing to boot: a 'kernel' or 'firmware' in 'payload', or a disk");
+    }
+    return add_seed(config, doppel, name, err);
+}
+
+struct vm_config *vm_config_parse(json_t *json, const struct machine_config *defaults, const char *name, struct error *err)
+{
+    struct vm_config *config = vm_config_create(defaults, err);
+    if (!config)
+        return NULL;
+    if (parse_all(config, json, name, err))
+        return config;
+    vm_config_destroy(config);
+    return NULL;
 }
 
 bool vm_config_add_disk(struct vm_config *config, json_t *json, struct error *err)

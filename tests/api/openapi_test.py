@@ -78,6 +78,7 @@ class Described(Case):
 class Served(Case):
     def setUp(self):
         super().setUp()
+        self.environment["XDG_CACHE_HOME"] = os.path.join(self.folder, "cache")
         self.doppel("serve", "-d", "--name", "vm")
 
     def call(self, method, path, body=None, status=None):
@@ -175,6 +176,29 @@ class Served(Case):
         self.assertEqual(ids(), ["_disk1", "_disk2"])
         self.call("PUT", "/api/v1/vm.add-disk", {"path": "/no/such/new"}, 204)
         self.assertEqual(ids(), ["_disk0", "_disk1", "_disk2"])
+
+    def test_a_cloud_image_gets_its_seed(self):
+        config = {"payload": {"firmware": self.firmware()}, "memory": {"size": 16 << 20}, "disks": [{"path": self.cd_image("disk")}]}
+        key = "ssh-ed25519 AAAA \"me\\"
+
+        def create(status, **seed):
+            return self.call("PUT", "/api/v1/vm.create", dict(config, doppel=seed), status)[1]
+
+        self.assertIn("'#cloud-config'", create(400, user_data="packages: [vim]")[0])
+        self.assertIn("'ssh_keys' is a private key", create(400, ssh_keys="-----BEGIN OPENSSH PRIVATE KEY-----")[0])
+        self.assertIn("no public SSH key in 'ssh_keys'", create(400, ssh_keys="")[0])
+        create(204, user_data="#cloud-config\npackages: [vim]\n", ssh_keys="# mine\n" + key + "\r\n\nssh-rsa BBBB")
+        disks = self.call("GET", "/api/v1/vm.info", status=200)[1]["config"]["disks"]
+        self.assertEqual((len(disks), disks[1]["readonly"]), (2, True))
+        self.assertTrue(disks[1]["path"].startswith(self.folder + "/cache/doppel/seeds/"))
+        self.assertEqual(os.stat(disks[1]["path"]).st_mode & 0o077, 0)
+        with open(disks[1]["path"], "rb") as file:
+            seed = file.read()
+        self.assertIn(b"#cloud-config\npackages: [vim]\n", seed)
+        self.assertRegex(seed, rb"instance-id: vm-[0-9a-f]{16}\nlocal-hostname: vm\npublic-keys: ")
+        keys = re.search(rb"public-keys: (\[.*\])\n", seed)[1]
+        self.assertEqual(yaml.safe_load(keys), [key, "ssh-rsa BBBB"])
+        self.call("PUT", "/api/v1/vm.boot", status=204)
 
     def test_a_cd_is_changed(self):
         def cds():

@@ -3,6 +3,7 @@
  * is ever booted: the process counts as ending, which vm.boot is told. Nothing may crash, leak or go without a status. Under the sanitizers.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "api/endpoints.h"
@@ -24,6 +25,9 @@ static const char *const bodies[] = {
     "{\"payload\":{\"firmware\":\"bios\"},\"balloon\":{\"size\":0},\"numa\":[],\"platform\":{\"tdx\":false},\"doppel\":{\"engine\":\"dbt\"}}",
     "{\"path\":\"/d\",\"serial\":\"s\",\"direct\":false,\"backing_files\":true}",
     "{\"desired_vcpus\":4,\"desired_ram\":67108864,\"desired_balloon\":0}",
+    "{\"payload\":{\"firmware\":\"bios\"},\"disks\":[{\"doppel_bus\":\"cdrom\",\"id\":\"a\"}],\"doppel\":{\"user_data\":\"#cloud-config\",\"ssh_keys\":\"ssh-rsa A\"}}",
+    "{\"payload\":{\"firmware\":\"bios\"},\"disks\":[{\"doppel_bus\":\"cdrom\",\"id\":\"a\"},{\"path\":\"/c\",\"doppel_bus\":\"cdrom\"}]}",
+    "{\"id\":\"a\",\"path\":\"/d\",\"image_type\":\"Raw\",\"force\":true}",
     "{\"command\":\"info cpus\"}",
     "{\"source_url\":\"file:///no/such/place\",\"resume\":true}",
     "{\"destination_url\":\"file:///no/such/place\"}",
@@ -71,6 +75,7 @@ int main(int argc, char **argv)
     const struct vmm_hooks hooks = { 0 };
     struct machine_config defaults = { 0 };
     struct error err;
+    setenv("XDG_CACHE_HOME", "/proc/no/such/place", 1);     /* seeds are made, but not kept */
     struct vmm *vmm = vmm_create(&hooks, NULL, &err);
     const struct server_subject subject = { .vmm = vmm, .name = "fuzz", .defaults = &defaults };
     static struct http_parser parser;
