@@ -398,3 +398,44 @@ def hotplug(test):
         devices_of(machine, "vda eth0 eth1")
         machine.send("poweroff -f\n")
         machine.end(exit_status("DONE"))
+
+
+def data_cd(test, name):
+    """A CD with a file that holds the name."""
+    tree, path = test.path("tree-" + name), test.path(name + ".iso")
+    os.mkdir(tree)
+    with open(os.path.join(tree, "name"), "w", encoding="utf-8") as file:
+        file.write("CD-%s\n" % name)
+    run("xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", path, tree)
+    return path
+
+
+@case("a guest mounts the CDs that are put into its drive while it runs; a mounted one is only taken by force, and the guest is told")
+def cd_change(test):
+    first, second, monitor = data_cd(test, "first"), data_cd(test, "second"), test.path("monitor")
+    with test.linux("amd64", "--cdrom", "none", "--monitor", "socket:" + monitor, append="quiet doppel.more=yes") as machine:
+        machine.expect(r"^doppel:/# ")
+        with Monitor(monitor) as session:
+            def media(words, answer):
+                text = session.ask("media " + words)
+                if answer not in text:
+                    raise Failure("media %s: %s" % (words, text))
+
+            def mount(answer):
+                machine.command_line("mount -t iso9660 -o ro /dev/sr0 /mnt 2>/dev/null; cat /mnt/name || echo no-$((1 + 1))", answer)
+            machine.command_line("until [ -b /dev/sr0 ]; do sleep 1; done; echo drive-$((1 + 1))", "^drive-2$")
+            mount("^no-2$")
+            media(first, "done")
+            mount("^CD-first$")
+            media(second, "locked")
+            media("none", "locked")
+            machine.command_line("umount /mnt && echo out-$((1 + 1))", "^out-2$")
+            media(second, "done")
+            mount("^CD-second$")
+            media("none force", "done")
+            machine.command_line("dd if=/dev/sr0 of=/dev/null bs=2048 skip=16 count=1 iflag=direct 2>/dev/null || echo gone-$((1 + 1))", "^gone-2$")
+            machine.command_line("umount /mnt && echo out-$((2 + 2))", "^out-4$")
+            media("_disk0 " + first, "done")
+            mount("^CD-first$")
+        machine.send("poweroff -f\n")
+        machine.end(exit_status("DONE"))
