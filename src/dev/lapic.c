@@ -2,14 +2,14 @@
  * The local APIC: Intel SDM3 chapter 11 "Advanced Programmable Interrupt Controller (APIC)".
  *
  * One lock guards the registers, since messages come from any thread. What follows from a register access (waking the
- * processor, an IPI, an EOI broadcast) is noted in a `struct after` under the lock and done when it is released:
+ * processor, an IPI, an EOI broadcast) is noted in a `struct lapic_after` under the lock and done when it is released:
  * IPIs would otherwise take two APICs' locks in either order, and the EOI broadcast needs the board lock, which
- * stands before ours.
+ * stands before ours. The timer is in lapic_timer.c.
  *
  * Not modelled: SMIs, the CMCI, thermal and performance-counter sources (their LVT entries hold what is written), focus
  * processors, arbitration priority. The xAPIC ID register is read-only, as in current processors.
  */
-#include "dev/lapic.h"
+#include "dev/lapic_internal.h"
 
 #include <string.h>
 
@@ -45,19 +45,6 @@ enum { MSR_IA32_APIC_BASE = 0x1B, MSR_IA32_TSC_DEADLINE = 0x6E0, MSR_X2APIC_FIRS
 enum { APIC_BASE_BSP = 1 << 8, APIC_BASE_EXTD = 1 << 10, APIC_BASE_EN = 1 << 11 };
 static const uint64_t apic_base_default = 0xFEE00000;
 
-/* SDM3 §11.5.1 "Local Vector Table" */
-enum {
-    LVT_VECTOR = 0xFF,
-    LVT_DELIVERY = 7 << 8,
-    LVT_STATUS = 1 << 12,
-    LVT_POLARITY = 1 << 13,
-    LVT_REMOTE_IRR = 1 << 14,
-    LVT_LEVEL = 1 << 15,
-    LVT_MASKED = 1 << 16,
-    LVT_TIMER_MODE = 3 << 17,
-};
-enum lapic_timer_mode { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC_DEADLINE };
-
 static const uint32_t lvt_writable[LVT_COUNT] = {
     [LVT_TIMER] = LVT_VECTOR | LVT_MASKED | LVT_TIMER_MODE,
     [LVT_THERMAL] = LVT_VECTOR | LVT_DELIVERY | LVT_MASKED,
@@ -85,24 +72,9 @@ enum icr_shorthand { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OT
 /* §11.4.8 "Local APIC Version Register": an integrated APIC, six LVT entries, EOI-broadcast suppression. */
 enum { VERSION_VALUE = 0x14 | (LVT_COUNT - 1) << 16 | 1 << 24 };
 
-/*
- * A periodic timer fires at most this often, so that a guest cannot keep the event loop busy with it. Expiries that
- * fall between are one interrupt, as they are in an IRR bit that is already set.
- */
-enum { PERIOD_MIN_NS = 20000 };
-
-/* What is to be done once the lock is released. */
-struct after {
-    uint32_t request;
-    uint8_t sipi_vector;
-    bool eoi, send;
-    uint8_t eoi_vector;
-    struct apic_message message;
-};
-
 /* --- helpers --- */
 
-static void finish(struct lapic *lapic, const struct after *after)
+void lapic_finish(struct lapic *lapic, const struct lapic_after *after)
 {
     pthread_mutex_unlock(&lapic->lock);
     if (after->request && lapic->signal.raise)
@@ -149,10 +121,10 @@ static int deliverable(const struct lapic *lapic)
     return vector >= 0 && ((uint32_t)vector & 0xF0) > (processor_priority(lapic) & 0xF0) ? vector : -1;
 }
 
-static void accept(struct lapic *lapic, uint8_t vector, bool level, struct after *after);
+static void accept(struct lapic *lapic, uint8_t vector, bool level, struct lapic_after *after);
 
 /* Records an error and tells of it by LVT error (which cannot tell of its own illegal vector). */
-static void record_error(struct lapic *lapic, uint32_t bit, struct after *after)
+static void record_error(struct lapic *lapic, uint32_t bit, struct lapic_after *after)
 {
     uint32_t lvt = lapic->lvt[LVT_ERROR];
     lapic->esr |= bit;
@@ -161,7 +133,7 @@ static void record_error(struct lapic *lapic, uint32_t bit, struct after *after)
 }
 
 /* A fixed interrupt for this APIC (SDM3 §11.8.4 "Interrupt Acceptance for Fixed Interrupts"). */
-static void accept(struct lapic *lapic, uint8_t vector, bool level, struct after *after)
+static void accept(struct lapic *lapic, uint8_t vector, bool level, struct lapic_after *after)
 {
     if (vector < 16) {
         record_error(lapic, ESR_RECEIVE_ILLEGAL_VECTOR, after);
@@ -176,7 +148,7 @@ static void accept(struct lapic *lapic, uint8_t vector, bool level, struct after
 }
 
 /* A local source with delivery mode of its LVT entry. */
-static void deliver_local(struct lapic *lapic, enum lapic_lvt n, struct after *after)
+void lapic_deliver_local(struct lapic *lapic, enum lapic_lvt n, struct lapic_after *after)
 {
     uint32_t lvt = lapic->lvt[n];
     if (lvt & LVT_MASKED)
@@ -207,154 +179,6 @@ static bool extint_waits(const struct lapic *lapic)
            (!enabled(lapic) || (!(lint0 & LVT_MASKED) && bits(lint0, 10, 8) == DELIVERY_EXTINT));
 }
 
-/* --- the timer: SDM3 §11.5.4 "APIC Timer" --- */
-
-static enum lapic_timer_mode timer_mode(const struct lapic *lapic) { return bits(lapic->lvt[LVT_TIMER], 18, 17); }
-
-static uint64_t divisor(const struct lapic *lapic)
-{
-    unsigned code = (lapic->divide & 3) | (lapic->divide >> 1 & 4);
-    return 1u << ((code + 1) & 7);
-}
-
-static uint64_t timer_hz(const struct lapic *lapic) { return lapic->timer_hz ? lapic->timer_hz : LAPIC_TIMER_HZ; }
-
-static uint64_t ticks_to_ns(const struct lapic *lapic, uint64_t ticks)
-{
-    uint64_t hz = timer_hz(lapic);
-    return (uint64_t)(((unsigned __int128)ticks * divisor(lapic) * NS_PER_SECOND + hz - 1) / hz);
-}
-
-static uint64_t elapsed_ticks(const struct lapic *lapic, uint64_t now)
-{
-    if (now <= lapic->timer_start_ns)
-        return 0;
-    return (uint64_t)((unsigned __int128)(now - lapic->timer_start_ns) * timer_hz(lapic) / NS_PER_SECOND / divisor(lapic));
-}
-
-/* What is left of the present period. */
-static uint32_t current_in_period(struct lapic *lapic)
-{
-    if (!lapic->initial_count)
-        return 0;
-    uint64_t elapsed = elapsed_ticks(lapic, clock_ns(lapic->device.world.clock));
-    return (uint32_t)(lapic->initial_count - elapsed % lapic->initial_count);
-}
-
-static uint32_t current_count(struct lapic *lapic)
-{
-    if (!lapic->counting || !lapic->initial_count || timer_mode(lapic) >= TIMER_TSC_DEADLINE)
-        return 0;
-    if (timer_mode(lapic) == TIMER_PERIODIC)
-        return current_in_period(lapic);
-    uint64_t elapsed = elapsed_ticks(lapic, clock_ns(lapic->device.world.clock));
-    return elapsed >= lapic->initial_count ? 0 : (uint32_t)(lapic->initial_count - elapsed);
-}
-
-static void arm_host_timer(struct lapic *lapic, uint64_t deadline_ns)
-{
-    lapic->timer_next_ns = deadline_ns;
-    if (deadline_ns != CLOCK_NEVER || timer_armed(&lapic->timer))
-        timer_arm(&lapic->timer, deadline_ns);
-}
-
-static void expire(struct lapic *lapic, struct after *after)
-{
-    trace(lapic->device.world.log, timer, "%s fires vector 0x%x", lapic->device.name, lapic->lvt[LVT_TIMER] & LVT_VECTOR);
-    deliver_local(lapic, LVT_TIMER, after);
-}
-
-/* The next expiry of a periodic count after `now`, in phase with its start. */
-static uint64_t next_period_ns(const struct lapic *lapic, uint64_t now)
-{
-    uint64_t rounds = elapsed_ticks(lapic, now) / lapic->initial_count + 1;
-    uint64_t next = lapic->timer_start_ns + ticks_to_ns(lapic, rounds * lapic->initial_count);
-    return max_u64(next, now + PERIOD_MIN_NS);
-}
-
-static uint64_t guest_tsc(struct lapic *lapic) { return clock_tsc(lapic->device.world.clock) + lapic->tsc_offset; }
-
-static void arm_tsc_deadline(struct lapic *lapic, struct after *after)
-{
-    if (!lapic->tsc_deadline) {
-        arm_host_timer(lapic, CLOCK_NEVER);
-        return;
-    }
-    struct clock *clock = lapic->device.world.clock;
-    uint64_t now = guest_tsc(lapic);
-    if (lapic->tsc_deadline <= now) {
-        lapic->tsc_deadline = 0;
-        arm_host_timer(lapic, CLOCK_NEVER);
-        expire(lapic, after);
-        return;
-    }
-    uint64_t wait = min_u64(lapic->tsc_deadline - now, 1ull << 60);     /* years; keeps the sum in range */
-    arm_host_timer(lapic, clock_ns(clock) + clock_tsc_to_ns(clock, wait) + 1);
-}
-
-/* The count was loaded, or how it counts has changed. */
-static void arm_count(struct lapic *lapic)
-{
-    uint64_t now = clock_ns(lapic->device.world.clock);
-    if (!lapic->counting || !lapic->initial_count) {
-        arm_host_timer(lapic, CLOCK_NEVER);
-    } else if (timer_mode(lapic) == TIMER_PERIODIC) {
-        arm_host_timer(lapic, next_period_ns(lapic, now));
-    } else {
-        arm_host_timer(lapic, lapic->timer_start_ns + ticks_to_ns(lapic, lapic->initial_count));
-    }
-}
-
-/* On the loop's thread. May come late for a deadline that has since been moved: timer_next_ns decides. */
-static void timer_fired(void *owner)
-{
-    struct lapic *lapic = owner;
-    struct after after = { 0 };
-    pthread_mutex_lock(&lapic->lock);
-    uint64_t now = clock_ns(lapic->device.world.clock);
-    if (lapic->timer_next_ns == CLOCK_NEVER || now < lapic->timer_next_ns) {
-        if (lapic->timer_next_ns != CLOCK_NEVER)
-            arm_host_timer(lapic, lapic->timer_next_ns);
-    } else if (timer_mode(lapic) == TIMER_TSC_DEADLINE) {
-        arm_tsc_deadline(lapic, &after);        /* expires, or waits on if the TSC is not there yet */
-    } else {
-        lapic->timer_next_ns = CLOCK_NEVER;
-        expire(lapic, &after);
-        if (timer_mode(lapic) == TIMER_PERIODIC && lapic->initial_count)
-            arm_host_timer(lapic, next_period_ns(lapic, now));
-        else
-            lapic->counting = false;
-    }
-    finish(lapic, &after);
-}
-
-static void write_initial_count(struct lapic *lapic, uint32_t value)
-{
-    if (timer_mode(lapic) == TIMER_TSC_DEADLINE)
-        return;         /* SDM3 §11.5.4.1: ignored in this mode */
-    lapic->initial_count = value;
-    lapic->counting = value;
-    lapic->timer_start_ns = clock_ns(lapic->device.world.clock);
-    arm_count(lapic);
-}
-
-/* The count goes on from `left`, as if it had run like that since it was loaded. */
-static void restart_at(struct lapic *lapic, uint32_t left)
-{
-    uint64_t now = clock_ns(lapic->device.world.clock), passed = ticks_to_ns(lapic, lapic->initial_count - left);
-    lapic->timer_start_ns = now > passed ? now - passed : 0;
-}
-
-static void write_divide(struct lapic *lapic, uint32_t value)
-{
-    uint32_t left = current_count(lapic);
-    lapic->divide = value & 0xB;
-    if (!left)
-        return;
-    restart_at(lapic, left);
-    arm_count(lapic);
-}
-
 /* --- registers --- */
 
 static void reset_registers(struct lapic *lapic)
@@ -373,26 +197,10 @@ static void reset_registers(struct lapic *lapic)
     lapic->counting = false;
     lapic->timer_start_ns = lapic->tsc_deadline = 0;
     lapic->extint_pending = false;
-    arm_host_timer(lapic, CLOCK_NEVER);
+    lapic_timer_arm(lapic, CLOCK_NEVER);
 }
 
-/* A running count goes on in the other mode; one that has run out stays at 0. TSC-deadline mode disarms either way. */
-static void timer_mode_changed(struct lapic *lapic, enum lapic_timer_mode old)
-{
-    bool ran_out = elapsed_ticks(lapic, clock_ns(lapic->device.world.clock)) >= lapic->initial_count;
-    if (old == TIMER_ONE_SHOT && ran_out && timer_mode(lapic) == TIMER_PERIODIC)
-        lapic->counting = false;
-    if (old == TIMER_PERIODIC && lapic->counting)
-        restart_at(lapic, current_in_period(lapic));
-    if (old == TIMER_TSC_DEADLINE || timer_mode(lapic) == TIMER_TSC_DEADLINE) {
-        lapic->initial_count = 0;
-        lapic->counting = false;
-        lapic->tsc_deadline = 0;
-    }
-    arm_count(lapic);
-}
-
-static void write_lvt(struct lapic *lapic, enum lapic_lvt n, uint32_t value, struct after *after)
+static void write_lvt(struct lapic *lapic, enum lapic_lvt n, uint32_t value, struct lapic_after *after)
 {
     uint32_t old = lapic->lvt[n];
     uint32_t kept = value & LVT_LEVEL ? old & LVT_REMOTE_IRR : 0;
@@ -400,12 +208,12 @@ static void write_lvt(struct lapic *lapic, enum lapic_lvt n, uint32_t value, str
     if (!(lapic->svr & SVR_ENABLE))
         lapic->lvt[n] |= LVT_MASKED;    /* SDM3 §11.4.7.2: cannot be unmasked while software-disabled */
     if (n == LVT_TIMER && ((old ^ value) & LVT_TIMER_MODE))
-        timer_mode_changed(lapic, bits(old, 18, 17));
+        lapic_timer_mode_changed(lapic, old);
     /* A level that has been waiting at an input is seen when the entry is unmasked. */
     if ((n == LVT_LINT0 || n == LVT_LINT1) && lapic->lint_level[n - LVT_LINT0]) {
         bool waits = bits(value, 10, 8) == DELIVERY_EXTINT || (bits(value, 10, 8) == DELIVERY_FIXED && value & LVT_LEVEL);
         if (waits)
-            deliver_local(lapic, n, after);
+            lapic_deliver_local(lapic, n, after);
     }
 }
 
@@ -418,7 +226,7 @@ static void write_svr(struct lapic *lapic, uint32_t value)
         lapic->lvt[i] |= LVT_MASKED;
 }
 
-static void write_eoi(struct lapic *lapic, struct after *after)
+static void write_eoi(struct lapic *lapic, struct lapic_after *after)
 {
     int vector = highest_vector(lapic->isr);
     if (vector < 0)
@@ -433,14 +241,14 @@ static void write_eoi(struct lapic *lapic, struct after *after)
                 continue;
             *lvt &= ~(uint32_t)LVT_REMOTE_IRR;
             if (lapic->lint_level[lint])
-                deliver_local(lapic, LVT_LINT0 + lint, after);
+                lapic_deliver_local(lapic, LVT_LINT0 + lint, after);
         }
     }
     if (deliverable(lapic) >= 0)
         after->request |= REQUEST_INTERRUPT;
 }
 
-static void write_tpr(struct lapic *lapic, uint32_t value, struct after *after)
+static void write_tpr(struct lapic *lapic, uint32_t value, struct lapic_after *after)
 {
     lapic->tpr = value & 0xFF;
     if (deliverable(lapic) >= 0)
@@ -448,7 +256,7 @@ static void write_tpr(struct lapic *lapic, uint32_t value, struct after *after)
 }
 
 /* SDM3 §11.6.1; Tables 11-3 and 11-4 say which combinations mean anything. */
-static void send_ipi(struct lapic *lapic, uint64_t icr, struct after *after)
+static void send_ipi(struct lapic *lapic, uint64_t icr, struct lapic_after *after)
 {
     uint8_t delivery = bits(icr, 10, 8), vector = (uint8_t)icr;
     enum icr_shorthand shorthand = bits(icr, 19, 18);
@@ -507,7 +315,7 @@ static bool read_register(struct lapic *lapic, unsigned reg, uint32_t *value)
     case APIC_ICR_LOW: *value = (uint32_t)lapic->icr; return true;
     case APIC_LVT_FIRST ... APIC_LVT_LAST: *value = lapic->lvt[reg - APIC_LVT_FIRST]; return true;
     case APIC_TIMER_INITIAL: *value = lapic->initial_count; return true;
-    case APIC_TIMER_CURRENT: *value = current_count(lapic); return true;
+    case APIC_TIMER_CURRENT: *value = lapic_timer_current(lapic); return true;
     case APIC_TIMER_DIVIDE: *value = lapic->divide; return true;
     default: break;
     }
@@ -523,7 +331,7 @@ static bool read_register(struct lapic *lapic, unsigned reg, uint32_t *value)
 }
 
 /* Registers that both modes write alike. False: there is no such register. */
-static bool write_register(struct lapic *lapic, unsigned reg, uint32_t value, struct after *after)
+static bool write_register(struct lapic *lapic, unsigned reg, uint32_t value, struct lapic_after *after)
 {
     switch (reg) {
     case APIC_TPR: write_tpr(lapic, value, after); return true;
@@ -534,13 +342,13 @@ static bool write_register(struct lapic *lapic, unsigned reg, uint32_t value, st
         lapic->esr = 0;
         return true;
     case APIC_LVT_FIRST ... APIC_LVT_LAST: write_lvt(lapic, reg - APIC_LVT_FIRST, value, after); return true;
-    case APIC_TIMER_INITIAL: write_initial_count(lapic, value); return true;
-    case APIC_TIMER_DIVIDE: write_divide(lapic, value); return true;
+    case APIC_TIMER_INITIAL: lapic_timer_write_initial(lapic, value); return true;
+    case APIC_TIMER_DIVIDE: lapic_timer_write_divide(lapic, value); return true;
     default: return false;
     }
 }
 
-static bool write_register_xapic(struct lapic *lapic, unsigned reg, uint32_t value, struct after *after)
+static bool write_register_xapic(struct lapic *lapic, unsigned reg, uint32_t value, struct lapic_after *after)
 {
     switch (reg) {
     case APIC_ID: case APIC_VERSION: case APIC_APR: case APIC_PPR: case APIC_RRD: case APIC_TIMER_CURRENT:
@@ -559,7 +367,7 @@ static bool write_register_xapic(struct lapic *lapic, unsigned reg, uint32_t val
 
 /* --- access: the APIC page --- */
 
-static void page_read(struct lapic *lapic, struct access *access, struct after *after)
+static void page_read(struct lapic *lapic, struct access *access, struct lapic_after *after)
 {
     unsigned offset = access->address & PAGE_MASK, within = offset & 15;
     uint32_t value;
@@ -571,7 +379,7 @@ static void page_read(struct lapic *lapic, struct access *access, struct after *
     access->value = (uint64_t)value >> (within * 8) & size_mask(access->size);
 }
 
-static void page_write(struct lapic *lapic, const struct access *access, struct after *after)
+static void page_write(struct lapic *lapic, const struct access *access, struct lapic_after *after)
 {
     unsigned offset = access->address & PAGE_MASK;
     /* SDM3 §11.4.1: registers are to be accessed with aligned 32-bit loads and stores; the rest is undefined. */
@@ -586,7 +394,7 @@ static void page_write(struct lapic *lapic, const struct access *access, struct 
 static bool lapic_mmio(void *intc, struct access *access)
 {
     struct lapic *lapic = intc;
-    struct after after = { 0 };
+    struct lapic_after after = { 0 };
     pthread_mutex_lock(&lapic->lock);
     bool ours = enabled(lapic) && !x2apic(lapic) &&
                 align_down(access->address, PAGE_SIZE) == align_down(lapic->apic_base, PAGE_SIZE);
@@ -594,7 +402,7 @@ static bool lapic_mmio(void *intc, struct access *access)
         page_write(lapic, access, &after);
     else if (ours)
         page_read(lapic, access, &after);
-    finish(lapic, &after);
+    lapic_finish(lapic, &after);
     return ours;
 }
 
@@ -632,7 +440,7 @@ static uint32_t x2apic_reserved(unsigned reg)
     }
 }
 
-static bool write_x2apic(struct lapic *lapic, unsigned reg, uint64_t value, struct after *after)
+static bool write_x2apic(struct lapic *lapic, unsigned reg, uint64_t value, struct lapic_after *after)
 {
     if (reg == APIC_ICR_LOW) {
         if (value & UINT32_MAX & ~(uint64_t)(ICR_WRITABLE | LVT_STATUS))
@@ -661,7 +469,7 @@ static bool read_msr_locked(struct lapic *lapic, uint32_t msr, uint64_t *value)
         return true;
     }
     if (msr == MSR_IA32_TSC_DEADLINE) {
-        *value = timer_mode(lapic) == TIMER_TSC_DEADLINE ? lapic->tsc_deadline : 0;
+        *value = lapic_timer_has_deadline(lapic) ? lapic->tsc_deadline : 0;
         return !lapic->no_tsc_deadline;
     }
     unsigned reg = msr - MSR_X2APIC_FIRST;
@@ -687,16 +495,16 @@ static bool lapic_read_msr(void *intc, uint32_t msr, uint64_t *value)
     return ok;
 }
 
-static bool write_msr_locked(struct lapic *lapic, uint32_t msr, uint64_t value, struct after *after)
+static bool write_msr_locked(struct lapic *lapic, uint32_t msr, uint64_t value, struct lapic_after *after)
 {
     if (msr == MSR_IA32_APIC_BASE)
         return write_apic_base(lapic, value);
     if (msr == MSR_IA32_TSC_DEADLINE) {
         if (lapic->no_tsc_deadline)
             return false;
-        if (timer_mode(lapic) == TIMER_TSC_DEADLINE) {      /* SDM3 §11.5.4.1: else the write is ignored */
+        if (lapic_timer_has_deadline(lapic)) {      /* SDM3 §11.5.4.1: else the write is ignored */
             lapic->tsc_deadline = value;
-            arm_tsc_deadline(lapic, after);
+            lapic_timer_arm_deadline(lapic, after);
         }
         return true;
     }
@@ -708,22 +516,22 @@ static bool write_msr_locked(struct lapic *lapic, uint32_t msr, uint64_t value, 
 static bool lapic_write_msr(void *intc, uint32_t msr, uint64_t value)
 {
     struct lapic *lapic = intc;
-    struct after after = { 0 };
+    struct lapic_after after = { 0 };
     pthread_mutex_lock(&lapic->lock);
     bool ok = write_msr_locked(lapic, msr, value, &after);
-    finish(lapic, &after);
+    lapic_finish(lapic, &after);
     return ok;
 }
 
 static void lapic_set_tsc_offset(void *intc, uint64_t offset)
 {
     struct lapic *lapic = intc;
-    struct after after = { 0 };
+    struct lapic_after after = { 0 };
     pthread_mutex_lock(&lapic->lock);
     lapic->tsc_offset = offset;
-    if (timer_mode(lapic) == TIMER_TSC_DEADLINE && lapic->tsc_deadline)
-        arm_tsc_deadline(lapic, &after);
-    finish(lapic, &after);
+    if (lapic_timer_has_deadline(lapic) && lapic->tsc_deadline)
+        lapic_timer_arm_deadline(lapic, &after);
+    lapic_finish(lapic, &after);
 }
 
 /* --- the processor's side --- */
@@ -772,10 +580,10 @@ static uint64_t lapic_get_tpr(void *intc)
 static void lapic_set_tpr(void *intc, uint64_t cr8)
 {
     struct lapic *lapic = intc;
-    struct after after = { 0 };
+    struct lapic_after after = { 0 };
     pthread_mutex_lock(&lapic->lock);
     write_tpr(lapic, (uint32_t)(cr8 & 0xF) << 4, &after);
-    finish(lapic, &after);
+    lapic_finish(lapic, &after);
 }
 
 /* SDM3 §11.4.7.3 "Local APIC State After an INIT Reset": all but the ID, and IA32_APIC_BASE (the mode) stays. */
@@ -838,7 +646,7 @@ bool lapic_matches(struct lapic *lapic, const struct apic_message *message)
 
 bool lapic_deliver(struct lapic *lapic, const struct apic_message *message)
 {
-    struct after after = { 0 };
+    struct lapic_after after = { 0 };
     bool accepted = true;
     pthread_mutex_lock(&lapic->lock);
     switch (message->delivery) {
@@ -859,7 +667,7 @@ bool lapic_deliver(struct lapic *lapic, const struct apic_message *message)
         break;
     default: accepted = false; break;
     }
-    finish(lapic, &after);
+    lapic_finish(lapic, &after);
     return accepted;
 }
 
@@ -874,15 +682,15 @@ uint8_t lapic_priority(struct lapic *lapic)
 
 void lapic_set_lint(struct lapic *lapic, unsigned lint, bool level)
 {
-    struct after after = { 0 };
+    struct lapic_after after = { 0 };
     pthread_mutex_lock(&lapic->lock);
     bool rises = level && !lapic->lint_level[lint & 1];
     lapic->lint_level[lint & 1] = level;
     if (rises && !enabled(lapic))
         after.request = lint & 1 ? REQUEST_NMI : REQUEST_INTERRUPT;
     else if (rises)
-        deliver_local(lapic, LVT_LINT0 + (lint & 1), &after);
-    finish(lapic, &after);
+        lapic_deliver_local(lapic, LVT_LINT0 + (lint & 1), &after);
+    lapic_finish(lapic, &after);
 }
 
 void lapic_lint_line(void *sink, unsigned n, bool level) { lapic_set_lint(sink, n, level); }
@@ -910,7 +718,7 @@ static bool lapic_init(struct device *device, struct error *err)
 {
     struct lapic *lapic = (struct lapic *)device;
     pthread_mutex_init(&lapic->lock, NULL);
-    timer_init(&lapic->timer, device->world.clock, timer_fired, lapic);
+    timer_init(&lapic->timer, device->world.clock, lapic_timer_fired, lapic);
     if (lapic->bus)
         apic_bus_attach(lapic->bus, lapic);
     return true;
@@ -921,13 +729,13 @@ static void lapic_quiesce(struct device *device) { timer_disarm(&((struct lapic 
 static void lapic_resume(struct device *device)
 {
     struct lapic *lapic = (struct lapic *)device;
-    struct after after = { .request = REQUEST_INTERRUPT };
+    struct lapic_after after = { .request = REQUEST_INTERRUPT };
     pthread_mutex_lock(&lapic->lock);
-    if (timer_mode(lapic) == TIMER_TSC_DEADLINE)
-        arm_tsc_deadline(lapic, &after);
+    if (lapic_timer_has_deadline(lapic))
+        lapic_timer_arm_deadline(lapic, &after);
     else
-        arm_host_timer(lapic, lapic->timer_next_ns);
-    finish(lapic, &after);
+        lapic_timer_arm(lapic, lapic->timer_next_ns);
+    lapic_finish(lapic, &after);
 }
 
 static void lapic_fini(struct device *device)
