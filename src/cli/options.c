@@ -675,7 +675,7 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
     if (options->restore_disks || options->restore_verify || options->restore_clone || options->restore_memory)
         return error_set(err, "--disks, --verify, --clone, --copy-memory and --share-memory are for 'doppel restore'");
     for (unsigned i = 0; i < options->config.disk_count; i++)
-        options->config.disk[i].image.ephemeral |= options->ephemeral;
+        options->config.disk[i].image.ephemeral |= options->ephemeral && !options->config.disk[i].image.read_only;
     bool anything = options->config.kernel || options->config.disk_count || options->config.firmware || boots_from_net(&options->config);
     options->serving = options->api_socket && !anything;
     if (!finish(options, err))

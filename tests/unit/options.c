@@ -103,6 +103,8 @@ static void formats_are_said_and_nothing_is_allowed_unasked(void **state)
     assert_true(!disk[2].image.ephemeral && !disk[2].image.backing);
     assert_true(parse("--ephemeral --kernel k --disk a --disk b"));
     assert_true(options.config.disk[0].image.ephemeral && options.config.disk[1].image.ephemeral);
+    assert_true(parse("--ephemeral --kernel k --cdrom none"));         /* nothing is written to it */
+    assert_true(disk[0].bus == DISK_CDROM && !disk[0].path && disk[0].image.read_only && !disk[0].image.ephemeral);
 }
 
 static void mistakes_get_a_sentence(void **state)

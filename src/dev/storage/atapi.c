@@ -34,7 +34,7 @@ enum { ASC_UNRECOVERED_READ = 0x11, ASC_INVALID_OPCODE = 0x20, ASC_LBA_RANGE = 0
 enum { ASCQ_TRAY_CLOSED = 1, ASCQ_TRAY_OPEN = 2, ASCQ_PREVENTED = 2 };
 enum { PROFILE_CD_ROM = 0x0008, TRACK_DATA = 0x14, LEAD_OUT = 0xAA, PAGE_CAPABILITIES = 0x2A, PAGE_ALL = 0x3F };
 enum { CHECK_CONDITION = ATA_DRDY | ATA_ERR };
-/* MMC-5 §6.7.2.5 "Media Status Class Events" */
+/* MMC-5 §6.7 "GET EVENT STATUS NOTIFICATION Command": codes of media events */
 enum { EVENT_NONE = 0, EVENT_EJECT_REQUEST = 1, EVENT_NEW_MEDIA = 2, EVENT_MEDIA_REMOVAL = 3 };
 
 static void put_be(uint8_t *at, uint64_t value, unsigned size)
