@@ -87,6 +87,7 @@ struct errand {
     const struct disk_config *disk;
     const struct net_config *net;
     const struct medium_change *medium;
+    unsigned drive;                     /* the medium's */
     struct hotplug_place *place;
     struct error *err;
     bool ok, done;                      /* under state_lock */
@@ -241,17 +242,17 @@ struct disk_config machine_disk_with(const struct disk_config *disk, const struc
 static bool change_medium(struct machine *machine, const struct errand *errand, struct error *err)
 {
     struct medium_change change = *errand->medium;
-    unsigned i;
-    if (!machine_find_cdrom(&machine->config, change.id, &i, err))
-        return false;
     if (change.path && !(change.path = machine_keep_text(machine, change.path)))
         return error_set(err, "no memory for the name of the image");
-    const struct disk_config disk = machine_disk_with(&machine->config.disk[i], &change);
-    return pc_change_medium(machine, i, &disk, change.force, err);
+    const struct disk_config disk = machine_disk_with(&machine->config.disk[errand->drive], &change);
+    return pc_change_medium(machine, errand->drive, &disk, change.force, err);
 }
 
 bool machine_change_medium(struct machine *machine, const struct medium_change *change, struct error *err)
 {
     struct errand errand = { .machine = machine, .run = change_medium, .medium = change, .err = err };
-    return send(&errand);
+    pthread_mutex_lock(&machine->lock);
+    bool found = machine_find_cdrom(&machine->config, change->id, &errand.drive, err);
+    pthread_mutex_unlock(&machine->lock);
+    return found && send(&errand);          /* drives neither come nor go */
 }

@@ -14,7 +14,7 @@
 static const char *const words[] = {
     "help", "info", "cpu", "stop", "continue", "step", "disassemble", "x", "xp", "translate", "trace", "counters", "power", "reset",
     "registers", "cpus", "tlb", "mem", "mtree", "devices", "device", "pci", "irq", "uart0", "ioapic", "lapic0", "*", "?", "cpu_*", "[",
-    "on", "off", "rip", "$rsp+8", "pc-1", "rip+", "+", "-", "0", "1", "-1", "4096", "4097", "0x100000", "0xfee00000", "0xffffffffffffffff",
+    "on", "off", "media", "none", "force", "rip", "$rsp+8", "pc-1", "rip+", "+", "-", "0", "1", "-1", "4096", "4097", "0x100000", "0xfee00000", "0xffffffffffffffff",
     "0x7fffffffffffffff", "18446744073709551616", "0xfffffffffffffff0", "%s%n", "99999999999999999999", "0x", "q", "i", "d", "",
 };
 

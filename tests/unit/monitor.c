@@ -147,6 +147,8 @@ static void board_is_shown(void **state)
     expect("trace cpu_* maybe", "neither on nor off");
     expect("step", "stop the machine first");
     expect("continue", "not stopped from here");
+    expect("media", "say which image");
+    expect("media none force", "has no CD-ROM drive");
 }
 
 /* A machine that runs: inc eax; jmp. It can be stopped, stepped, looked at while it runs, and ended. */
@@ -162,6 +164,8 @@ static void running_machine_is_stopped_and_stepped(void **state)
     config.boot = BOOT_FLAT;
     config.flat_address = 0x7C00;
     config.kernel = path;
+    for (; config.disk_count < 2; config.disk_count++)
+        config.disk[config.disk_count] = (struct disk_config){ .bus = DISK_CDROM, .image.read_only = true };
     struct error err;
     struct machine *runner = create(&config);
     assert_true(machine_start(runner, &err));
@@ -173,7 +177,16 @@ static void running_machine_is_stopped_and_stepped(void **state)
     says("step 20");
     assert_int_equal(((runner->vcpu[0]->gpr[RAX] & 0xFFFF) - before) & 0xFFFF, 10);
     expect("counters instructions", "guest instructions executed");
+    char line[64];
+    snprintf(line, sizeof(line), "media _disk1 %s", path);
+    expect("media none", "_disk0, _disk1");
+    expect("media _disk2 none", "'_disk2' is no CD-ROM drive");
+    expect("media _disk1 /no/such/image", "/no/such/image");
+    expect(line, "done");
+    assert_string_equal(runner->config.disk[1].path, path);
     says("continue");
+    expect("media _disk1 none force", "done");
+    assert_null(runner->config.disk[1].path);
     usleep(1000);
     says("quit");
     assert_int_equal(machine_wait(runner), END_QUIT);
