@@ -121,8 +121,8 @@ static void print_windows(struct vcpu *vcpu, void *argument)
     fprintf(argument, "%-12s %-12s      windows      pages   mappings  instructions          cost     threshold\n", "table", "EPT");
     for (unsigned i = 0; i < count; i++)
         fprintf(argument, "%012" PRIx64 " %012" PRIx64 " %-4s %7u %10" PRIu64 " %10" PRIu64 " %13" PRIu64 " %13" PRIu64 " %13" PRIu64 "%s\n", info[i].root,
-                (uint64_t)(info[i].eptp & ~PAGE_MASK), info[i].hot ? "hot" : "cold", info[i].windows, info[i].pages, info[i].mappings, info[i].run, info[i].cost, info[i].threshold,
-                info[i].present ? "  present" : "");
+                (uint64_t)(info[i].eptp & ~PAGE_MASK), info[i].hot ? "hot" : "cold", info[i].windows, info[i].pages, info[i].mappings, info[i].run,
+                info[i].cost, info[i].threshold, info[i].present ? "  present" : "");
 }
 
 static void info_windows(struct monitor_command *command)

@@ -87,7 +87,7 @@ bool tlb_fill(struct vcpu *vcpu, uint64_t gla, enum mmu_use use, enum mmu_class 
     if (!mmu_walk(vcpu, &walk)) {
         if (likely(!walk.exits))
             return x86_raise_page_fault(vcpu, gla, walk.error);
-        tlb_forget_page(vcpu, gla);
+        mmu_forget_page(vcpu, gla);
         return false;
     }
     struct tlb_entry *entry = &table->entry[index];

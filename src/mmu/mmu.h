@@ -151,6 +151,11 @@ void mmu_load_cr3(struct vcpu *vcpu, bool keep);        /* vcpu->cr3 is new; kee
 bool mmu_load_pdptes(struct vcpu *vcpu, uint64_t cr3);
 void mmu_flush_page(struct vcpu *vcpu, uint64_t gla);           /* INVLPG: all contexts' global entries, too */
 void mmu_flush_pcid_page(struct vcpu *vcpu, uint16_t pcid, uint64_t gla);
+/*
+ * The address cannot be used as it is and the VT-x guest leaves, by an EPT violation or a page fault: nothing stays cached for it in the
+ * present context (SDM3 §29.4.3.1, §4.10.4.1), and no speculation brings it back. So the hypervisor may change it with no invalidation.
+ */
+void mmu_forget_page(struct vcpu *vcpu, uint64_t gla);
 void mmu_flush_pcid(struct vcpu *vcpu, uint16_t pcid);
 void mmu_flush_linear(struct vcpu *vcpu);       /* everything of the present VPID, global pages too */
 void mmu_flush_all(struct vcpu *vcpu);          /* everything, whosever it is */

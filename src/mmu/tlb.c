@@ -459,7 +459,7 @@ void mmu_flush_all_vpids(struct vcpu *vcpu)
 }
 
 /* What a large page maps beside this page goes through EPT by itself, so it stays. */
-void tlb_forget_page(struct vcpu *vcpu, uint64_t gla)
+void mmu_forget_page(struct vcpu *vcpu, uint64_t gla)
 {
     struct mmu *mmu = vcpu->mmu;
     struct tlb_context *context = mmu->context;

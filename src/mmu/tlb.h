@@ -18,9 +18,6 @@ bool tlb_fill(struct vcpu *vcpu, uint64_t gla, enum mmu_use use, enum mmu_class 
 /* A write is about to take the slow path because of TLB_WATCHED: makes the entry direct if no code is left in the page. */
 void tlb_try_unwatch(struct vcpu *vcpu, struct tlb_table *table, unsigned index);
 
-/* SDM3 §29.4.3.1: an EPT violation drops what was cached for the linear address, for whatever use, in the present context. */
-void tlb_forget_page(struct vcpu *vcpu, uint64_t gla);
-
 void tlb_entry_clear(struct tlb_table *table, unsigned index);
 void tlb_table_clear(struct tlb_table *table);
 

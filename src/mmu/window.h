@@ -30,8 +30,8 @@ bool window_supported(void);
 
 /*
  * The table of the address space that the vCPU is in, if its user code is to run with windows just now; 0: with inline checks.
- * Only at CPL 3 in 64-bit mode, and not while a VM exit is pending. The answer holds until CPL 3 or translated code is left (posted work may flush the TLB), AC or
- * PKRU is changed, or window_account or window_fill called, which may turn the space cold. Until another space is
+ * Only at CPL 3 in 64-bit mode, and not while a VM exit is pending. The answer holds until CPL 3 or translated code is left (posted work
+ * may flush the TLB), AC or PKRU is changed, or window_account or window_fill called, which may turn the space cold. Until another space is
  * entered an old table stays harmless: accesses through it fault.
  */
 uintptr_t window_table(struct vcpu *vcpu);

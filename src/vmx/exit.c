@@ -71,6 +71,8 @@ bool vmx_event_exits(struct vcpu *vcpu, const struct event *event)
     bool exception = event->kind == EVENT_FAULT || event->kind == EVENT_TRAP || event->kind == EVENT_ICEBP;
     if (!vcpu->vmx.guest || !exception || event->injected || !bitmap_has(vcpu, event))
         return false;
+    if (event->vector == VEC_PF)
+        mmu_forget_page(vcpu, event->payload);
     bool qualifies = event->vector == VEC_PF || event->vector == VEC_DB;
     bool unblocked = event->unblocked_nmi && !event->vectoring && event->vector != VEC_DF;
     vcpu->vmx.exit = (struct vmx_exit){

@@ -207,6 +207,43 @@ static void invalidation(void)
     invvpid(2, 0, 0);
 }
 
+/* A use that fails drops what is cached for the address (SDM3 §29.4.3.1, §4.10.4.1): the monitor changes it and invalidates nothing. */
+static void dropped_by_failing(void)
+{
+    enum { CR0_WP = 1 << 16, PAGE_FAULT = 1 << 14, PTE_WRITE = 2 };
+    uint64_t *other = alloc_page(), *pte = find_pte(page), saved = *pte;
+    use_ept(guest_read, 0);
+    secondary_set(PROC2_ENABLE_VPID);
+    vmwrite(VMCS_VPID, 4);
+    vmwrite(VMCS_GUEST_CR0, vmread(VMCS_GUEST_CR0) | CR0_WP);
+    frame[0] = 1;
+    other[0] = 2;
+    leaf[1] = (uint64_t)frame | WB | READ;
+    set_leaf((uint64_t)frame | WB | READ);
+    vmx_run();
+    check_equal(result, 1, "a page that is read");
+    vmx_restart(guest_write);
+    check_equal(vmx_run_reason(), REASON_EPT_VIOLATION, "may not be written");
+    *leaf = (uint64_t)other | WB | READ | WRITE;
+    vmx_restart(guest_read);
+    vmx_run();
+    check_equal(result, 2, "and is read elsewhere after the violation");
+    *pte = saved & ~(uint64_t)PTE_WRITE;
+    invvpid(2, 0, 0);
+    vmwrite(VMCS_EXCEPTION_BITMAP, PAGE_FAULT);
+    vmx_restart(guest_read);
+    vmx_run();
+    vmx_restart(guest_write);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "a page fault exits");
+    *pte = saved + 4096;
+    vmx_restart(guest_read);
+    vmx_run();
+    check_equal(result, 1, "and so it is after a page fault");
+    *pte = saved;
+    invvpid(2, 0, 0);
+    invept(2, 0);
+}
+
 /* --- accessed and dirty flags, page-modification log --- */
 
 static void accessed_and_dirty(void)
@@ -479,6 +516,7 @@ void test_main(void)
     misconfigured();
     spaces();
     invalidation();
+    dropped_by_failing();
     accessed_and_dirty();
     eptp_switching();
     virtualization_exception();

@@ -37,7 +37,6 @@ static struct fixture *prepared_guest(unsigned count, uint64_t *pte, uint64_t *e
     return f;
 }
 
-/* What misses EPT is an exit, and to the hypervisor's eyes the guest has left when it changes things. */
 static void exit_and_enter(struct fixture *f)
 {
     uint64_t eptp = f->vcpu.mmu->space.eptp;
@@ -189,7 +188,7 @@ static void spaces_are_told_apart_by_ept(void **state)
     fixture_destroy(f);
 }
 
-/* Two contexts of the TLB in turn are the one space's: a flush of either counts. */
+/* More of them than the TLB has contexts. */
 static void a_context_that_is_taken_for_another_guest_has_none_of_the_first(void **state)
 {
     uint64_t pte, epte, other, next = ept_tables + 0x100000;
