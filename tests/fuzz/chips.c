@@ -3,7 +3,7 @@
  * what comes from outside (frames, keys, motion, pictures being made). The device must stay in bounds, finish each access in bounded time, and work
  * again after a reset.
  *
- * Usage: fuzz-chips NAME [rounds [seed]], NAME being e1000, vga, i8042, fw_cfg, flash or xhci
+ * Usage: fuzz-chips NAME [rounds [seed]], NAME being e1000, vga, i8042, fw_cfg, flash, watchdog, pvpanic or xhci
  */
 #include <time.h>
 #include <unistd.h>
@@ -15,6 +15,8 @@
 #include "dev/fw_cfg.h"
 #include "dev/i8042.h"
 #include "dev/net/e1000.h"
+#include "dev/pci/watchdog.h"
+#include "dev/pvpanic.h"
 #include "dev/storage/flash.h"
 #include "dev/usb/xhci.h"
 #include "mutate.h"
@@ -317,6 +319,80 @@ static void fuzz_flash(unsigned long rounds)
     fclose(file);
 }
 
+/* --- watchdog --- */
+
+static unsigned signalled;
+
+static void count_signal(void *owner, enum system_request request, uint32_t code)
+{
+    signalled++;
+}
+
+static void watchdog_configure(struct device *device, void *opaque)
+{
+    ((struct watchdog *)device)->signal = (struct system_signal){ count_signal, NULL };
+}
+
+static void watchdog_unlocked(unsigned offset, uint32_t value)
+{
+    rig_write(&rig, bar + 0xC, 2, 0x80);
+    rig_write(&rig, bar + 0xC, 2, 0x86);
+    rig_write(&rig, bar + offset, 4, value);
+}
+
+static void watchdog_round(void *device)
+{
+    struct watchdog *watchdog = device;
+    switch (below(8)) {
+    case 0: access_any(rig.mmio, bar + below(16), 4); break;
+    case 1: rig_config_write(&rig, SLOT, 0x60 + (unsigned)below(12), 1, (uint32_t)below(256)); break;
+    case 2: rig_config_write(&rig, SLOT, (unsigned)below(256), 1u << below(3), (uint32_t)fuzz_random(&seed)); break;
+    case 3: rig_config_write(&rig, SLOT, 0x68, 1, (uint32_t)below(one_in(8) ? 8 : 4) & ~1u); break;
+    case 4: clock_advance(rig.clock, one_in(4) ? fuzz_number(&seed) >> 16 : below(3000000000)); break;
+    default: watchdog_unlocked(4 * (unsigned)below(4), one_in(2) ? (uint32_t)fuzz_random(&seed) : (uint32_t)below(4096)); break;
+    }
+    if (one_in(50)) {
+        device_watchdog.reset(&watchdog->pci.device);
+        rig_assign(&rig);
+        rig_bus_master(&rig, SLOT, true);
+    }
+}
+
+static void fuzz_watchdog(unsigned long rounds)
+{
+    struct watchdog *watchdog = (struct watchdog *)rig_add(&rig, &device_watchdog, SLOT, watchdog_configure, NULL);
+    bar = rig_bar(&rig, SLOT, 0);
+    repeat(rounds, watchdog_round, watchdog);
+    device_watchdog.reset(&watchdog->pci.device);
+    rig_assign(&rig);
+    rig_bus_master(&rig, SLOT, true);
+    signalled = 0;
+    rig_config_write(&rig, SLOT, 0x68, 1, 2);
+    clock_advance(rig.clock, 5000ull * 1000000000);
+    assert_int_equal(signalled, 1);
+    device_destroy(&watchdog->pci.device);
+}
+
+/* --- pvpanic --- */
+
+static void pvpanic_configure(struct device *device, void *opaque)
+{
+    ((struct pvpanic *)device)->signal = (struct system_signal){ count_signal, NULL };
+}
+
+static void pvpanic_round(void *device) { access_any(rig.ports, 0x504 + below(3), 3); }
+
+static void fuzz_pvpanic(unsigned long rounds)
+{
+    struct error err;
+    struct device *device = device_create(&device_pvpanic, "pvpanic", &rig.world, &rig.dma, pvpanic_configure, NULL, &err);
+    repeat(rounds, pvpanic_round, device);
+    signalled = 0;
+    rig_access(rig.ports, 0x505, 1, true, 1);
+    assert_int_equal(signalled, 1);
+    device_destroy(device);
+}
+
 /* --- xHCI --- */
 
 /* An image of 1 MiB, whose requests are done when the clock goes on; some fail. */
@@ -536,6 +612,8 @@ static const struct {
     { "i8042", fuzz_i8042, 1000000 },
     { "fw_cfg", fuzz_fw_cfg, 200000 },
     { "flash", fuzz_flash, 300000 },
+    { "watchdog", fuzz_watchdog, 300000 },
+    { "pvpanic", fuzz_pvpanic, 100000 },
     { "xhci", fuzz_xhci, 100000 },
 };
 
