@@ -298,7 +298,7 @@ static bool check_parent(struct saving *saving)
 static bool check_place(struct saving *saving)
 {
     const char *disks = saving->options.disks;
-    return !disks || access(disks, W_OK) == 0 || error_errno(saving->err, errno, "cannot put overlays in the directory %s", disks);
+    return !disks || snapshot_disk_directory(disks, saving->err);
 }
 
 bool machine_snapshot(struct machine *machine, const char *directory, const struct snapshot_options *options, struct error *err)

@@ -143,6 +143,12 @@ static bool keep_variables(struct machine *machine)
     return config->uefi_variables;
 }
 
+bool snapshot_disk_directory(const char *path, struct error *err)
+{
+    bool there = (mkdir(path, 0777) == 0 || errno == EEXIST) && access(path, W_OK | X_OK) == 0;
+    return there || error_errno(err, errno, "cannot put overlays in the directory %s", path);
+}
+
 bool snapshot_disk_go_over(struct machine *machine, unsigned i, const char *directory, struct error *err)
 {
     char real[PATH_MAX], path[PATH_MAX];

@@ -75,6 +75,8 @@ bool snapshot_verify_memory(const struct snapshot_layer *layer, struct error *er
 json_t *snapshot_disk_note(const char *path, struct error *err);
 /* Where the image of a disk is that the guest wrote to: beside the state, or in place, and then as it was. path has room for PATH_MAX. */
 bool snapshot_disk_find(const struct snapshot *snapshot, unsigned i, char *path, bool *in_place, struct error *err);
+/* The directory for overlays is there and can be written to; it is made if only its parent is there. */
+bool snapshot_disk_directory(const char *path, struct error *err);
 /* From now on the machine's disk i is written to in a new overlay in the directory. Board lock held, devices quiesced. */
 bool snapshot_disk_go_over(struct machine *machine, unsigned i, const char *directory, struct error *err);
 /* Copies a file, sharing its blocks where the host can, holes kept. `to` must not exist. */

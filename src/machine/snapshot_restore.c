@@ -180,8 +180,8 @@ static bool make_disks(const struct restoring *restoring, struct error *err)
         if (config->disk[i].image.read_only || config->disk[i].absent)
             continue;
         if (!restoring->options->disks)
-            return error_set(err, "the snapshot has disks that the guest writes to: say in which directory those of this machine are to be (--disks DIR, which must exist)");
-        if (!make_disk(restoring->snapshot, i, restoring->options->disks, err))
+            return error_set(err, "the snapshot has disks that the guest writes to: say in which directory those of this machine are to be (--disks DIR)");
+        if (!snapshot_disk_directory(restoring->options->disks, err) || !make_disk(restoring->snapshot, i, restoring->options->disks, err))
             return false;
     }
     return true;

@@ -249,7 +249,6 @@ def snapshot_overlays(test):
 
     look = "echo 3 >/proc/sys/vm/drop_caches; echo $word-$(head -n 1 /dev/vda)"
     disk, overlays, kept = test.disk(mebibytes=16), test.path("overlays"), [test.path("kept%d" % i) for i in (1, 2)]
-    os.mkdir(overlays)
     doppel("run", "--name", "web", "--detach", "--engine", "dbt", "--memory", "512M", "--disk", disk,
            "--kernel", asset("kernel", "cloud"), "--initrd", asset("initramfs", "cloud"), "--append", "console=ttyS0 quiet")
     try:
@@ -262,7 +261,6 @@ def snapshot_overlays(test):
             write(console, "three")
             for word, path in zip(("one", "two"), kept):
                 disks = path + "-disks"
-                os.mkdir(disks)
                 with test.machine("--disks", disks, restore=path) as machine:
                     say(machine, look, "%s-%s-on-the-disk" % (word, word))
                     write(machine, "other")
