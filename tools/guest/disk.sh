@@ -50,7 +50,7 @@ disk_excludes() {
 }
 
 make_disk() {
-    local name=$1 out=$2 stage mode
+    local name=$1 out=$2 stage mode masked="systemd-networkd-wait-online.service e2scrub_reap.service"
     local -a excludes
     stage=$(dirname "$out")
     case $(id -u) in 0) mode=root ;; *) mode=unshare ;; esac
@@ -60,6 +60,7 @@ make_disk() {
     grep -q . "$stage/sources.list" || die "the package sources name no Debian 12"
     chmod 755 "$stage"
     mapfile -t excludes < <(disk_excludes)
+    [ "$name" = xen ] && masked+=" xendomains.service"
     { disk_menu_head; disk_menu "$name"; } >"$stage/grub.cfg"
     disk_dom0_init >"$stage/dom0"
     mmdebstrap --mode="$mode" --variant=minbase --quiet --include="$(disk_packages "$name")" --architectures="$(disk_arch "$name")" \
@@ -71,9 +72,9 @@ make_disk() {
         --customize-hook='printf "LABEL=doppel / ext4 defaults 0 1\n" >"$1/etc/fstab"' \
         --customize-hook='printf "[Match]\nType=ether\n[Network]\nDHCP=ipv4\n" >"$1/etc/systemd/network/10-dhcp.network"' \
         --customize-hook='chroot "$1" systemctl -q enable systemd-networkd' \
-        --customize-hook='chroot "$1" systemctl -q mask systemd-networkd-wait-online.service e2scrub_reap.service' \
-        --customize-hook='mkdir "$1/etc/systemd/system/dev-ttyS0.device.d"; printf "[Unit]\nJobRunningTimeoutSec=infinity\n" \
-            >"$1/etc/systemd/system/dev-ttyS0.device.d/patience.conf"' \
+        --customize-hook='chroot "$1" systemctl -q mask '"$masked" \
+        --customize-hook='for console in ttyS0 hvc0; do unit=$1/etc/systemd/system/dev-$console.device.d; mkdir "$unit"; \
+            printf "[Unit]\nJobRunningTimeoutSec=infinity\n" >"$unit/patience.conf"; done' \
         --customize-hook='mkdir -p "$1/boot/grub"; cd "$1"; for k in boot/vmlinuz-*; do n=${k##*[0-9]-}; \
             ln -sf "$k" "vmlinuz-$n"; ln -sf "boot/initrd.img-${k#boot/vmlinuz-}" "initrd-$n"; done' \
         --customize-hook="copy-in $stage/dom0 /usr/local/sbin" --customize-hook='chmod 755 "$1/usr/local/sbin/dom0"' \
