@@ -56,22 +56,33 @@ class Slots:
             self.changed.notify_all()
 
 
-def run_case(case, slots, results, print_lock):
-    taken = slots.take(case.cpus)
-    start = time.monotonic()
+def try_case(case):
+    """One run of a test: its verdict, and what it has to say."""
     log = os.path.join(LOGS, case.name + ".log")
     if os.path.exists(log):
         os.remove(log)
     try:
         with tempfile.TemporaryDirectory(prefix="doppel-boot-") as folder:
             case.body(cases.Test(case.name, log, folder))
-        verdict, detail = "ok", case.proves
+        return "ok", case.proves
     except Skip as skip:
-        verdict, detail = "skip", str(skip)
+        return "skip", str(skip)
     except Failure as failure:
-        verdict, detail = "FAIL", "%s (console: %s)" % (failure, os.path.relpath(log, ROOT))
+        return "FAIL", "%s (console: %s)" % (failure, os.path.relpath(log, ROOT))
     except Exception:       # the test's own fault; it must not hide the others
-        verdict, detail = "FAIL", traceback.format_exc()
+        return "FAIL", traceback.format_exc()
+
+
+def run_case(case, slots, results, print_lock):
+    taken = slots.take(case.cpus)
+    start = time.monotonic()
+    try:
+        for left in reversed(range(case.tries)):
+            verdict, detail = try_case(case)
+            if verdict != "FAIL" or not left:
+                break
+            with print_lock:
+                print("again %s: it failed: %s" % (case.name, detail), flush=True)
     finally:
         slots.give(taken)
     with print_lock:
