@@ -30,7 +30,7 @@ class Background(Case):
         return next(machine["pid"] for machine in self.ps() if machine["name"] == name)
 
     def ended(self, name="web"):
-        wait_until("the machine has ended", lambda: self.state(name) != "Running")
+        wait_until("the machine has ended", lambda: self.state(name) in ("Ended", "Crashed"))
         return next(machine for machine in self.ps() if machine["name"] == name)
 
 
@@ -158,7 +158,7 @@ class Snapshots(Background):
             info = self.ask("web", "GET", "/api/v1/vm.info", status=200)[1]
             self.assertEqual(info["config"]["disks"][0]["path"], os.path.join(overlays, name))
         self.assertEqual([name for name in os.listdir(os.path.join(self.folder, "kept1")) if name.startswith("disk")], [])
-        self.assertIn("no-such", self.doppel("snapshot", "web", os.path.join(self.folder, "not"), "--disks", "/no-such", status="REFUSED"))
+        self.assertIn("no-such", self.doppel("snapshot", "web", os.path.join(self.folder, "not"), "--disks", os.path.join(self.folder, "no-such", "place"), status="REFUSED"))
         self.ask("web", "PUT", "/api/v1/vm.shutdown", status=204)
         self.ask("web", "PUT", "/api/v1/vm.boot", status=204)
         info = self.ask("web", "GET", "/api/v1/vm.info", status=200)[1]
