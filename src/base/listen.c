@@ -5,8 +5,10 @@
 #include <libgen.h>
 #include <limits.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -37,11 +39,17 @@ static void remove_left_over(int directory, const char *file)
     close(fd);
 }
 
-/* Its mode is set before it has a name, and its name is its last after listen(). */
+/*
+ * Its mode is set before it has a name, and its name is its last after listen(). The one before that is random: one that a killed process
+ * left there, maybe of the same number in another container, is in nobody's way.
+ */
 static bool listen_in(int directory, const char *file, int fd, int backlog)
 {
     char temporary[32];
-    snprintf(temporary, sizeof(temporary), ".listen-%d-%d", (int)getpid(), fd);
+    uint64_t number;
+    if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+        return false;
+    snprintf(temporary, sizeof(temporary), ".listen-%016llx", (unsigned long long)number);
     struct sockaddr_un address = near(directory, temporary);
     if (fchmod(fd, 0600) != 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0)
         return false;

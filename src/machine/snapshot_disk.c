@@ -145,8 +145,12 @@ static bool keep_variables(struct machine *machine)
 
 bool snapshot_disk_directory(const char *path, struct error *err)
 {
-    bool there = (mkdir(path, 0777) == 0 || errno == EEXIST) && access(path, W_OK | X_OK) == 0;
-    return there || error_errno(err, errno, "cannot put overlays in the directory %s", path);
+    int directory = mkdir(path, 0777) == 0 || errno == EEXIST ? open(path, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    bool there = directory >= 0 && faccessat(directory, ".", W_OK | X_OK, 0) == 0;
+    int why = errno;
+    if (directory >= 0)
+        close(directory);
+    return there || error_errno(err, why, "cannot put overlays in the directory %s", path);
 }
 
 bool snapshot_disk_go_over(struct machine *machine, unsigned i, const char *directory, struct error *err)

@@ -159,6 +159,7 @@ class Snapshots(Background):
             self.assertEqual(info["config"]["disks"][0]["path"], os.path.join(overlays, name))
         self.assertEqual([name for name in os.listdir(os.path.join(self.folder, "kept1")) if name.startswith("disk")], [])
         self.assertIn("no-such", self.doppel("snapshot", "web", os.path.join(self.folder, "not"), "--disks", os.path.join(self.folder, "no-such", "place"), status="REFUSED"))
+        self.assertIn("Not a directory", self.doppel("snapshot", "web", os.path.join(self.folder, "not"), "--disks", disk, status="REFUSED"))
         self.ask("web", "PUT", "/api/v1/vm.shutdown", status=204)
         self.ask("web", "PUT", "/api/v1/vm.boot", status=204)
         info = self.ask("web", "GET", "/api/v1/vm.info", status=200)[1]

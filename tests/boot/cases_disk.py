@@ -92,6 +92,21 @@ class Record:
                     at += size
 
 
+def repair_image(image, raw):
+    """Gives back what a qcow2 image lost room for in a power cut, which is all that may be wrong with it, and makes a raw one of it."""
+    disk_tool("check", "--repair", image)
+    run("qemu-img", "check", "-q", image)
+    if os.path.exists(raw):
+        os.unlink(raw)
+    disk_tool("convert", image, raw)
+
+
+def check_file_system(raw):
+    """ext4's journal puts right what a power cut left; then nothing is wrong."""
+    subprocess.run(["e2fsck", "-p", raw], stdout=subprocess.DEVNULL, check=False)
+    run("e2fsck", "-fn", raw)
+
+
 def check_files(raw):
     """Each file is whole if a later one is there: it was on stable storage before that was begun."""
     names = run("debugfs", "-R", "ls -p /", raw)
@@ -126,13 +141,8 @@ def disk_power_cuts(test):
         leaks = subprocess.run(["qemu-img", "check", "-q", cut_image], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
         if leaks not in (0, 3):
             raise Failure("qemu-img check: status %d" % leaks)
-        disk_tool("check", "--repair", cut_image)
-        run("qemu-img", "check", "-q", cut_image)
-        if os.path.exists(raw):
-            os.unlink(raw)
-        disk_tool("convert", cut_image, raw)
-        subprocess.run(["e2fsck", "-p", raw], stdout=subprocess.DEVNULL, check=False)      # the journal
-        run("e2fsck", "-fn", raw)
+        repair_image(cut_image, raw)
+        check_file_system(raw)
         seen.add(check_files(raw))
     if len(seen) < CUTS // 10:
         raise Failure("the cuts were no good: only %d different states" % len(seen))
@@ -218,13 +228,8 @@ def sqlite_cuts(test, form, cuts):
     for _ in range(cuts):
         record.replay(cut_image, rng.randrange(len(record.events) + 1), rng)
         if form == "qcow2":
-            disk_tool("check", "--repair", cut_image)
-            run("qemu-img", "check", "-q", cut_image)
-            if os.path.exists(raw):
-                os.unlink(raw)
-            disk_tool("convert", cut_image, raw)
-        subprocess.run(["e2fsck", "-p", raw], stdout=subprocess.DEVNULL, check=False)      # the journal
-        run("e2fsck", "-fn", raw)
+            repair_image(cut_image, raw)
+        check_file_system(raw)
         a, b = rows(test, raw, "a"), rows(test, raw, "b")
         if a - b not in (0, 1):
             raise Failure("%d rows in the first database, %d in the second: commits are lost" % (a, b))
