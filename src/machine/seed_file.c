@@ -16,6 +16,7 @@
 
 #include <xxhash.h>
 
+#include "base/io.h"
 #include "machine/seed.h"
 
 /* --- what is in it --- */
@@ -117,7 +118,7 @@ static bool write_image(char *path, const uint8_t *image, size_t size, struct er
     if (!make_directories(path) || snprintf(temporary, sizeof(temporary), "%s.XXXXXX", path) >= (int)sizeof(temporary))
         return error_errno(err, errno, "cannot make the directory of %s", path);
     int fd = mkostemp(temporary, O_CLOEXEC);
-    bool written = fd >= 0 && write(fd, image, size) == (ssize_t)size;
+    bool written = fd >= 0 && io_write_all(fd, image, size);
     if (fd >= 0)
         close(fd);
     if (written && rename(temporary, path) == 0)
