@@ -177,7 +177,7 @@ struct machine {
     struct state_log *state_log;        /* NULL: none */
     struct screen_vnc *vnc;             /* NULL: none */
     bool restored;                      /* its first state is a snapshot's, and so is its memory, which comes once all is built */
-    struct pc *pc;                      /* pc.c: what connects the parts of the board */
+    struct pc *pc;                      /* pc_internal.h: what connects the parts of the board */
 };
 
 void machine_config_defaults(struct machine_config *config);
