@@ -9,7 +9,7 @@
 #include "cli/options.def"
 #undef OPTION
 
-/* A word that is no option: a disk, or a CD if its name ends in .iso. */
+/* A word that is no option: a disk, or a CD if the image has the mark of one. */
 bool options_add_file(struct options *options, const char *path, struct error *err);
 /*
  * Cuts the text at single commas, in place, and makes one comma of two. Returns the rest after the first part, or NULL. To
