@@ -120,17 +120,28 @@ static bool dbt_agrees(struct bench *bench, const struct run *run, uint64_t luck
     return true;
 }
 
-/* INT3, met in the middle of an instruction, goes through a table of interrupts, which the guest has not. */
-static bool judges(const struct outcome *native)
+/* INT1, whether RIP is said to be at it (by some hypervisors) or behind. */
+static bool is_int1(const struct run *run, const struct fault *fault)
 {
-    return !native->timed_out && (!native->fault_count || native->fault[native->fault_count - 1].vector != VEC_BP);
+    uint64_t at = fault->rip - run->start.rip;
+    return fault->vector == VEC_DB &&
+           ((at < run->code_length && run->code[at] == 0xF1) || (at - 1 < run->code_length && run->code[at - 1] == 0xF1));
+}
+
+/* INT1 and INT3, met in the middle of an instruction, go through a table of interrupts, which the guest has not. */
+static bool judges(const struct run *run, const struct outcome *native)
+{
+    for (unsigned i = 0; i < native->fault_count; i++)
+        if (native->fault[i].vector == VEC_BP || is_int1(run, &native->fault[i]))
+            return false;
+    return !native->timed_out;
 }
 
 /* `luck` decides which of the ways to run it are taken. */
 static bool run_agrees(struct bench *bench, const struct run *run, uint64_t luck, const struct outcome *native, bool print)
 {
     static struct outcome interp;
-    if (run->engines_only ? !bench->interp : !judges(native))
+    if (run->engines_only ? !bench->interp : !judges(run, native))
         return true;
     if (bench->interp && !interp_agrees(bench, run, luck, run->engines_only ? NULL : native, &interp, print))
         return false;

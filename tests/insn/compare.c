@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/base.h"
 #include "x86/flags.h"
 
 static const char *const gpr_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -125,18 +126,25 @@ static uint32_t present_in_kernel(const struct fault *host)
     return host->vector == VEC_PF && host->cr2 >> 47 ? PF_P : 0;
 }
 
+/* A far return to another level: AMD's processors read the outer stack pointer before the descriptor, whose place the host's kernel hides. */
+static bool is_far_return(const struct run *run, uint64_t rip)
+{
+    const uint8_t *opcode = opcode_at(run, rip);
+    return opcode && (*opcode == 0xCA || *opcode == 0xCB || *opcode == 0xCF);
+}
+
 /* Where an instruction has several reasons to fault, Intel's and AMD's processors do not look at them in the same order. */
-static bool same_but_for_priority(const struct fault *host, const struct fault *guest)
+static bool same_but_for_priority(const struct run *run, const struct fault *host, const struct fault *guest)
 {
     const uint32_t reasons = 1u << VEC_BR | 1u << VEC_UD | 1u << VEC_SS | 1u << VEC_GP | 1u << VEC_PF | 1u << VEC_MF |
                              1u << VEC_AC | 1u << VEC_XM;
-    return host->rip == guest->rip && host->registers == guest->registers && host->vector != guest->vector &&
-           (reasons >> host->vector & 1) && (reasons >> guest->vector & 1);
+    return host->rip == guest->rip && host->registers == guest->registers &&
+           (host->vector != guest->vector || is_far_return(run, host->rip)) && (reasons >> host->vector & 1) && (reasons >> guest->vector & 1);
 }
 
 static bool faults_equal(const struct run *run, const struct fault *host, const struct fault *guest, bool amd)
 {
-    if (amd && same_but_for_priority(host, guest))
+    if (amd && same_but_for_priority(run, host, guest))
         return true;
     uint64_t slack = cr2_slack(run, host, amd);
     uint32_t present = present_in_kernel(host);
@@ -155,11 +163,23 @@ static void print_fault(const char *who, unsigned i, const struct fault *fault)
     printf(", registers %016lx\n", fault->registers);
 }
 
-static void compare_faults(struct report *report, const struct run *run, const struct outcome *host, const struct outcome *guest,
-                           bool amd)
+/*
+ * The faults up to the one with which the two went different ways, if there is one: where several reasons to fault were there, and one
+ * ended its run by #UD.
+ */
+static unsigned common_faults(const struct run *run, const struct outcome *host, const struct outcome *guest, bool amd)
 {
-    differ(report, "faults", host->fault_count, guest->fault_count);
-    for (unsigned i = 0; i < host->fault_count && i < guest->fault_count; i++) {
+    unsigned count = (unsigned)min_u64(host->fault_count, guest->fault_count);
+    for (unsigned i = 0; amd && i < count; i++)
+        if (same_but_for_priority(run, &host->fault[i], &guest->fault[i]) && (host->fault[i].vector == VEC_UD) != (guest->fault[i].vector == VEC_UD))
+            return i + 1;
+    return 0;
+}
+
+static void compare_faults(struct report *report, const struct run *run, const struct outcome *host, const struct outcome *guest,
+                           unsigned count, bool amd)
+{
+    for (unsigned i = 0; i < count; i++) {
         if (faults_equal(run, &host->fault[i], &guest->fault[i], amd))
             continue;
         report->equal = false;
@@ -177,13 +197,20 @@ bool outcomes_equal(const struct run *run, const struct outcome *host, const str
     bool wide = run->mode == CODE_64;
     if (host->timed_out && guest->timed_out)
         return true;
+    bool amd = features->amd && host->instructions == 0;
+    unsigned common = common_faults(run, host, guest, amd);
+    if (common) {
+        compare_faults(&report, run, host, guest, common, amd);
+        return report.equal;
+    }
     differ(&report, "timeout", host->timed_out, guest->timed_out);
-    compare_faults(&report, run, host, guest, features->amd && host->instructions == 0);
+    differ(&report, "faults", host->fault_count, guest->fault_count);
+    compare_faults(&report, run, host, guest, (unsigned)min_u64(host->fault_count, guest->fault_count), amd);
     for (unsigned i = 0; i < (wide ? 16u : 8u); i++)
         differ(&report, gpr_names[i], host->end.gpr[i], guest->end.gpr[i]);
     differ(&report, "rip", host->end.rip, guest->end.rip);
     differ(&report, "rflags", host->end.rflags & FLAGS_COMPARED, guest->end.rflags & FLAGS_COMPARED);
-    compare_x87(&report, host->end.fxsave, guest->end.fxsave, features->amd && host->instructions == 0);
+    compare_x87(&report, host->end.fxsave, guest->end.fxsave, amd);
     for (unsigned i = 0; i < 32; i++)
         differ_bytes(&report, "zmm", i, host->end.zmm[i], guest->end.zmm[i], 64);
     for (unsigned i = 0; i < 8; i++)

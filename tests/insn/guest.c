@@ -217,8 +217,8 @@ static bool code_kept(struct guest *guest, const struct run *run)
            !memcmp(start, run->code, run->code_length);
 }
 
-/* More than any case needs unless it loops for ever. */
-enum { GUEST_INSNS_MAX = 10000000, PIECE_MAX = 60 };
+/* More than any case needs unless it loops for ever; one that the host brought to its end may have looped for long. */
+enum { GUEST_INSNS_MAX = 10000000, GUEST_INSNS_ENDING = 2000000000, PIECE_MAX = 60 };
 
 /* What is left to run; with `chop` a piece of it, now and then with an empty TLB. */
 static uint64_t next_budget(struct vcpu *vcpu, uint64_t *chop, uint64_t left)
@@ -257,13 +257,14 @@ static void restore_flags(struct vcpu *vcpu, uint64_t flags)
 static void run_to_end(struct vcpu *vcpu, const struct run *run, uint64_t chop, struct outcome *outcome)
 {
     uint64_t first = counter_get(&vcpu->counters, COUNTER_instructions), done = 0, flags = vcpu->rflags;
+    uint64_t most = run->engines_only ? GUEST_INSNS_MAX : GUEST_INSNS_ENDING;
     bool midst = false;         /* no instruction was completed since `flags` */
-    while (done < GUEST_INSNS_MAX) {
+    while (done < most) {
         if (atomic_load(&vcpu->request) & REQUEST_WORK)
             vcpu_serve_work(vcpu);
         if (!midst)
             flags = vcpu->rflags;
-        bool event = vcpu->engine->run(vcpu, next_budget(vcpu, &chop, GUEST_INSNS_MAX - done)) == RUN_EVENT;
+        bool event = vcpu->engine->run(vcpu, next_budget(vcpu, &chop, most - done)) == RUN_EVENT;
         uint64_t now = counter_get(&vcpu->counters, COUNTER_instructions) - first;
         if (event && midst && now == done)
             restore_flags(vcpu, flags);

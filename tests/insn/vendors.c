@@ -42,8 +42,13 @@ bool vendors_differ(const ZydisDecodedInstruction *insn, const ZydisDecodedOpera
     /* flags after a fault in the middle, the upper halves of registers after nothing was done */
     if (insn->meta.category == ZYDIS_CATEGORY_STRINGOP && (repeat || insn->address_width == 32))
         return true;
-    if (insn->meta.isa_set == ZYDIS_ISA_SET_SSE4A || insn->meta.isa_set == ZYDIS_ISA_SET_SVM)
+    switch (insn->meta.isa_set) {
+    case ZYDIS_ISA_SET_SSE4A: case ZYDIS_ISA_SET_SVM: case ZYDIS_ISA_SET_SNP: case ZYDIS_ISA_SET_AMD_INVLPGB:
+    case ZYDIS_ISA_SET_RDPRU: case ZYDIS_ISA_SET_MCOMMIT:
         return true;
+    default:
+        break;
+    }
     /* stores of MM registers leave TOP alone */
     if (operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY && operands[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
         ZydisRegisterGetClass(operands[1].reg.value) == ZYDIS_REGCLASS_MMX)
