@@ -13,24 +13,40 @@
 #include "mem/code_map.h"
 
 enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
-enum { CODE_PIECE = 256 << 10 };                         /* asked of the host at once */
+enum { CODE_PIECE = 256 << 10, CODE_LARGE = 2 << 20 };   /* asked of the host at once: of the first large page, and then */
+#ifndef MADV_COLLAPSE                                    /* Linux 6.1, but not all C libraries know it */
+#define MADV_COLLAPSE 25
+#endif
 enum { DROPS_COUNTED = 16 };
 enum { ORDER_MOST = 1 << 20 };
 
-static size_t state_size(void) { return align_up(sizeof(struct dbt), PAGE_SIZE); }
+static size_t state_size(void) { return align_up(sizeof(struct dbt), CODE_LARGE); }
+
+/* Addresses for so many bytes, from one on at which a large page may begin. */
+static uint8_t *reserve_pieces(size_t size)
+{
+    uint8_t *at = mmap(NULL, size + CODE_LARGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return NULL;
+    uint8_t *start = (uint8_t *)align_up((uintptr_t)at, CODE_LARGE);
+    if (start > at)
+        munmap(at, (size_t)(start - at));
+    munmap(start + size, (size_t)(at + CODE_LARGE - start));
+    return start;
+}
 
 static bool map_code(struct dbt *dbt, uint8_t *execute)
 {
     int fd = memfd_create("doppel-dbt", MFD_CLOEXEC);
     if (fd < 0)
         return false;
-    void *write = MAP_FAILED, *there = MAP_FAILED;
-    if (ftruncate(fd, DBT_CODE_SIZE) == 0) {
-        write = mmap(NULL, DBT_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *write = reserve_pieces(DBT_CODE_SIZE), *there = MAP_FAILED;
+    if (write && ftruncate(fd, DBT_CODE_SIZE) == 0) {
+        write = mmap(write, DBT_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
         there = mmap(execute, DBT_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd, 0);
     }
     close(fd);
-    if (write == MAP_FAILED)
+    if (!write || write == MAP_FAILED)
         return false;
     dbt->code_base = dbt->code = dbt->granted = write;
     dbt->shift = execute - (uint8_t *)write;
@@ -53,8 +69,8 @@ static void release(void *at, size_t size)
 struct dbt *dbt_create(void)
 {
     size_t size = state_size() + DBT_CODE_SIZE;
-    uint8_t *at = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED)
+    uint8_t *at = reserve_pieces(size);
+    if (!at)
         return NULL;
     struct dbt *dbt = (struct dbt *)at;
     if (mprotect(at, state_size(), PROT_READ | PROT_WRITE)) {
@@ -127,15 +143,37 @@ void dbt_limit(struct dbt *dbt, size_t bytes)
     dbt->data_most = dbt->code_most / (DBT_CODE_SIZE >> 20) * (DBT_DATA_SIZE >> 20);
 }
 
+/*
+ * Large pages for both views, which are asked for by the first page of each. Programs like compilers run through megabytes of code, and
+ * the processor's TLB reaches a few hundred small pages.
+ */
+static void grant_large(struct dbt *dbt, uint8_t *at)
+{
+    *(volatile uint8_t *)at = *at;
+    madvise(at, CODE_LARGE, MADV_COLLAPSE);
+    madvise(at + dbt->shift, CODE_LARGE, MADV_COLLAPSE);
+}
+
+static void populate(struct dbt *dbt, uint8_t *at, size_t size)
+{
+#ifdef MADV_POPULATE_WRITE
+    madvise(at, size, MADV_POPULATE_WRITE);
+    madvise(at + dbt->shift, size, MADV_POPULATE_READ);
+#endif
+}
+
 /* Both views of what will be written next: a fault for each of its pages would cost as much as translating. */
 static void grant_code(struct dbt *dbt)
 {
     while (dbt->code + CODE_MOST > dbt->granted && dbt->granted < dbt->code_base + DBT_CODE_SIZE) {
-#ifdef MADV_POPULATE_WRITE
-        madvise(dbt->granted, CODE_PIECE, MADV_POPULATE_WRITE);
-        madvise(dbt->granted + dbt->shift, CODE_PIECE, MADV_POPULATE_READ);
-#endif
-        dbt->granted += CODE_PIECE;
+        bool large = dbt->granted >= dbt->code_base + CODE_LARGE;
+        size_t size = large ? CODE_LARGE : CODE_PIECE;
+        if (large)
+            grant_large(dbt, dbt->granted);
+        populate(dbt, dbt->granted, size);
+        dbt->granted += size;
+        if (dbt->granted == dbt->code_base + CODE_LARGE)
+            grant_large(dbt, dbt->code_base);
     }
 }
 
