@@ -16,7 +16,7 @@ static void print_model(const char *name, const char *text, void *out)
 }
 
 /* As it is written on the command line. */
-static void print_vmx_control(const char *name, void *out)
+static void print_vmx_feature(const char *name, void *out)
 {
     fputs("  vmx-", out);
     for (; *name; name++)
@@ -27,8 +27,9 @@ static void print_vmx_control(const char *name, void *out)
 static void print_cpu_help(FILE *out)
 {
     x86_model_list(print_model, out);
-    fprintf(out, "\nFeatures of VT-x, which vmx=on offers all; NAME=off switches one off, and what needs it:\n");
-    vmx_list_controls(print_vmx_control, out);
+    fprintf(out, "\nFeatures of VT-x, which vmx=on offers all; NAME=off switches one off, and what needs it. NAME=off@N does so on processor N\n"
+            "alone, so that a hypervisor can be seen to notice; vmx-lowest-common behind that has all offer what each does:\n");
+    vmx_list_features(print_vmx_feature, out);
 }
 
 static int print_lists(const struct options *options)

@@ -106,9 +106,20 @@ void paging_format_select(struct paging_format *format, const struct paging_mode
     }
 }
 
+/* SDM3 §29.3.3.1: bit 7 is reserved where the processor has no such pages. */
+static void ept_large_pages(struct paging_level *level, bool offered)
+{
+    if (offered)
+        return;
+    level->leaf = LEAF_NEVER;
+    level->reserved |= PTE_PS;
+}
+
 void paging_format_select_ept(struct paging_format *format, const struct paging_mode *mode)
 {
     *format = format_ept;
+    ept_large_pages(&format->level[1], mode->ept_2m);
+    ept_large_pages(&format->level[2], mode->ept_1g);
     reserve(format, range(51, mode->physical_bits));
 }
 

@@ -43,6 +43,7 @@ struct paging_format {
     uint64_t present;           /* an entry with none of these bits is not present */
     uint64_t accessed, dirty;   /* the flags that a walk sets; 0 where the format has none */
     bool ept;                   /* the rights are EPT's */
+    uint64_t needs_read;        /* rights of EPT that are a misconfiguration without that to read */
     bool pdpte_registers;       /* PAE: the root is one of four registers, chosen by address bits 31:30 */
     uint64_t address_mask;      /* address bits of an entry */
     struct paging_level level[PAGING_LEVELS_MAX];       /* [0] is the page table */
@@ -53,10 +54,11 @@ struct paging_mode {
     uint64_t cr0, cr4, efer;
     unsigned physical_bits;     /* MAXPHYADDR */
     bool pse36, page1gb;        /* CPUID */
+    bool ept_2m, ept_1g, ept_execute_only;      /* IA32_VMX_EPT_VPID_CAP */
 };
 
 void paging_format_select(struct paging_format *format, const struct paging_mode *mode);
-/* SDM3 §29.3.2 "EPT Translation Mechanism": four levels; where A and D are switched on the caller adds them. */
+/* SDM3 §29.3.2 "EPT Translation Mechanism": four levels; what depends on the guest that runs (A and D, rights) is the caller's. */
 void paging_format_select_ept(struct paging_format *format, const struct paging_mode *mode);
 
 /* Bits that must be zero in a present PDPTE register (SDM3 §4.4.1, table 4-8). */

@@ -210,6 +210,9 @@ static void read_limits(struct vcpu *vcpu, struct paging_mode *mode)
     mode->physical_bits = x86_physical_bits(vcpu);
     mode->pse36 = basic[3] & BIT(17);
     mode->page1gb = extended[3] & BIT(26);
+    mode->ept_2m = vmx_can(vcpu, CAPABILITY_EPT_2M_PAGES);
+    mode->ept_1g = vmx_can(vcpu, CAPABILITY_EPT_1G_PAGES);
+    mode->ept_execute_only = vmx_can(vcpu, CAPABILITY_EPT_EXECUTE_ONLY);
 }
 
 static void set_rules(struct vcpu *vcpu, uint64_t rules)
@@ -300,6 +303,7 @@ void mmu_enter_space(struct vcpu *vcpu, const struct mmu_space *space)
     struct mmu *mmu = vcpu->mmu;
     mmu->space = *space;
     mmu->ept_format.present = EPTE_RIGHTS | (space->mode_based_execute ? EPTE_USER_EXECUTE : 0);
+    mmu->ept_format.needs_read = EPTE_WRITE | (mmu->mode.ept_execute_only ? 0 : mmu->ept_format.present & ~(uint64_t)(EPTE_READ | EPTE_WRITE));
     mmu->ept_format.accessed = space->eptp & EPTP_ACCESSED_DIRTY ? EPTE_A : 0;
     mmu->ept_format.dirty = space->eptp & EPTP_ACCESSED_DIRTY ? EPTE_D : 0;
     uint64_t rules = rule_bits(vcpu);

@@ -62,11 +62,11 @@ static inline uint64_t page_address(const struct paging_format *format, const st
     return base;
 }
 
-/* SDM3 §29.3.3.1 "EPT Misconfigurations", besides reserved bits: write without read, and memory types that do not exist. */
-static bool ept_misconfigured(uint64_t entry, bool leaf)
+/* SDM3 §29.3.3.1 "EPT Misconfigurations", besides reserved bits: rights that need that to read, and memory types that do not exist. */
+static bool ept_misconfigured(const struct paging_format *format, uint64_t entry, bool leaf)
 {
     unsigned type = EPTE_MEMORY_TYPE(entry);
-    return ((entry & EPTE_WRITE) && !(entry & EPTE_READ)) || (leaf && (type == 2 || type == 3 || type == 7));
+    return ((entry & format->needs_read) && !(entry & EPTE_READ)) || (leaf && (type == 2 || type == 3 || type == 7));
 }
 
 /* First pass, from the root at `table`. nested: the tables' addresses are guest-physical. */
@@ -92,7 +92,7 @@ static enum outcome descend(struct vcpu *vcpu, struct walk *walk, const struct p
         if (!(entry & format->present))
             return WALK_ABSENT;
         bool leaf = maps_page(level, entry);
-        if (unlikely(entry & (leaf ? level->leaf_reserved : level->reserved)) || (format->ept && ept_misconfigured(entry, leaf)))
+        if (unlikely(entry & (leaf ? level->leaf_reserved : level->reserved)) || (format->ept && ept_misconfigured(format, entry, leaf)))
             return WALK_RESERVED;
         if (leaf) {
             path->address = page_address(format, level, entry) | (address & (BIT(level->shift) - 1));
@@ -149,7 +149,7 @@ static enum outcome mark_used(struct vcpu *vcpu, struct walk *walk, struct path 
 /* --- EPT --- */
 
 /* SDM3 table 28-7 "Exit Qualification for EPT Violations". */
-static uint64_t violation_qualification(const struct walk *walk, const struct path *path, uint32_t access, bool of_table)
+static uint64_t violation_qualification(const struct vcpu *vcpu, const struct walk *walk, const struct path *path, uint32_t access, bool of_table)
 {
     enum { USER_EXECUTABLE = 1 << 6, GLA_VALID = 1 << 7, FINAL = 1 << 8, USER = 1 << 9, WRITABLE = 1 << 10, NO_EXECUTE = 1 << 11 };
     uint64_t qualification = access | (path->all & EPTE_RIGHTS) << 3 | (path->all & EPTE_USER_EXECUTE ? USER_EXECUTABLE : 0);
@@ -158,6 +158,8 @@ static uint64_t violation_qualification(const struct walk *walk, const struct pa
     qualification |= GLA_VALID;
     if (of_table)
         return qualification;
+    if (!vmx_can(vcpu, CAPABILITY_EPT_VIOLATION_INFORMATION))
+        return qualification | FINAL;
     return qualification | FINAL | (walk->user ? USER : 0) | (walk->guest_writable ? WRITABLE : 0) | (walk->guest_nx ? NO_EXECUTE : 0);
 }
 
@@ -170,7 +172,7 @@ static enum outcome ept_refuse(struct vcpu *vcpu, struct walk *walk, const struc
     if (misconfigured)
         vmx_ept_misconfiguration(vcpu, gpa);
     else
-        vmx_ept_violation(vcpu, violation_qualification(walk, path, access, of_table), walk->gla, gpa,
+        vmx_ept_violation(vcpu, violation_qualification(vcpu, walk, path, access, of_table), walk->gla, gpa,
                           !(path->step[path->leaf].entry & EPTE_SUPPRESS_VE));
     return WALK_EXIT;
 }
@@ -359,7 +361,7 @@ static bool find_leaves(struct vcpu *vcpu, const struct paging_format *format, u
         uint64_t entry = read_entry(vcpu->ram, &step, sizeof(entry));
         bool large = maps_page(level, entry);
         if ((entry & needed) != needed || (entry & (large ? level->leaf_reserved : level->reserved)) ||
-            (format->ept && ept_misconfigured(entry, large)))
+            (format->ept && ept_misconfigured(format, entry, large)))
             return false;
         if (large) {
             leaves->large = entry;
@@ -410,7 +412,7 @@ bool mmu_look_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *gp
     uint64_t entry = leaves->entry ? __atomic_load_n(&leaves->entry[i], __ATOMIC_RELAXED) : leaves->large;
     if ((entry & needed) != needed)
         return false;
-    if (leaves->entry && ((entry & format->level[0].leaf_reserved) || ept_misconfigured(entry, true)))
+    if (leaves->entry && ((entry & format->level[0].leaf_reserved) || ept_misconfigured(format, entry, true)))
         return false;
     uint64_t page = leaves->entry ? entry & format->address_mask : leaves->large_gpa + i * PAGE_SIZE;
     *writable &= (entry & leaves->above & EPTE_WRITE) && (entry & format->dirty) == format->dirty;

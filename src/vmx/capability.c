@@ -19,7 +19,11 @@ static const struct {
 };
 
 uint32_t vmx_default1(enum vmx_group group) { return defaults[group].default1; }
-uint32_t vmx_allowed1(const struct vcpu *vcpu, enum vmx_group group) { return vcpu->model->vmx_controls[group]; }
+
+static const struct vmx_offer *offer_of(const struct vcpu *vcpu) { return &vcpu->model->vmx[vcpu->index]; }
+
+uint32_t vmx_allowed1(const struct vcpu *vcpu, enum vmx_group group) { return offer_of(vcpu)->control[group]; }
+bool vmx_can(const struct vcpu *vcpu, enum vmx_capability capability) { return offer_of(vcpu)->ept_vpid >> capability & 1; }
 
 uint32_t vmx_required(enum vmx_group group) { return defaults[group].default1 & ~defaults[group].may_be_0; }
 
@@ -56,13 +60,6 @@ static bool register_exists(const struct vcpu *vcpu, uint32_t msr)
     }
 }
 
-/* SDM3 §A.10: execute-only, 4 levels, UC and WB, 2 MiB and 1 GiB, INVEPT, A/D, advanced information, all INVVPID types. */
-static uint64_t ept_vpid(const struct vcpu *vcpu)
-{
-    uint64_t ept = BIT(0) | BIT(6) | BIT(8) | BIT(14) | BIT(16) | BIT(17) | BIT(20) | BIT(21) | BIT(22) | BIT(25) | BIT(26);
-    return (offers(vcpu, PROC2_ENABLE_EPT) ? ept : 0) | (offers(vcpu, PROC2_ENABLE_VPID) ? 0xF01ull << 32 : 0);
-}
-
 static const uint64_t cr0_fixed0 = CR0_PG | CR0_NE | CR0_PE, cr0_fixed1 = 0xFFFFFFFF;
 
 bool vmx_cr0_allowed(const struct vcpu *vcpu, uint64_t cr0)
@@ -95,7 +92,7 @@ bool vmx_read_capability(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
     case MSR_CR4_FIXED1: *value = x86_cr4_valid(vcpu); break;
     case MSR_VMCS_ENUM: *value = vmcs_highest_index(vcpu) << 1; break;
     case MSR_PROC2: *value = settings(vcpu, VMX_PROC2, 0); break;
-    case MSR_EPT_VPID_CAP: *value = ept_vpid(vcpu); break;
+    case MSR_EPT_VPID_CAP: *value = offer_of(vcpu)->ept_vpid; break;
     case MSR_TRUE_PIN: *value = true_controls(vcpu, VMX_PIN); break;
     case MSR_TRUE_PROC: *value = true_controls(vcpu, VMX_PROC); break;
     case MSR_TRUE_EXIT: *value = true_controls(vcpu, VMX_EXIT); break;

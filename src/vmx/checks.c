@@ -43,11 +43,14 @@ static bool msr_area(const struct vcpu *vcpu, uint64_t address, uint32_t count)
 
 static unsigned virtual_tpr_class(struct vcpu *vcpu) { return vmx_vapic_read(vcpu, VAPIC_TPR) >> 4 & 15; }
 
-/* SDM3 §25.6.11 "Extended-Page-Table Pointer (EPTP)": memory type UC or WB, 4 levels, A/D or not. */
+/* SDM3 §25.6.11 "Extended-Page-Table Pointer (EPTP)": memory type UC or WB, 4 levels, A/D or not, each only where it is offered. */
 bool vmx_eptp_valid(const struct vcpu *vcpu, uint64_t eptp)
 {
     enum { TYPE = 7, UC = 0, WB = 6, LENGTH = 7 << 3, LENGTH_4 = 3 << 3, RESERVED = 0xF80 };
-    return ((eptp & TYPE) == UC || (eptp & TYPE) == WB) && (eptp & LENGTH) == LENGTH_4 && !(eptp & RESERVED) && physical(eptp);
+    bool type = ((eptp & TYPE) == UC && vmx_can(vcpu, CAPABILITY_EPT_UC)) || ((eptp & TYPE) == WB && vmx_can(vcpu, CAPABILITY_EPT_WB));
+    bool length = (eptp & LENGTH) == LENGTH_4 && vmx_can(vcpu, CAPABILITY_EPT_WALK_LENGTH_4);
+    bool flags = !(eptp & EPTP_ACCESSED_DIRTY) || vmx_can(vcpu, CAPABILITY_EPT_ACCESSED_DIRTY);
+    return type && length && flags && !(eptp & RESERVED) && physical(eptp);
 }
 
 static bool host_cr0_allowed(const struct vcpu *vcpu, uint64_t cr0) { return vmx_cr0_allowed(vcpu, cr0); }

@@ -56,8 +56,7 @@ static bool mode_allows(const struct vcpu *vcpu)
 /* SDM3 §31.3, INVEPT and INVVPID: #UD where what they invalidate is not offered. */
 static bool exists(const struct vcpu *vcpu, enum vmx_reason reason)
 {
-    uint32_t needed = reason == REASON_INVEPT ? PROC2_ENABLE_EPT : reason == REASON_INVVPID ? PROC2_ENABLE_VPID : 0;
-    return !needed || (vmx_allowed1(vcpu, VMX_PROC2) & needed);
+    return reason == REASON_INVEPT ? vmx_can(vcpu, CAPABILITY_INVEPT) : reason == REASON_INVVPID ? vmx_can(vcpu, CAPABILITY_INVVPID) : true;
 }
 
 bool vmx_allowed(struct vcpu *vcpu, enum vmx_reason reason, uint64_t qualification, uint32_t information)
@@ -220,7 +219,9 @@ void vmx_vmwrite(struct vcpu *vcpu, uint64_t encoding, uint64_t value)
 bool vmx_invept(struct vcpu *vcpu, uint64_t type, const uint64_t descriptor[2])
 {
     enum { SINGLE_CONTEXT = 1, GLOBAL = 2 };
-    if (type != GLOBAL && (type != SINGLE_CONTEXT || !vmx_eptp_valid(vcpu, descriptor[0])))
+    bool offered = type == GLOBAL ? vmx_can(vcpu, CAPABILITY_INVEPT_ALL_CONTEXTS)
+                                  : type == SINGLE_CONTEXT && vmx_can(vcpu, CAPABILITY_INVEPT_SINGLE_CONTEXT);
+    if (!offered || (type == SINGLE_CONTEXT && !vmx_eptp_valid(vcpu, descriptor[0])))
         return failed(vcpu, ERROR_INVALID_INVALIDATION);
     if (type == GLOBAL)
         mmu_flush_all_epts(vcpu);
@@ -233,7 +234,7 @@ bool vmx_invvpid(struct vcpu *vcpu, uint64_t type, const uint64_t descriptor[2])
 {
     enum { ADDRESS, SINGLE_CONTEXT, ALL_CONTEXTS, SINGLE_KEEPING_GLOBALS };
     uint64_t vpid = descriptor[0], gla = descriptor[1];
-    if (type > SINGLE_KEEPING_GLOBALS || vpid >> 16 || (type != ALL_CONTEXTS && !vpid) ||
+    if (type > SINGLE_KEEPING_GLOBALS || !vmx_can(vcpu, CAPABILITY_INVVPID_ADDRESS + (unsigned)type) || vpid >> 16 || (type != ALL_CONTEXTS && !vpid) ||
         (type == ADDRESS && !x86_canonical(vcpu, gla)))
         return failed(vcpu, ERROR_INVALID_INVALIDATION);
     if (type == ADDRESS)

@@ -36,6 +36,19 @@ enum vmx_reason {
     REASON_COUNT = 80
 };
 
+/* CAPABILITY_...: numbers of bits in IA32_VMX_EPT_VPID_CAP. */
+enum vmx_capability {
+#define CAPABILITY(name, bit) CAPABILITY_##name = (bit),
+#include "vmx/ept_vpid.def"
+#undef CAPABILITY
+};
+
+/* What of VT-x a processor offers. */
+struct vmx_offer {
+    uint32_t control[VMX_GROUP_COUNT];  /* bits that may be 1 */
+    uint64_t ept_vpid;                  /* IA32_VMX_EPT_VPID_CAP */
+};
+
 enum { VMX_AWAITS_IF = 1, VMX_AWAITS_NMI_UNBLOCKING = 2 };
 
 /* What a VM exit will report (SDM3 §25.9 "VM-Exit Information Fields"); filled where the exit is found. */

@@ -32,17 +32,19 @@ bool vmx_read_capability(struct vcpu *vcpu, uint32_t msr, uint64_t *value);     
 bool vmx_write_feature_control(struct vcpu *vcpu, uint32_t msr, uint64_t value);
 uint32_t vmx_allowed1(const struct vcpu *vcpu, enum vmx_group group);   /* bits that may be 1 */
 uint32_t vmx_required(enum vmx_group group);    /* bits that must be 1 */
+bool vmx_can(const struct vcpu *vcpu, enum vmx_capability capability);
 /* SDM3 appendix A.7, A.8: may CR0 and CR4 have this value in VMX operation? */
 bool vmx_cr0_allowed(const struct vcpu *vcpu, uint64_t cr0);
 bool vmx_cr4_allowed(const struct vcpu *vcpu, uint64_t cr4);
 
-/* --- features.c: the controls of a CPU model, a word for each group (any thread) --- */
-void vmx_offer_all(uint32_t offered[VMX_GROUP_COUNT]);
-/* By the manual's name (ENABLE_EPT, enable-ept); it switches each control of that name. False: none can be switched so. */
-bool vmx_switch_control(uint32_t offered[VMX_GROUP_COUNT], const char *name, size_t length, bool on);
-/* Drops controls that need one that is not offered. */
-void vmx_drop_what_cannot_be(uint32_t offered[VMX_GROUP_COUNT]);
-void vmx_list_controls(void (*each)(const char *name, void *opaque), void *opaque);
+/* --- features.c: what a CPU model offers (any thread) --- */
+void vmx_offer_all(struct vmx_offer *offer);
+/* By the manual's name (ENABLE_EPT, enable-ept); it switches each control and capability of that name. False: none can be switched so. */
+bool vmx_switch_feature(struct vmx_offer *offer, const char *name, size_t length, bool on);
+/* Drops what needs something that is not offered. */
+void vmx_drop_what_cannot_be(struct vmx_offer *offer);
+void vmx_offer_common(struct vmx_offer *offer, const struct vmx_offer *other);    /* what both offer */
+void vmx_list_features(void (*each)(const char *name, void *opaque), void *opaque);
 
 /* --- finding exits --- */
 bool vmx_exit_now(struct vcpu *vcpu, enum vmx_reason reason, uint64_t qualification);

@@ -4,6 +4,8 @@
 
 #include "x86/x86.h"
 
+enum { MODEL_CPUS_MAX = 64 };
+
 struct cpu_model {
     char name[32];
     char brand[49];             /* CPUID 0x80000002-4 */
@@ -13,7 +15,7 @@ struct cpu_model {
     unsigned cpus;
     uint64_t tsc_hz;
     uint64_t xcr0;              /* user state components that can be enabled */
-    uint32_t vmx_controls[VMX_GROUP_COUNT];     /* of VT-x: bits that may be 1 */
+    struct vmx_offer vmx[MODEL_CPUS_MAX];       /* of VT-x: the only thing in which processors may differ */
     uint64_t has[(FEATURE_COUNT + 63) / 64];    /* a bit for each feature */
 };
 

@@ -224,23 +224,40 @@ static bool same_name(const char *feature, const char *text, size_t length)
     return true;
 }
 
-/* The controls of VT-x are called vmx-NAME. */
-static bool is_vmx_control(const char *name, size_t length)
+/* Features of VT-x are called vmx-NAME. */
+static bool is_vmx_feature(const char *name, size_t length)
 {
     enum { PREFIX = 4 };
     return length > PREFIX && same_name("VMX_", name, PREFIX);
 }
 
-static bool switch_vmx_control(struct cpu_model *model, const char *name, size_t length, bool on, struct error *err)
+enum { ALL_CPUS = -1 };
+
+/* Of one processor, or of all. */
+static bool switch_vmx_feature(struct cpu_model *model, const char *name, size_t length, bool on, int cpu, struct error *err)
 {
-    return vmx_switch_control(model->vmx_controls, name + 4, length - 4, on) ||
-           error_set(err, "'%.*s' is not a feature of VT-x that can be switched; --cpu help lists them", (int)length, name);
+    bool found = true;
+    for (int i = 0; i < (int)model->cpus && found; i++)
+        if (cpu == ALL_CPUS || cpu == i)
+            found = vmx_switch_feature(&model->vmx[i], name + 4, length - 4, on);
+    return found || error_set(err, "'%.*s' is not a feature of VT-x that can be switched; --cpu help lists them", (int)length, name);
 }
 
-static bool switch_feature(struct cpu_model *model, const char *name, size_t length, bool on, struct error *err)
+/* Every processor offers what all of them do. */
+static void level_vmx_features(struct cpu_model *model)
 {
-    if (is_vmx_control(name, length))
-        return switch_vmx_control(model, name, length, on, err);
+    for (unsigned i = 1; i < model->cpus; i++)
+        vmx_offer_common(&model->vmx[0], &model->vmx[i]);
+    for (unsigned i = 1; i < model->cpus; i++)
+        model->vmx[i] = model->vmx[0];
+}
+
+static bool switch_feature(struct cpu_model *model, const char *name, size_t length, bool on, int cpu, struct error *err)
+{
+    if (is_vmx_feature(name, length))
+        return switch_vmx_feature(model, name, length, on, cpu, err);
+    if (cpu != ALL_CPUS)
+        return error_set(err, "processors can differ in features of VT-x (vmx-...), not in '%.*s'", (int)length, name);
     for (unsigned f = 0; length && f < FEATURE_COUNT; f++)
         if (same_name(x86_feature_places[f].name, name, length)) {
             if (!switchable(f))
@@ -253,15 +270,40 @@ static bool switch_feature(struct cpu_model *model, const char *name, size_t len
     return error_set(err, "'%.*s' is not a CPU feature that Doppel knows", (int)length, name);
 }
 
-/* +name, -name, name=on or name=off. */
+/* "@2" at the end: of processor 2 alone; it is cut off. */
+static bool take_cpu(const struct cpu_model *model, const char *text, size_t *length, int *cpu, struct error *err)
+{
+    const char *at = memrchr(text, '@', *length);
+    *cpu = ALL_CPUS;
+    if (!at)
+        return true;
+    size_t digits = (size_t)(text + *length - at) - 1;
+    *cpu = 0;
+    for (size_t i = 1; i <= digits; i++)
+        *cpu = isdigit((unsigned char)at[i]) && *cpu < MODEL_CPUS_MAX ? *cpu * 10 + (at[i] - '0') : MODEL_CPUS_MAX;
+    if (!digits || *cpu >= (int)model->cpus)
+        return error_set(err, "'%.*s' ends in @ and no number of a processor; the last one is %u", (int)*length, text, model->cpus - 1);
+    *length = (size_t)(at - text);
+    return true;
+}
+
+/* +name, -name, name=on or name=off, and perhaps @N. */
 static bool switch_one(struct cpu_model *model, const char *text, size_t length, struct error *err)
 {
+    static const char level[] = "vmx-lowest-common";
+    int cpu;
+    if (length == sizeof(level) - 1 && !strncmp(text, level, length)) {
+        level_vmx_features(model);
+        return true;
+    }
+    if (!take_cpu(model, text, &length, &cpu, err))
+        return false;
     if (length && (text[0] == '+' || text[0] == '-'))
-        return switch_feature(model, text + 1, length - 1, text[0] == '+', err);
+        return switch_feature(model, text + 1, length - 1, text[0] == '+', cpu, err);
     if (length > 3 && !strncmp(text + length - 3, "=on", 3))
-        return switch_feature(model, text, length - 3, true, err);
+        return switch_feature(model, text, length - 3, true, cpu, err);
     if (length > 4 && !strncmp(text + length - 4, "=off", 4))
-        return switch_feature(model, text, length - 4, false, err);
+        return switch_feature(model, text, length - 4, false, cpu, err);
     return error_set(err, "CPU features are switched by +name, -name, name=on or name=off, not '%.*s'", (int)length, text);
 }
 
@@ -321,7 +363,8 @@ struct cpu_model *x86_model_create(const char *text, unsigned cpus, uint64_t tsc
     model->cpus = cpus;
     model->tsc_hz = tsc_hz;
     model->microcode = 0x1000000;
-    vmx_offer_all(model->vmx_controls);
+    for (unsigned i = 0; i < cpus; i++)
+        vmx_offer_all(&model->vmx[i]);
     const char *name = length ? text : default_name();
     if (!take_name(model, name, length ? length : strlen(name), err) ||
         (text && text[length] && !switch_features(model, text + length, err))) {
@@ -332,7 +375,8 @@ struct cpu_model *x86_model_create(const char *text, unsigned cpus, uint64_t tsc
     set(model, FEATURE_OSPKE, false);
     set(model, FEATURE_HTT, cpus > 1);
     drop_what_cannot_be(model);
-    vmx_drop_what_cannot_be(model->vmx_controls);
+    for (unsigned i = 0; i < cpus; i++)
+        vmx_drop_what_cannot_be(&model->vmx[i]);
     model->xcr0 = model_xcr0(model);
     return model;
 }

@@ -77,7 +77,7 @@ static inline bool fixture_chance(struct fixture *f, unsigned one_in) { return f
 
 static inline void fixture_vcpu_init(struct vcpu *vcpu, struct ram *ram, struct bus *bus)
 {
-    static const struct cpu_model model = { .physical_bits = FIXTURE_PHYSICAL_BITS };
+    static const struct cpu_model model = { .physical_bits = FIXTURE_PHYSICAL_BITS, .vmx[0].ept_vpid = ~0ull };
     vcpu->model = &model;
     vcpu->ram = ram;
     vcpu->mmio = bus;
@@ -86,7 +86,8 @@ static inline void fixture_vcpu_init(struct vcpu *vcpu, struct ram *ram, struct 
     pthread_mutex_init(&vcpu->mutex, NULL);
     pthread_cond_init(&vcpu->wake, NULL);
     /* The walker takes its limits once from CPUID; a test wants its own. */
-    vcpu->mmu->mode = (struct paging_mode){ .physical_bits = FIXTURE_PHYSICAL_BITS, .pse36 = true, .page1gb = true };
+    vcpu->mmu->mode = (struct paging_mode){ .physical_bits = FIXTURE_PHYSICAL_BITS, .pse36 = true, .page1gb = true, .ept_2m = true,
+                                              .ept_1g = true, .ept_execute_only = true };
     paging_format_select_ept(&vcpu->mmu->ept_format, &vcpu->mmu->mode);
     vcpu->mmu->limits_known = true;
     mmu_mode_changed(vcpu);

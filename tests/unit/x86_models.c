@@ -128,6 +128,52 @@ static void test_vmx_features_by_name(void **state)
     assert_null(x86_model_create("i7-7500U,vmx-ia32e=off", 1, 1000000000, &err));
 }
 
+/* What EPT and VPID can do, bit by bit; a capability goes with the control that it is of, and with what it is a part of. */
+static void test_ept_capabilities_by_name(void **state)
+{
+    enum { PROC2 = 0x48B, EPT_VPID = 0x48C };
+    static const struct { const char *model; uint64_t want; } cases[] = {
+        { "i7-7500U", 0x00000F0106734141 }, { "i7-7500U,vmx-ept-2m-pages=off", 0x00000F0106724141 },
+        { "i7-7500U,vmx-invvpid=off", 0x0000000006734141 }, { "i7-7500U,vmx-invept=off", 0x00000F0100634141 },
+        { "i7-7500U,vmx-enable-vpid=off,vmx-ept-1g-pages=off", 0x06714141 },
+    };
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct x86_fixture *f = x86_fixture_create(cases[i].model);
+        assert_int_equal(capability(f, EPT_VPID), cases[i].want);
+        x86_fixture_destroy(f);
+    }
+    struct x86_fixture *f = x86_fixture_create("i7-7500U,vmx-ept-accessed-dirty=off");
+    assert_int_equal(capability(f, PROC2) >> 32 & PROC2_ENABLE_PML, 0);
+    x86_fixture_destroy(f);
+}
+
+/* Processors report the same of VT-x unless somebody asks for one that does not. */
+static void test_processors_that_differ(void **state)
+{
+    struct error err;
+    struct cpu_model *model = x86_model_create("i7-7500U,vmx-virtual-nmis=off@1,vmx-ept-1g-pages=off@2,-vmx-enable-pml", 3, 1000000000, &err);
+    assert_non_null(model);
+    assert_true(model->vmx[0].control[VMX_PIN] & PIN_VIRTUAL_NMIS);
+    assert_false(model->vmx[1].control[VMX_PIN] & PIN_VIRTUAL_NMIS);
+    assert_false(model->vmx[1].control[VMX_PROC] & PROC_NMI_WINDOW_EXITING);
+    assert_true(model->vmx[2].control[VMX_PIN] & PIN_VIRTUAL_NMIS);
+    assert_int_equal(model->vmx[0].ept_vpid ^ model->vmx[2].ept_vpid, BIT(CAPABILITY_EPT_1G_PAGES));
+    for (unsigned i = 0; i < 3; i++)
+        assert_false(model->vmx[i].control[VMX_PROC2] & PROC2_ENABLE_PML);
+    x86_model_destroy(model);
+    model = x86_model_create("i7-7500U,vmx-virtual-nmis=off@1,vmx-ept-1g-pages=off@2,vmx-lowest-common", 3, 1000000000, &err);
+    assert_non_null(model);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_false(model->vmx[i].control[VMX_PIN] & PIN_VIRTUAL_NMIS);
+        assert_false(model->vmx[i].ept_vpid >> CAPABILITY_EPT_1G_PAGES & 1);
+    }
+    x86_model_destroy(model);
+    static const char *const wrong[] = { "i7-7500U,vmx-virtual-nmis=off@3", "i7-7500U,vmx-virtual-nmis=off@", "i7-7500U,vmx-virtual-nmis=off@x",
+                                         "i7-7500U,vmx-virtual-nmis=off@99999999999", "i7-7500U,avx=off@1" };
+    for (unsigned i = 0; i < ARRAY_SIZE(wrong); i++)
+        assert_null(x86_model_create(wrong[i], 3, 1000000000, &err));
+}
+
 /* No model offers a user-level instruction that this host lacks. */
 static void test_models_are_masked_by_the_host(void **state)
 {
@@ -258,7 +304,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vendor_and_brand), cmocka_unit_test(test_hypervisor_leaves),
         cmocka_unit_test(test_crystals),
-        cmocka_unit_test(test_hidden_features), cmocka_unit_test(test_vmx_by_name), cmocka_unit_test(test_vmx_features_by_name), cmocka_unit_test(test_models_are_masked_by_the_host),
+        cmocka_unit_test(test_hidden_features), cmocka_unit_test(test_vmx_by_name), cmocka_unit_test(test_vmx_features_by_name),
+        cmocka_unit_test(test_ept_capabilities_by_name), cmocka_unit_test(test_processors_that_differ),
+        cmocka_unit_test(test_models_are_masked_by_the_host),
         cmocka_unit_test(test_each_level_has_the_one_below), cmocka_unit_test(test_switches),
         cmocka_unit_test(test_dynamic_bits_follow_cr4), cmocka_unit_test(test_xsave_leaf_follows_xcr0),
         cmocka_unit_test(test_topology), cmocka_unit_test(test_leaves_beyond_the_last_answer_as_the_last),
