@@ -21,7 +21,7 @@ def libraries(program):
 
 
 def initrd(test, programs, files):
-    """The hypervisor guest's archive, followed by one with programs in /bin and files in /guest: Linux unpacks both."""
+    """The hypervisor guest's archive, followed by one with programs in /bin and files (name: path) in /guest: Linux unpacks both."""
     root, path = test.path("root"), test.path("initrd")
     os.makedirs(os.path.join(root, "bin"))
     os.makedirs(os.path.join(root, "guest"))
@@ -29,8 +29,8 @@ def initrd(test, programs, files):
         subprocess.run(["strip", "-o", os.path.join(root, "bin", os.path.basename(program)), program], check=True)
         for library in libraries(program):
             subprocess.run(["cp", "-L", "--parents", library, root], check=True)
-    for file in files:
-        shutil.copy(file, os.path.join(root, "guest"))
+    for name, file in files.items():
+        shutil.copy(file, os.path.join(root, "guest", name))
     with open(path, "wb") as archive:
         with open(asset("hypervisor"), "rb") as base:
             archive.write(base.read())
@@ -39,10 +39,10 @@ def initrd(test, programs, files):
     return path
 
 
-def hypervisor(test, *options, cpu="i7-7500U", cpus=1, programs=(), files=()):
+def hypervisor(test, *options, cpu="i7-7500U", cpus=1, programs=(), files=None):
     """A machine at the prompt of a guest that has a /dev/kvm and this program."""
     machine = test.machine("--memory", "768M", "--cpu", cpu, "--cpus", cpus, "--no-reboot", "--kernel", asset("kernel", "cloud"),
-                           "--initrd", initrd(test, (DOPPEL, *programs), files), "--append", "console=ttyS0 panic=-1 quiet", *options, terminal=True)
+                           "--initrd", initrd(test, (DOPPEL, *programs), files or {}), "--append", "console=ttyS0 panic=-1 quiet", *options, terminal=True)
     machine.expect(PROMPT)
     machine.command_line("for m in $(cat /lib/kvm/order); do insmod /lib/kvm/$m; done; ls /dev/kvm", "^/dev/kvm$", BOOT_SECONDS)
     return machine
@@ -118,7 +118,7 @@ BARE_METAL = "smoke", "paging", "events", "system", "interrupts", "kernel_paths"
 @case("bare-metal guests find on Linux' kvm-intel what the manual says; state moves among the engines", long=True)
 def doppel_in_doppel_bare_metal(test):
     programs = built("guest/run_guest", "state/state-engines")
-    images = built(*["guest/%s.elf" % name for name in BARE_METAL])
+    images = dict(zip(["%s.elf" % name for name in BARE_METAL], built(*["guest/%s.elf" % name for name in BARE_METAL])))
     with hypervisor(test, programs=programs, files=images) as machine:
         for name in BARE_METAL:
             machine.send("run_guest --engine kvm /guest/%s.elf; echo status=$?\n" % name)

@@ -3,6 +3,7 @@ import re
 import time
 
 from cases import asset, case
+from cases_nested import initrd
 from machine import BOOT_SECONDS, Failure, Monitor, exit_status
 
 # Parameters of kvm_intel, each of which it can do without.
@@ -107,3 +108,14 @@ def kvm_without(test):
 def kvm_features(test):
     for feature in FEATURES:
         boots_a_guest(test, cpu="i7-7500U,vmx-%s=off" % feature, append="doppel.kvm_features=any ")
+
+
+@case("three levels: KVM in the guest's guest, on KVM in the guest, boots a guest of its own", long=True)
+def kvm_nested(test):
+    inner = {"hypervisor": asset("hypervisor")}
+    with test.machine("--memory", "1536M", "--cpu", "i7-7500U", "--no-reboot", "--kernel", asset("kernel", "cloud"),
+                      "--initrd", initrd(test, (), inner), "--append",
+                      "console=ttyS0 panic=-1 quiet doppel.test=kvm doppel.kvm_test=kvm doppel.kvm_memory=512 "
+                      "doppel.kvm_initramfs=hypervisor doppel.kvm_words=quiet,doppel.kvm_features=any") as machine:
+        machine.expect(r"^L2: L2: DOPPEL-TEST cpu ok", 6 * BOOT_SECONDS)
+        end(machine)

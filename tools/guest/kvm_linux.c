@@ -1,7 +1,7 @@
 /*
  * A minimal user of /dev/kvm, for the guest of a guest: boots a bzImage by the 32-bit Linux boot protocol with KVM's own interrupt
  * controllers and PIT, which ACPI tables tell of, and a UART whose output is ours.
- *   kvm_linux PROCESSORS KERNEL INITRD COMMAND-LINE
+ *   kvm_linux PROCESSORS MEBIBYTES KERNEL INITRD COMMAND-LINE
  * Ends when the guest resets (status 0) or KVM gives up (1).
  */
 #include <asm/bootparam.h>
@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 enum {
-    MEMORY = 192 << 20, BOOT_PARAMS = 0x7000, COMMAND_LINE = 0x20000, KERNEL = 0x100000, INITRD = 0x6000000,
+    MEMORY_MIN = 128, MEMORY_MAX = 2048, BOOT_PARAMS = 0x7000, COMMAND_LINE = 0x20000, KERNEL = 0x100000, INITRD = 0x6000000,
     LOW_END = 0x9FC00, ACPI_TABLES = 0xE0000, TSS = 0xFFFBD000u, IDENTITY_MAP = 0xFFFBC000u,
     UART = 0x3F8, UART_IRQ = 4, KEYBOARD = 0x64, RESET = 0xFE,
     PM_EVENT = 0x600, PM_CONTROL = 0x604, PM_END = 0x606,
@@ -30,6 +30,7 @@ enum {
 
 static int vm;
 static uint8_t *memory;
+static size_t memory_size;
 static unsigned processors;
 static struct virtual_processor {
     int fd;
@@ -73,6 +74,10 @@ static void load(const char *kernel_path, const char *initrd_path, const char *c
     memcpy(&params->hdr, kernel + offsetof(struct boot_params, hdr), sizeof(params->hdr));
     size_t setup = (params->hdr.setup_sects + 1u) * 512;
     memcpy(memory + KERNEL, kernel + setup, kernel_size - setup);
+    if (INITRD + initrd_size > memory_size) {
+        fprintf(stderr, "kvm_linux: %s does not fit into the guest's memory\n", initrd_path);
+        exit(1);
+    }
     memcpy(memory + INITRD, initrd, initrd_size);
     strcpy((char *)memory + COMMAND_LINE, command_line);
     params->hdr.type_of_loader = 0xFF;
@@ -81,7 +86,7 @@ static void load(const char *kernel_path, const char *initrd_path, const char *c
     params->hdr.ramdisk_size = (uint32_t)initrd_size;
     params->e820_entries = 2;
     params->e820_table[0] = (struct boot_e820_entry){ 0, LOW_END, 1 };
-    params->e820_table[1] = (struct boot_e820_entry){ KERNEL, MEMORY - KERNEL, 1 };
+    params->e820_table[1] = (struct boot_e820_entry){ KERNEL, memory_size - KERNEL, 1 };
 }
 
 /* --- ACPI tables: ACPI 6.3, §5.2; nothing but what Linux needs to find processors and the I/O APIC --- */
@@ -184,25 +189,31 @@ static void make_acpi_tables(void)
 static void create(int kvm)
 {
     uint64_t identity = IDENTITY_MAP;
-    struct kvm_pit_config pit = { 0 };
+    struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
     vm = ask(kvm, KVM_CREATE_VM, NULL, "KVM_CREATE_VM");
     ask(vm, KVM_SET_TSS_ADDR, (void *)(uintptr_t)TSS, "KVM_SET_TSS_ADDR");
     ask(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity, "KVM_SET_IDENTITY_MAP_ADDR");
     ask(vm, KVM_CREATE_IRQCHIP, NULL, "KVM_CREATE_IRQCHIP");
     ask(vm, KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2");
-    memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    struct kvm_userspace_memory_region region = { .memory_size = MEMORY, .userspace_addr = (uintptr_t)memory };
+    memory = mmap(NULL, memory_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        fail("memory for the guest");
+    struct kvm_userspace_memory_region region = { .memory_size = memory_size, .userspace_addr = (uintptr_t)memory };
     ask(vm, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
 }
 
-static void set_apic_id(struct kvm_cpuid2 *cpuid, unsigned id)
+/* The guest learns from KVM's clock how fast its TSC is, without which a KVM of its own does not run. */
+static void finish_cpuid(struct kvm_cpuid2 *cpuid, unsigned id)
 {
+    const uint32_t hypervisor = 1u << 31;
     for (unsigned i = 0; i < cpuid->nent; i++) {
         struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
-        if (entry->function == 1)
+        if (entry->function == 1) {
             entry->ebx = (entry->ebx & 0xFFFFFF) | id << 24;
-        else if (entry->function == 0xB || entry->function == 0x1F)
+            entry->ecx |= hypervisor;
+        } else if (entry->function == 0xB || entry->function == 0x1F) {
             entry->edx = id;
+        }
     }
 }
 
@@ -211,7 +222,7 @@ static void set_cpuid(int kvm, unsigned id)
     struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + 128 * sizeof(cpuid->entries[0]));
     cpuid->nent = 128;
     ask(kvm, KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID");
-    set_apic_id(cpuid, id);
+    finish_cpuid(cpuid, id);
     ask(processor[id].fd, KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2");
     free(cpuid);
 }
@@ -359,16 +370,18 @@ static void *run_processor(void *argument)
 
 int main(int argc, char **argv)
 {
-    processors = argc == 5 ? (unsigned)atoi(argv[1]) : 0;
-    if (processors < 1 || processors > PROCESSORS_MAX) {
-        fprintf(stderr, "usage: kvm_linux PROCESSORS KERNEL INITRD COMMAND-LINE (1 to %d processors)\n", PROCESSORS_MAX);
+    processors = argc == 6 ? (unsigned)atoi(argv[1]) : 0;
+    memory_size = argc == 6 ? (size_t)atoi(argv[2]) << 20 : 0;
+    if (processors < 1 || processors > PROCESSORS_MAX || memory_size >> 20 < MEMORY_MIN || memory_size >> 20 > MEMORY_MAX) {
+        fprintf(stderr, "usage: kvm_linux PROCESSORS MEBIBYTES KERNEL INITRD COMMAND-LINE (1 to %d processors, %d to %d MiB)\n",
+                PROCESSORS_MAX, MEMORY_MIN, MEMORY_MAX);
         return 2;
     }
     int kvm = open("/dev/kvm", O_RDWR);
     if (kvm < 0)
         fail("/dev/kvm");
     create(kvm);
-    load(argv[2], argv[3], argv[4]);
+    load(argv[3], argv[4], argv[5]);
     make_acpi_tables();
     for (unsigned i = 0; i < processors; i++)
         create_processor(kvm, i);
