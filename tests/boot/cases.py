@@ -17,6 +17,7 @@ import urllib.request
 
 from machine import BOOT_SECONDS, ROOT, Failure, Machine, Monitor, Skip, exit_status
 
+Check = collections.namedtuple("Check", "name verdict detail")
 Case = collections.namedtuple("Case", "name proves long cpus tries body")
 ALL = []
 
@@ -47,8 +48,12 @@ def asset(*words, optional=False):
 class Test:
     """What a test body works with."""
 
-    def __init__(self, name, log, folder):
-        self.name, self.log, self.folder = name, log, folder
+    def __init__(self, name, log, folder, checks):
+        self.name, self.log, self.folder, self.checks = name, log, folder, checks
+
+    def check(self, name, verdict, detail):
+        """Adds a check that counts by itself: ok, FAIL or skip, and why."""
+        self.checks.append(Check(name, verdict, detail))
 
     def path(self, name):
         return os.path.join(self.folder, name)

@@ -25,6 +25,7 @@ import cases_workload  # noqa: F401 (the same)
 import cases_snapshot  # noqa: F401 (the same)
 import cases_vmx  # noqa: F401 (the same)
 import cases_nested  # noqa: F401 (the same)
+import cases_selftests  # noqa: F401 (the same)
 import cases_firmware # noqa: F401 (the same)
 import cases_installer # noqa: F401 (the same)
 import cases_systems # noqa: F401 (the same)
@@ -57,20 +58,23 @@ class Slots:
 
 
 def try_case(case):
-    """One run of a test: its verdict, and what it has to say."""
+    """One run of a test: its verdict, what it has to say, and the checks in it that count by themselves."""
     log = os.path.join(LOGS, case.name + ".log")
     if os.path.exists(log):
         os.remove(log)
+    checks = []
     try:
         with tempfile.TemporaryDirectory(prefix="doppel-boot-") as folder:
-            case.body(cases.Test(case.name, log, folder))
-        return "ok", case.proves
+            case.body(cases.Test(case.name, log, folder, checks))
+        if any(check.verdict == "FAIL" for check in checks):
+            raise Failure("a check in it failed")
+        return "ok", case.proves, checks
     except Skip as skip:
-        return "skip", str(skip)
+        return "skip", str(skip), checks
     except Failure as failure:
-        return "FAIL", "%s (console: %s)" % (failure, os.path.relpath(log, ROOT))
+        return "FAIL", "%s (console: %s)" % (failure, os.path.relpath(log, ROOT)), checks
     except Exception:       # the test's own fault; it must not hide the others
-        return "FAIL", traceback.format_exc()
+        return "FAIL", traceback.format_exc(), checks
 
 
 def run_case(case, slots, results, print_lock):
@@ -78,16 +82,21 @@ def run_case(case, slots, results, print_lock):
     start = time.monotonic()
     try:
         for left in reversed(range(case.tries)):
-            verdict, detail = try_case(case)
+            verdict, detail, checks = try_case(case)
             if verdict != "FAIL" or not left:
                 break
             with print_lock:
+                for check in checks:
+                    if check.verdict == "FAIL":
+                        print("again %s: %s: %s" % (case.name, check.name, check.detail))
                 print("again %s: it failed: %s" % (case.name, detail), flush=True)
     finally:
         slots.give(taken)
     with print_lock:
+        for check in checks:
+            print("%-4s %s: %s%s" % (check.verdict, case.name, check.name, check.detail and ": " + check.detail))
         print("%-4s %-28s %5.1f s  %s" % (verdict, case.name, time.monotonic() - start, detail), flush=True)
-        results.append(verdict)
+        results += [check.verdict for check in checks] + [verdict]
 
 
 def chosen(arguments):
