@@ -63,8 +63,7 @@ def leave(machine):
     machine.end(exit_status("DONE"), BOOT_SECONDS)
 
 
-@case("Doppel in Doppel: Linux boots on --engine kvm over Linux' own kvm-intel on emulated VT-x; doctor finds that KVM fast",
-      tries=2)
+@case("Doppel in Doppel: Linux boots on --engine kvm over Linux' own kvm-intel on emulated VT-x; doctor finds that KVM fast")
 def doppel_in_doppel(test):
     with hypervisor(test) as machine:
         machine.command_line("doppel doctor | grep -c '^ok *kvm'", "^1$", BOOT_SECONDS)

@@ -15,47 +15,6 @@
 /* What is answered without leaving `run`. */
 enum { INSIDE = REQUEST_INTERRUPT | REQUEST_NMI | REQUEST_VMX | REQUEST_CLOCK };
 
-/* --- events for the guest --- */
-
-/* *ready: the guest can take one at once; no longer, when it has been given one. */
-static void offer_interrupt(struct vcpu *vcpu, struct kvm_cpu *cpu, bool *ready)
-{
-    cpu->run->request_interrupt_window = 0;
-    if (!vcpu->intc_ops || vcpu->intc_ops->pending(vcpu->intc) < 0)
-        return;
-    if (!*ready) {
-        cpu->run->request_interrupt_window = 1;
-        return;
-    }
-    int vector = vcpu->intc_ops->acknowledge(vcpu->intc);
-    if (vector < 0)
-        return;
-    struct kvm_interrupt interrupt = { .irq = (uint32_t)vector };
-    counter_add(&vcpu->counters, COUNTER_interrupts, 1);
-    ioctl(cpu->fd, KVM_INTERRUPT, &interrupt);
-    *ready = false;
-    if (vcpu->intc_ops->pending(vcpu->intc) >= 0)
-        cpu->run->request_interrupt_window = 1;
-}
-
-/* The request is taken back before its source is looked at, as in vcpu/events.c. */
-static void offer_events(struct vcpu *vcpu, struct kvm_cpu *cpu, bool *ready)
-{
-    uint32_t request = atomic_fetch_and(&vcpu->request, ~(uint32_t)INSIDE);
-    if ((request & REQUEST_NMI) || vcpu->nmi_held)
-        ioctl(cpu->fd, KVM_NMI, 0);
-    vcpu->nmi_held = false;
-    offer_interrupt(vcpu, cpu, ready);
-    if (vcpu->intc_ops)
-        cpu->run->cr8 = vcpu->intc_ops->get_tpr(vcpu->intc);
-}
-
-static void take_tpr(struct vcpu *vcpu, const struct kvm_cpu *cpu)
-{
-    if (vcpu->intc_ops && cpu->run->cr8 != vcpu->intc_ops->get_tpr(vcpu->intc))
-        vcpu->intc_ops->set_tpr(vcpu->intc, cpu->run->cr8);
-}
-
 /* --- exits --- */
 
 static void do_port(struct vcpu *vcpu, struct kvm_run *run)
@@ -94,15 +53,80 @@ static bool do_access(struct vcpu *vcpu, struct kvm_cpu *cpu)
     return cpu->unfinished = true;
 }
 
-/* Lets KVM end the instruction of the last exit, which may take several. */
-static void finish(struct vcpu *vcpu, struct kvm_cpu *cpu)
+/* Lets KVM end the instruction of the last exit, which may take several. True: and it is the one that was to be stepped. */
+static bool finish(struct vcpu *vcpu, struct kvm_cpu *cpu)
 {
+    bool stepped = false;
     while (cpu->unfinished) {
         cpu->unfinished = false;
         cpu->run->immediate_exit = 1;
-        if (!ioctl(cpu->fd, KVM_RUN, 0))
-            do_access(vcpu, cpu);
+        if (!ioctl(cpu->fd, KVM_RUN, 0) && !do_access(vcpu, cpu))
+            stepped = cpu->run->exit_reason == KVM_EXIT_DEBUG;
     }
+    return stepped;
+}
+
+/* --- events for the guest --- */
+
+/* As of the last visit to KVM. */
+static bool is_ready(const struct kvm_cpu *cpu)
+{
+    return cpu->run->ready_for_interrupt_injection && cpu->run->if_flag;
+}
+
+/*
+ * Where the instruction of the last exit ends with an exception (an MSR that there is not), KVM delivers that, and forgets an interrupt that
+ * it was given before. So the instruction ends first. One that is stepped ends the visit: the interrupt waits for the next.
+ */
+static bool can_be_given(struct vcpu *vcpu, struct kvm_cpu *cpu, bool ready)
+{
+    if (!ready || !cpu->unfinished)
+        return ready;
+    if (cpu->stepping)
+        return false;
+    finish(vcpu, cpu);
+    return is_ready(cpu);
+}
+
+/* *ready: the guest can take one at once; no longer, when it has been given one. */
+static void offer_interrupt(struct vcpu *vcpu, struct kvm_cpu *cpu, bool *ready)
+{
+    cpu->run->request_interrupt_window = 0;
+    if (!vcpu->intc_ops || vcpu->intc_ops->pending(vcpu->intc) < 0)
+        return;
+    *ready = can_be_given(vcpu, cpu, *ready);
+    if (!*ready) {
+        cpu->run->request_interrupt_window = 1;
+        return;
+    }
+    int vector = vcpu->intc_ops->acknowledge(vcpu->intc);
+    if (vector < 0)
+        return;
+    struct kvm_interrupt interrupt = { .irq = (uint32_t)vector };
+    counter_add(&vcpu->counters, COUNTER_interrupts, 1);
+    trace(vcpu->log, cpu_interrupt, "vcpu%u vector %#x, by KVM", vcpu->index, vector);
+    ioctl(cpu->fd, KVM_INTERRUPT, &interrupt);
+    *ready = false;
+    if (vcpu->intc_ops->pending(vcpu->intc) >= 0)
+        cpu->run->request_interrupt_window = 1;
+}
+
+/* The request is taken back before its source is looked at, as in vcpu/events.c. */
+static void offer_events(struct vcpu *vcpu, struct kvm_cpu *cpu, bool *ready)
+{
+    uint32_t request = atomic_fetch_and(&vcpu->request, ~(uint32_t)INSIDE);
+    if ((request & REQUEST_NMI) || vcpu->nmi_held)
+        ioctl(cpu->fd, KVM_NMI, 0);
+    vcpu->nmi_held = false;
+    offer_interrupt(vcpu, cpu, ready);
+    if (vcpu->intc_ops)
+        cpu->run->cr8 = vcpu->intc_ops->get_tpr(vcpu->intc);
+}
+
+static void take_tpr(struct vcpu *vcpu, const struct kvm_cpu *cpu)
+{
+    if (vcpu->intc_ops && cpu->run->cr8 != vcpu->intc_ops->get_tpr(vcpu->intc))
+        vcpu->intc_ops->set_tpr(vcpu->intc, cpu->run->cr8);
 }
 
 /* One instruction that KVM cannot carry out, by the interpreter. */
@@ -151,7 +175,7 @@ static enum outcome run_in_kvm(struct vcpu *vcpu, struct kvm_cpu *cpu, bool read
         if (!kvm_enter(vcpu, cpu, &status))
             continue;
         cpu->unfinished = false;
-        ready = cpu->run->ready_for_interrupt_injection && cpu->run->if_flag;
+        ready = is_ready(cpu);
         take_tpr(vcpu, cpu);
         if (status < 0 && errno != EINTR && errno != EAGAIN)
             return INTERPRET;
@@ -174,7 +198,8 @@ static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu, bool step)
     enum outcome outcome = run_in_kvm(vcpu, cpu, can_take_interrupt(vcpu));
     uint32_t reason = cpu->run->exit_reason;
     uint64_t detail = cpu->run->fail_entry.hardware_entry_failure_reason;        /* of an internal error: its number */
-    finish(vcpu, cpu);
+    if (finish(vcpu, cpu))
+        outcome = DONE;
     bool event = kvm_pull(vcpu, cpu);
     if (vcpu->intc_ops && vcpu->intc_ops->pending(vcpu->intc) >= 0)     /* offered in vain; somebody must look again */
         atomic_fetch_or(&vcpu->request, REQUEST_INTERRUPT);
