@@ -16,10 +16,11 @@ hypervisor() {
 make_hypervisor() {
     local kernel=$1 base=$2 out=$3 root=$3.root
     say "making the hypervisor guest of ${kernel##*/}"
-    mkdir -p "$root"/{bin,guest,lib/kvm} "$out.modules" "$out.more/bin" || return 1
+    mkdir -p "$root"/{bin,guest} "$out.modules" "$out.more/bin" || return 1
     gcc -O2 -Wall -static -pthread -o "$root/bin/kvm_linux" "$top/tools/guest/kvm_linux.c" || return 1
     dpkg-deb --fsys-tarfile "$kernel/package.deb" | tar -x -C "$out.modules" ./lib/modules &&
-        "$top/tools/guest/pick-modules.py" "$out.modules/lib/modules" "$root/lib/kvm" kvm_intel || return 1
+        "$top/tools/guest/pick-modules.py" "$out.modules/lib/modules" "$root/lib/kvm" kvm_intel &&
+        "$top/tools/guest/pick-modules.py" "$out.modules/lib/modules" "$root/lib/kvm-amd" kvm_amd || return 1
     gcc -O2 -Wall -static -o "$out.more/bin/speed" "$top/tools/guest/speed.c" && cp "$out.more/bin/speed" "$root/bin/" || return 1
     cp "$kernel/vmlinuz" "$root/guest/" && { cat "$base" && archive "$out.more"; } >"$root/guest/initramfs" || return 1
     { cat "$base" && archive "$root"; } >"$out"

@@ -6,6 +6,7 @@ system_table() {
     cat <<'END'
 bench      2G  gcc libc6-dev 7zip xz-utils zstd sqlite3 python3 luajit sysbench openssl fio rt-tests stress-ng iproute2 libstb-dev
 cloud      2G  systemd-sysv udev dbus iproute2 login passwd cloud-init openssh-server
+qemu       2G  qemu-system-x86 seabios
 workloads  4G  nodejs openjdk-17-jdk-headless libpython3.11-testsuite qemu-user busybox-static
 END
 }

@@ -1,0 +1,124 @@
+"""
+Debian's own QEMU with Debian's own KVM in the guest (L1), on emulated VT-x: what it boots (L2) is on hardware as far as both can
+tell. L2's console is QEMU's terminal, and so the machine's.
+"""
+import os
+import shutil
+import subprocess
+
+from cases import asset, case
+from cases_firmware import boot_sector, menu_iso
+from machine import BOOT_SECONDS, Failure, exit_status
+
+PROMPT = r"^doppel:\S*# "
+# What Linux prints of a mobile Kaby Lake such as the i7-7500U, and what Intel gives to servers of that time and later desktops,
+# which our model has, too: kvm_intel's enable_apicv and enable_shadow_vmcs take it.
+KABY_LAKE = ("vnmi preemption_timer invvpid ept_x_only ept_ad ept_1gb flexpriority tsc_offset vtpr mtf vapic ept vpid "
+             "unrestricted_guest ple pml ept_mode_based_exec")
+SERVERS = "posted_intr apicv vapic_reg vid shadow_vmcs tsc_scaling"
+PARAMETERS = "ept vpid unrestricted_guest flexpriority vnmi eptad pml enable_apicv preemption_timer enable_shadow_vmcs"
+
+
+def archive(test, files):
+    """A further initial RAM disk with the files in /guest, as {name there: path}."""
+    root, path = test.path("root"), test.path("files")
+    os.makedirs(os.path.join(root, "guest"))
+    for name, file in files.items():
+        shutil.copy(file, os.path.join(root, "guest", name))
+    with open(path, "wb") as out:
+        subprocess.run("find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0", shell=True, cwd=root, check=True, stdout=out)
+    return path
+
+
+def hypervisor(test, *options, cpus=1, cpu="i7-7500U", files=None):
+    """A machine at the prompt of a guest that has a /dev/kvm, and a Debian with QEMU in /mnt, which sees /guest as /srv."""
+    more = ["--initrd", archive(test, files)] if files else []
+    machine = test.machine("--memory", "768M", "--cpu", cpu, "--cpus", cpus, "--no-reboot", "--kernel", asset("kernel", "cloud"),
+                           "--initrd", asset("hypervisor"), *more, "--disk", os.path.join(asset("system", "qemu"), "image") + ",ro",
+                           "--append", "console=ttyS0 panic=-1 quiet", *options, terminal=True)
+    machine.expect(PROMPT)
+    machine.command_line("for m in $(cat /lib/kvm/order); do insmod /lib/kvm/$m; done; ls /dev/kvm", "^/dev/kvm$", BOOT_SECONDS)
+    machine.command_line("mount -o ro /dev/vda /mnt && mount --bind /dev /mnt/dev && mount -t proc proc /mnt/proc && "
+                         "mount -t tmpfs tmp /mnt/tmp && mount --bind /guest /mnt/srv && echo mounted", "^mounted$", BOOT_SECONDS)
+    return machine
+
+
+def qemu(machine, options):
+    """Starts QEMU with KVM; end_of_guest when its guest powers off."""
+    machine.send("chroot /mnt qemu-system-x86_64 -accel kvm -cpu host -m 192M -nographic -net none -no-reboot %s; echo status=$?\n" % options)
+
+
+def end_of_guest(machine):
+    machine.expect(r"^status=0$", BOOT_SECONDS)
+    machine.expect(PROMPT)
+
+
+def boots_linux(machine, kernel, initrd, cpus=1):
+    qemu(machine, "-smp %d -kernel %s -initrd %s -append 'console=ttyS0 panic=-1 quiet doppel.test=cpu,clock doppel.cpus=%d'"
+         % (cpus, kernel, initrd, cpus))
+    for test in "cpu", "clock":
+        machine.result(test, 2 * BOOT_SECONDS)
+    end_of_guest(machine)
+
+
+def leave(machine):
+    machine.send("poweroff -f\n")
+    machine.end(exit_status("DONE"), BOOT_SECONDS)
+
+
+def vt_x_is_complete(machine):
+    machine.send("grep -m 1 '^vmx flags' /proc/cpuinfo\n")
+    flags = machine.expect(r"^vmx flags\s*: (.*)$")[1].split()
+    wanted = KABY_LAKE.split() + SERVERS.split()
+    if set(flags) != set(wanted):
+        raise Failure("VT-x: %s are missing, %s too many" % (sorted(set(wanted) - set(flags)), sorted(set(flags) - set(wanted))))
+    machine.send("cd /sys/module/kvm_intel/parameters; grep . %s | tr '\\n' ' '; cd /\n" % PARAMETERS)
+    wanted = " ".join(name + ":Y" for name in PARAMETERS.split())
+    said = machine.expect(r"^ept:.*? (?=doppel:)")[0].strip()
+    if said != wanted:
+        raise Failure("kvm_intel has %s" % said)
+
+
+@case("Debian's QEMU with KVM in the guest boots the cloud kernel; VT-x is all that Linux shows of an i7-7500U, and kvm-intel uses all of it",
+      tries=2)
+def qemu_kvm(test):
+    with hypervisor(test) as machine:
+        vt_x_is_complete(machine)
+        boots_linux(machine, "/srv/vmlinuz", "/srv/initramfs")
+        leave(machine)
+
+
+@case("the same with two processors on both levels", long=True, cpus=2, tries=2)
+def qemu_kvm_smp(test):
+    with hypervisor(test, cpus=2) as machine:
+        boots_linux(machine, "/srv/vmlinuz", "/srv/initramfs", cpus=2)
+        leave(machine)
+
+
+@case("a 32-bit kernel with PAE and one without boot in Debian's QEMU with KVM in the guest", long=True, tries=2)
+def qemu_kvm_i386(test):
+    kernels = ("686-pae", "686")
+    files = {what + "-" + name: asset(what, name, optional=True) for name in kernels for what in ("kernel", "initramfs")}
+    with hypervisor(test, files=files) as machine:
+        for name in kernels:
+            boots_linux(machine, "/srv/kernel-" + name, "/srv/initramfs-" + name)
+        leave(machine)
+
+
+@case("SeaBIOS boots a sector in real mode, and GRUB from a CD, in Debian's QEMU with KVM in the guest", long=True, tries=2)
+def qemu_kvm_real_mode(test):
+    with hypervisor(test, files={"mbr.img": boot_sector(test), "menu.iso": menu_iso(test)}) as machine:
+        qemu(machine, "-drive file=/srv/mbr.img,format=raw,readonly=on,if=virtio")
+        machine.expect(r"SeaBIOS \(version", BOOT_SECONDS)
+        machine.expect(r"^drive 80$", BOOT_SECONDS)
+        machine.expect(r"^the second sector was read$")
+        machine.send("k")
+        machine.expect(r"^key k$")
+        machine.send("q")
+        end_of_guest(machine)
+        qemu(machine, "-cdrom /srv/menu.iso")
+        machine.expect(r"The entry", BOOT_SECONDS)
+        machine.send("x")
+        machine.expect(r"The entry was chosen\.")
+        end_of_guest(machine)
+        leave(machine)
