@@ -1,10 +1,11 @@
 /*
  * Runs one bare-metal guest in a machine of its own in this process and counts its PASS and FAIL lines.
  *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... [--machines N] [--counted GLOB]
- *             [--victim 1] [--at-speed 1] ELF
+ *             [--victim 1] [--at-speed 1] [--rows 1] ELF
  * With --machines, that many run at the same time, each on its own threads. The guest must end itself by the debug-exit
  * port; anything else is a failure. With --counted, each counter whose name matches must have counted something.
- * With --victim, another machine stands in the process (victim.h).
+ * With --victim, another machine stands in the process (victim.h). With --rows, the guest's lines "ROW name" must be the checks of VM entry
+ * that fail, one after the other, as the trace tells them.
  * With --engine kvm it is skipped where there is no KVM; and checks in which the host's KVM is known to depart from the manual
  * (kvm_departures.def) are shown with the reason, and count as skipped. A KVM that emulates the guest's kernel takes interrupts some
  * instructions late or early, as it comes; so there a guest that fails runs up to three times, and fails if it never passes.
@@ -32,6 +33,7 @@ struct run {
     char console[48];
     char *path;                         /* the file, within `console` */
     struct machine *machine;
+    FILE *trace;                        /* with --rows: what the trace prints */
 };
 
 /* What else was asked for. */
@@ -39,6 +41,7 @@ struct plan {
     unsigned machines;
     const char *counted;
     bool victim;
+    bool rows;
     bool at_speed;                      /* not on a KVM that emulates: it would take too long there, or never end */
 };
 
@@ -98,6 +101,8 @@ static bool parse(int argc, char **argv, struct machine_config *config, struct p
             plan->victim = atoi(value);
         else if (!strcmp(argv[i], "--at-speed"))
             plan->at_speed = atoi(value);
+        else if (!strcmp(argv[i], "--rows"))
+            plan->rows = atoi(value);
         else if (!strcmp(argv[i], "--device") && config->extra_count < MACHINE_EXTRA_MAX)
             config->extra[config->extra_count++] = value;
         else
@@ -150,10 +155,14 @@ static void on_alarm(int number)
     _exit(1);
 }
 
-static bool start(struct run *run, const struct machine_config *config)
+static bool start(struct run *run, const struct machine_config *config, bool rows)
 {
     struct error err;
     run->config = *config;
+    if (rows && !(run->trace = run->config.log = tmpfile())) {
+        perror("tmpfile");
+        return false;
+    }
     strcpy(run->console, "file:/tmp/doppel-guest-XXXXXX");
     run->path = run->console + strlen("file:");
     int fd = mkstemp(run->path);
@@ -164,6 +173,8 @@ static bool start(struct run *run, const struct machine_config *config)
     close(fd);
     run->config.debug_console = run->console;
     run->machine = machine_create(&run->config, &err);
+    if (run->machine && rows)
+        trace_switch(&run->machine->log, "vmx", true);
     for (unsigned i = 0; run->machine && i < run->config.cpus; i++)     /* these guests run nothing often */
         if (run->machine->vcpu[i]->engine == &engine_dbt)
             dbt_set_hot(run->machine->vcpu[i], i & 1 ? 2 : 0);
@@ -188,6 +199,37 @@ static void check_counted(const struct machine *machine, const char *glob, struc
     }
 }
 
+/* The name behind the next `mark` of the file; false: there is none. */
+static bool next_name(FILE *file, const char *mark, char name[64])
+{
+    char line[1024], format[64];
+    snprintf(format, sizeof(format), "%s%%63s", mark);
+    while (fgets(line, sizeof(line), file)) {
+        const char *found = strstr(line, mark);
+        if (found && sscanf(found, format, name) == 1)
+            return true;
+    }
+    return false;
+}
+
+static void check_rows(struct run *run, struct tally *tally)
+{
+    char want[64], got[64] = "any";
+    FILE *guest = fopen(run->path, "r");
+    rewind(run->trace);
+    while (guest && next_name(guest, "ROW ", want)) {
+        bool ok = next_name(run->trace, "fails the check ", got) && !strcmp(want, got);
+        printf("%s entry fails by %s%s%s\n", ok ? "PASS" : "FAIL", want, ok ? "" : ", not by ", ok ? "" : got);
+        tally->passed += ok;
+        tally->failed += !ok;
+        if (!ok)
+            break;
+    }
+    if (guest)
+        fclose(guest);
+    fclose(run->trace);
+}
+
 static void finish(struct run *run, const char *counted, struct tally *tally)
 {
     enum machine_end end = machine_wait(run->machine);
@@ -197,11 +239,13 @@ static void finish(struct run *run, const char *counted, struct tally *tally)
     failed_before = tally->failed + tally->skipped;
     machine_destroy(run->machine);
     count_lines(run->path, tally);
-    unlink(run->path);
     if (end != END_DEBUG_EXIT || code != tally->failed + tally->skipped - failed_before) {
         printf("FAIL the guest ended by %d, code %u\n", end, code);
         tally->failed++;
     }
+    if (run->trace)
+        check_rows(run, tally);
+    unlink(run->path);
 }
 
 /* The image's name without folder and ending. */
@@ -245,7 +289,7 @@ int main(int argc, char **argv)
     config.translations = "memory";
     if (!parse(argc, argv, &config, &plan)) {
         fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... "
-                        "[--machines N] [--counted GLOB] [--victim 1] [--at-speed 1] ELF\n");
+                        "[--machines N] [--counted GLOB] [--victim 1] [--at-speed 1] [--rows 1] ELF\n");
         return 2;
     }
     name_guest(&tally, config.kernel);
@@ -260,7 +304,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }
-    while (started < plan.machines && start(&runs[started], &config))
+    while (started < plan.machines && start(&runs[started], &config, plan.rows))
         started++;
     tally.failed += started < plan.machines;
     for (unsigned i = 0; i < started; i++)
