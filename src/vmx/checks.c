@@ -129,6 +129,15 @@ static bool cs_dpl(const struct vcpu *vcpu, bool unrestricted)
     return type & SEG_CONFORMING ? dpl <= ss_dpl : dpl == ss_dpl;
 }
 
+/* --- RIP --- */
+
+/* The bits that no linear address of this processor has are all 0 or all 1: less than canonical. */
+static bool rip_alike(const struct vcpu *vcpu, uint64_t rip)
+{
+    unsigned width = x86_has(vcpu, FEATURE_LA57) ? 57 : 48;
+    return rip >> width == 0 || ~rip >> width == 0;
+}
+
 /* --- non-register state --- */
 
 static bool injection_into_activity(unsigned activity, unsigned type, unsigned vector)

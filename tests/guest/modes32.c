@@ -97,8 +97,6 @@ static void gates(void)
 }
 
 /* --- tasks --- */
-volatile uint32_t task_runs;
-volatile uint16_t task_tr;
 static struct tss32 tss2;
 static uint8_t task_stack[4096] __attribute__((aligned(16)));
 

@@ -4,10 +4,6 @@
 enum { GP = 13 << 16, TS = 10 << 16, NP = 11 << 16 };
 enum { SEL_CODE1 = 0x68 | 1, SEL_DATA1 = 0x70 | 1, SEL_CONFORMING = 0x78 };
 
-/* What start32.S's own task writes; not used here. */
-volatile uint32_t task_runs;
-volatile uint16_t task_tr;
-
 static void put_bytes(uint32_t at, const uint8_t *bytes, unsigned count)
 {
     volatile uint8_t *to = (volatile uint8_t *)at;

@@ -254,7 +254,7 @@ static const struct wrong {
     W(descriptor_table_limits, .set = { SET(GUEST_GDTR_LIMIT, 0x10000) }),
     W(descriptor_table_limits, .set = { SET(GUEST_IDTR_LIMIT, 0x10000) }),
     W(rip_upper_half, .set = { SET(GUEST_CS_ACCESS_RIGHTS, 0xC09B), SET(GUEST_RIP, 1ull << 32) }),
-    W(rip_canonical, .set = { SET(GUEST_RIP, 1ull << 48) }),
+    W(rip_alike, .set = { SET(GUEST_RIP, 1ull << 48) }),
     W(rflags_reserved, .set = { SET(GUEST_RFLAGS, 0) }),
     W(rflags_reserved, .set = { SET(GUEST_RFLAGS, 0x8002) }),
     W(rflags_reserved, .set = { SET(GUEST_RFLAGS, 1ull << 22 | 2) }),
@@ -324,12 +324,27 @@ static void try(const struct wrong *wrong)
 /* In 64-bit mode there is no monitor that these are about: vmx_checks32 tries them. */
 static bool of_a_32bit_monitor(enum row row) { return row == ROW_outside_ia32e || row == ROW_host_32bit; }
 
+/* SDM3 §27.3.1.4: bits 63:N of RIP must be alike where addresses have N bits; bit N-1 may differ from them, and then the guest faults. */
+static void right_states(void)
+{
+    enum { GP_EXCEPTION = 1 << 13 };
+    vmcs_prepare(guest_vmcall);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a state with nothing wrong");
+    vmcs_prepare(guest_vmcall);
+    vmwrite(VMCS_GUEST_DS_ACCESS_RIGHTS, 0x10000);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a segment register that is unusable");
+    vmcs_prepare(guest_vmcall);
+    vmwrite(VMCS_GUEST_RIP, NOT_CANONICAL);
+    vmwrite(VMCS_EXCEPTION_BITMAP, GP_EXCEPTION);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "a RIP whose bits from the address width on are alike");
+    check_equal(vmread(VMCS_GUEST_RIP), NOT_CANONICAL, "faults in the guest");
+}
+
 void test_main(void)
 {
     bool tried[ROW_COUNT] = { false };
     vmx_switch_on();
-    vmcs_prepare(guest_vmcall);
-    check_equal(vmx_run_reason(), REASON_VMCALL, "a state with nothing wrong");
+    right_states();
     for (unsigned i = 0; i < sizeof(wrongs) / sizeof(wrongs[0]); i++) {
         try(&wrongs[i]);
         tried[wrongs[i].row] = true;

@@ -8,6 +8,8 @@ struct gate32 {
 static struct gate32 idt[256];
 static uint64_t gdt[32] __attribute__((aligned(16)));
 struct tss32 tss;
+volatile uint32_t task_runs;
+volatile uint16_t task_tr;
 static uint8_t kernel_stack[16384] __attribute__((aligned(16)));
 static uint8_t user_stack[4096] __attribute__((aligned(4096)));
 static void (*handlers[256])(struct trap_frame32 *frame);

@@ -39,6 +39,8 @@ void set_gdt_entry(unsigned selector, uint64_t descriptor);
 uint64_t segment_descriptor(uint32_t base, uint32_t limit, unsigned access, unsigned flags);
 extern struct tss32 tss;        /* the loaded one */
 extern uint32_t stub_table32[256];
+extern volatile uint32_t task_runs;     /* what start32.S's own task, task_code, writes */
+extern volatile uint16_t task_tr;
 
 static inline uint32_t read_cr0(void) { uint32_t v; __asm__ volatile("mov %%cr0, %0" : "=r"(v)); return v; }
 static inline uint32_t read_cr2(void) { uint32_t v; __asm__ volatile("mov %%cr2, %0" : "=r"(v)); return v; }
