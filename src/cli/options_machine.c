@@ -188,6 +188,17 @@ bool option_perf_map(struct options *options, const char *value, struct error *e
     return true;
 }
 
+bool option_tlb(struct options *options, const char *value, struct error *err)
+{
+    static const char *const names[] = { [MMU_NORMAL] = "normal", [MMU_STALE] = "stale", [MMU_FRESH] = "fresh" };
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+        if (!strcmp(value, names[i])) {
+            options->config.tlb = i;
+            return true;
+        }
+    return error_set(err, "--tlb is normal, stale or fresh, not '%s'", value);
+}
+
 bool option_code_cache(struct options *options, const char *value, struct error *err)
 {
     return (size_parse(value, &options->config.code_cache) && options->config.code_cache >= 256 * KiB && options->config.code_cache <= 128 * MiB) ||

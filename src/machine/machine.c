@@ -63,7 +63,7 @@ static const char *default_engine(const struct machine *machine)
     double nanoseconds;
     struct error why_not;
     const struct machine_config *config = &machine->config;
-    bool software = config->clock_instructions || config->perf_map || config->jitdump || config->code_cache || config->translations ||
+    bool software = config->clock_instructions || config->perf_map || config->jitdump || config->code_cache || config->tlb || config->translations ||
                     model_has(machine->model, FEATURE_VMX);
     return !software && kvm_fast(&nanoseconds, &why_not) ? "kvm" : "dbt";
 }
@@ -195,6 +195,10 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
     vcpu->mmu = mmu_create();
     if (!vcpu->mmu) {
         error_set(err, "no memory for the TLB of vCPU %u", index);
+        goto fail;
+    }
+    if (!mmu_set_policy(vcpu->mmu, machine->config.tlb)) {
+        error_set(err, "no memory for what vCPU %u remembers of its walks", index);
         goto fail;
     }
     x86_reset(vcpu, false);

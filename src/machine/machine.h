@@ -16,6 +16,7 @@
 #include "base/stats.h"
 #include "bus/handles.h"
 #include "machine/state_log.h"
+#include "mmu/mmu.h"
 #include "vcpu/vcpu.h"
 
 enum { MACHINE_DISKS_MAX = 16, MACHINE_NETS_MAX = 8, MACHINE_EXTRA_MAX = 8, MACHINE_CPUS_MAX = 64, MACHINE_INITRDS_MAX = 8 };
@@ -91,6 +92,7 @@ struct machine_config {
     bool no_reboot;
     bool perf_map;              /* write a map of translated code for perf */
     const char *jitdump;        /* directory for a dump of translated code for perf; NULL: none */
+    enum mmu_policy tlb;        /* how long cached translations are kept (mmu/mmu.h) */
     uint64_t code_cache;        /* bytes of translated code for each vCPU at most; 0: default */
     const char *translations;   /* directory of translations that are kept for later runs; "memory": for this run; NULL: none are */
     bool translations_try;      /* where the directory cannot be used, say so and keep them for this run */

@@ -81,6 +81,13 @@ struct tlb_context {
 
 enum { FETCHED_BITS = 1 << 15 };
 
+/*
+ * How long cached translations are kept. MMU_STALE: as long as the manual lets a processor keep them, paging structures and
+ * guest-physical mappings included. MMU_FRESH: everything goes at each change of an address space or mode, VM entry, VM exit,
+ * invalidation of whatever kind, and wherever the loop looks for events.
+ */
+enum mmu_policy { MMU_NORMAL, MMU_STALE, MMU_FRESH };
+
 struct mmu {
     struct tlb_context *context;        /* the present one, in `contexts` */
     enum mmu_class data_class;
@@ -104,6 +111,8 @@ struct mmu {
     uint64_t fetched[2][FETCHED_BITS / 64];     /* pages that mmu_note_fetch was told of, hashed; global ones apart */
     struct tlb_context *contexts;
     struct windows *windows;    /* window.h; NULL: none yet */
+    enum mmu_policy policy;
+    struct walk_cache *walk_cache;              /* walk_cache.h; NULL: no walk is remembered */
     pthread_mutex_t bus_mutex;  /* of vCPU 0: mmu_bus_lock */
 };
 
@@ -120,6 +129,7 @@ static inline void mmu_note_fetch(struct vcpu *vcpu, uint64_t gla, bool global)
 
 struct mmu *mmu_create(void);
 void mmu_destroy(struct mmu *mmu);
+bool mmu_set_policy(struct mmu *mmu, enum mmu_policy policy);          /* before it is used; false: no memory */
 
 /* --- all of the rest: on the vCPU's thread --- */
 
@@ -159,6 +169,12 @@ void mmu_forget_page(struct vcpu *vcpu, uint64_t gla);
 void mmu_flush_pcid(struct vcpu *vcpu, uint16_t pcid);
 void mmu_flush_linear(struct vcpu *vcpu);       /* everything of the present VPID, global pages too */
 void mmu_flush_all(struct vcpu *vcpu);          /* everything, whosever it is */
+/* Between two instructions: what MMU_FRESH asks for. */
+static inline void mmu_border(struct vcpu *vcpu)
+{
+    if (unlikely(vcpu->mmu->policy == MMU_FRESH))
+        mmu_flush_all(vcpu);
+}
 
 /*
  * VM entry and exit: from now on addresses belong to this space; CR0, CR3, CR4 and EFER are already those that go with it.

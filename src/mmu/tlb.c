@@ -20,6 +20,7 @@
 #include "mem/ram.h"
 #include "mmu/window_impl.h"
 #include "mmu/walk.h"
+#include "mmu/walk_cache.h"
 #include "vcpu/work.h"
 #include "vmx/vmx.h"
 #include "x86/x86.h"
@@ -55,8 +56,9 @@ static void table_clear_local(struct tlb_table *table)
     table->local_count = 0;
 }
 
-static void context_clear(struct tlb_context *context)
+static void context_clear(struct mmu *mmu, struct tlb_context *context)
 {
+    structures_forget(mmu, context);
     context->fetch_epoch++;
     for (unsigned class = 0; class < MMU_CLASSES; class++)
         if (context->table[class].filled || !context->used)
@@ -69,6 +71,7 @@ static void context_clear(struct tlb_context *context)
 static void context_clear_local(struct vcpu *vcpu, struct tlb_context *context)
 {
     counter_add(&vcpu->counters, COUNTER_tlb_flushes, 1);
+    structures_forget(vcpu->mmu, context);
     context->fetch_epoch++;
     for (unsigned class = 0; class < MMU_CLASSES; class++)
         table_clear_local(&context->table[class]);
@@ -107,7 +110,7 @@ static struct tlb_context *context_take(struct mmu *mmu, uint16_t pcid)
         if (context->last_use < oldest->last_use)
             oldest = context;
     }
-    context_clear(oldest);
+    context_clear(mmu, oldest);
     oldest->used = true;
     oldest->pcid = pcid;
     oldest->vpid = mmu->space.vpid;
@@ -142,6 +145,7 @@ void mmu_destroy(struct mmu *mmu)
     if (!mmu)
         return;
     windows_destroy(mmu->windows);
+    free(mmu->walk_cache);
     pthread_mutex_destroy(&mmu->bus_mutex);
     munmap(mmu->contexts, TLB_CONTEXTS * sizeof(*mmu->contexts));
     free(mmu);
@@ -158,13 +162,14 @@ static void choose_context(struct vcpu *vcpu, bool flushed)
     if (!context)
         context = context_take(mmu, pcid);
     if (context->rule_bits != mmu->rule_bits || context->stale) {
-        context_clear(context);
+        context_clear(mmu, context);
         context->rule_bits = mmu->rule_bits;
     }
     context->last_use = ++mmu->ticks;
     mmu->context = context;
     mmu->cr3 = vcpu->cr3;
     window_follow_cr3(vcpu, flushed);
+    mmu_border(vcpu);
     mmu_privilege_changed(vcpu);
 }
 
@@ -321,8 +326,9 @@ void mmu_flush_all(struct vcpu *vcpu)
     counter_add(&vcpu->counters, COUNTER_tlb_flushes, 1);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].used)
-            context_clear(&mmu->contexts[i]);
+            context_clear(mmu, &mmu->contexts[i]);
     mmu->fetch_epoch++;
+    guest_physicals_forget_all(mmu);
     large_filter_clear(&mmu->large);
     mmu->pkeys_seen = 0;
 }
@@ -405,6 +411,8 @@ static void note_flush(struct mmu *mmu, struct tlb_context *context, uint64_t gl
 static void context_flush(struct mmu *mmu, struct tlb_context *context, uint64_t gla, unsigned scope)
 {
     context_flush_page(context, gla, scope);
+    if (scope & SCOPE_LOCAL)            /* INVLPG: those of all addresses */
+        structures_forget(mmu, context);
     window_flush_page(context, gla, !(scope & SCOPE_LOCAL));
     note_flush(mmu, context, gla, scope);
     if (large_filter_hit(&context->large, gla) || ((scope & SCOPE_GLOBAL) && large_filter_hit(&mmu->large, gla)))
@@ -416,6 +424,7 @@ void mmu_flush_page(struct vcpu *vcpu, uint64_t gla)
     struct mmu *mmu = vcpu->mmu;
     FOR_CONTEXTS_OF_VPID(context, mmu, mmu->space.vpid)
         context_flush(mmu, context, gla, context->pcid == mmu->context->pcid ? SCOPE_LOCAL | SCOPE_GLOBAL : SCOPE_GLOBAL);
+    mmu_border(vcpu);
 }
 
 void mmu_flush_pcid_page(struct vcpu *vcpu, uint16_t pcid, uint64_t gla)
@@ -424,6 +433,7 @@ void mmu_flush_pcid_page(struct vcpu *vcpu, uint16_t pcid, uint64_t gla)
     FOR_CONTEXTS_OF_VPID(context, mmu, mmu->space.vpid)
         if (context->pcid == pcid)
             context_flush(mmu, context, gla, SCOPE_LOCAL);
+    mmu_border(vcpu);
 }
 
 void mmu_flush_pcid(struct vcpu *vcpu, uint16_t pcid)
@@ -432,6 +442,7 @@ void mmu_flush_pcid(struct vcpu *vcpu, uint16_t pcid)
     FOR_CONTEXTS_OF_VPID(context, mmu, mmu->space.vpid)
         if (context->pcid == pcid)
             context_clear_local(vcpu, context);
+    mmu_border(vcpu);
 }
 
 void mmu_flush_vpid_page(struct vcpu *vcpu, uint16_t vpid, uint64_t gla)
@@ -448,7 +459,7 @@ void mmu_flush_vpid(struct vcpu *vcpu, uint16_t vpid, bool keep_global)
         if (keep_global)
             context_clear_local(vcpu, context);
         else if (context == vcpu->mmu->context)
-            context_clear(context);
+            context_clear(vcpu->mmu, context);
         else
             context->stale = true;
 }
@@ -459,7 +470,7 @@ void mmu_flush_all_vpids(struct vcpu *vcpu)
     mmu->fetch_epoch++;
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].used && mmu->contexts[i].vpid)
-            context_clear(&mmu->contexts[i]);
+            context_clear(mmu, &mmu->contexts[i]);
 }
 
 /* What a large page maps beside this page goes through EPT by itself, so it stays. */
@@ -479,18 +490,20 @@ void mmu_flush_ept(struct vcpu *vcpu, uint64_t eptp)
 {
     struct mmu *mmu = vcpu->mmu;
     mmu->fetch_epoch++;
+    guest_physicals_forget(mmu, eptp);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].used && mmu->contexts[i].eptp && (mmu->contexts[i].eptp ^ eptp) >> PAGE_SHIFT == 0)
-            context_clear(&mmu->contexts[i]);
+            context_clear(mmu, &mmu->contexts[i]);
 }
 
 void mmu_flush_all_epts(struct vcpu *vcpu)
 {
     struct mmu *mmu = vcpu->mmu;
     mmu->fetch_epoch++;
+    guest_physicals_forget_all(mmu);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (mmu->contexts[i].used && mmu->contexts[i].eptp)
-            context_clear(&mmu->contexts[i]);
+            context_clear(mmu, &mmu->contexts[i]);
 }
 
 /* --- direct-write entries --- */

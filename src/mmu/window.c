@@ -509,7 +509,7 @@ static void anticipate(struct vcpu *vcpu, struct window_space *space)
 uintptr_t window_table(struct vcpu *vcpu)
 {
     struct window_space *space = usable_space(vcpu);
-    if (!space)
+    if (!space || unlikely(vcpu->mmu->policy != MMU_NORMAL))    /* their views are neither always fresh nor as stale as can be */
         return 0;
     if (unlikely(vcpu->cr2 != space->last_cr2)) {
         space->last_cr2 = vcpu->cr2;

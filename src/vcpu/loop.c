@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "mmu/mmu.h"
 #include "vcpu/thread.h"
 #include "vcpu/work.h"
 #include "vmx/vmx.h"
@@ -67,6 +68,7 @@ static void step_guest(struct vcpu *vcpu)
 
 void vcpu_step(struct vcpu *vcpu, uint64_t budget)
 {
+    mmu_border(vcpu);
     bool one_instruction = vcpu_take_events(vcpu);
     if (vcpu->activity != ACTIVITY_ACTIVE)
         return;

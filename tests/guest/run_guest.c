@@ -1,6 +1,6 @@
 /*
  * Runs one bare-metal guest in a machine of its own in this process and counts its PASS and FAIL lines.
- *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... [--machines N] [--counted GLOB]
+ *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--tlb stale|fresh] [--device NAME]... [--machines N] [--counted GLOB]
  *             [--victim 1] [--at-speed 1] [--rows 1] ELF
  * With --machines, that many run at the same time, each on its own threads. The guest must end itself by the debug-exit
  * port; anything else is a failure. With --counted, each counter whose name matches must have counted something.
@@ -91,6 +91,8 @@ static bool parse(int argc, char **argv, struct machine_config *config, struct p
             config->memory = strtoull(value, NULL, 0) * MiB;
         else if (!strcmp(argv[i], "--cpu"))
             config->cpu_model = value;
+        else if (!strcmp(argv[i], "--tlb"))
+            config->tlb = !strcmp(value, "stale") ? MMU_STALE : MMU_FRESH;
         else if (!strcmp(argv[i], "--engine"))
             config->engine = value;
         else if (!strcmp(argv[i], "--machines"))
@@ -288,7 +290,7 @@ int main(int argc, char **argv)
     config.rng = false;
     config.translations = "memory";
     if (!parse(argc, argv, &config, &plan)) {
-        fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--device NAME]... "
+        fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--tlb stale|fresh] [--device NAME]... "
                         "[--machines N] [--counted GLOB] [--victim 1] [--at-speed 1] [--rows 1] ELF\n");
         return 2;
     }

@@ -254,6 +254,7 @@ static void accessed_and_dirty(void)
     vmx_run();
     check_equal(*leaf & (ACCESSED | DIRTY), 0, "no flags unless they are switched on");
     use_ept(guest_read, EPTP_AD);
+    invept(2, 0);
     vmx_run();
     check_equal(*leaf & (ACCESSED | DIRTY), ACCESSED, "a read sets A");
     vmx_restart(guest_write);
