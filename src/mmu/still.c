@@ -27,7 +27,7 @@ bool mmu_still_fetches(struct vcpu *vcpu, struct still *still, uint64_t gla, uin
 {
     struct mmu *mmu = vcpu->mmu;
     const struct leaves *leaves = &still->leaves;
-    if (mmu->space.ept || mmu->format.levels < LEVELS_64_BIT)
+    if (mmu->format.levels < LEVELS_64_BIT)
         return false;
     look(vcpu, still, gla);
     if (!still->mapped)
@@ -35,7 +35,7 @@ bool mmu_still_fetches(struct vcpu *vcpu, struct still *still, uint64_t gla, uin
     unsigned i = (gla >> PAGE_SHIFT) & (PAGING_ENTRIES - 1);
     uint64_t entry = leaves->entry ? __atomic_load_n(&leaves->entry[i], __ATOMIC_RELAXED) : leaves->large;
     uint64_t page = leaves->entry ? entry & mmu->format.address_mask : leaves->large_gpa + i * PAGE_SIZE;
-    if (!may_fetch(vcpu, leaves, entry) || page != gpa || global != (mmu->pge && (entry & PTE_G)))
+    if (!may_fetch(vcpu, leaves, entry) || !mmu_fetch_through_ept(vcpu, &still->ept, &page) || page != gpa || global != (mmu->pge && (entry & PTE_G)))
         return false;
     if (leaves->entry && (entry & mmu->format.level[0].leaf_reserved))
         return false;

@@ -15,12 +15,13 @@ struct still {
     bool known, mapped;
     uint64_t piece;
     struct leaves leaves;
+    struct ept_look ept;
 };
 
 /*
  * On the vCPU's thread. A fetch at the present CPL of the page at linear address gla, with the present CR3: would it come from the page
  * at guest-physical address gpa, by a translation that is global or not, as said? If so it counts as noted (mmu_note_fetch). False for all that is
- * not plain to see, and always with EPT and outside 64-bit paging.
+ * not plain to see, and always outside 64-bit paging.
  */
 bool mmu_still_fetches(struct vcpu *vcpu, struct still *still, uint64_t gla, uint64_t gpa, bool global);
 

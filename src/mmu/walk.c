@@ -12,6 +12,7 @@
 #include "mmu/walk.h"
 
 #include "mem/ram.h"
+#include "mmu/walk_cache.h"
 #include "vmx/vmx.h"
 
 enum outcome { WALK_DONE, WALK_FAULT, WALK_AGAIN, WALK_ABSENT, WALK_RESERVED, WALK_EXIT };
@@ -28,8 +29,9 @@ struct step {
 struct path {
     const struct paging_format *format;
     struct step step[PAGING_LEVELS_MAX];        /* [0] is the leaf */
-    unsigned leaf;              /* the level that ended the walk */
+    unsigned top, leaf;         /* the levels that began (counted from 1) and ended the walk */
     uint64_t all, any;          /* AND and OR of the entries */
+    uint64_t all_above, any_above;      /* the same without the last one */
     uint64_t address;           /* of the page, with the low bits of the address asked for */
 };
 
@@ -69,14 +71,19 @@ static bool ept_misconfigured(const struct paging_format *format, uint64_t entry
     return ((entry & format->needs_read) && !(entry & EPTE_READ)) || (leaf && (type == 2 || type == 3 || type == 7));
 }
 
-/* First pass, from the root at `table`. nested: the tables' addresses are guest-physical. */
-static enum outcome descend(struct vcpu *vcpu, struct walk *walk, const struct paging_format *format, uint64_t table,
-                            uint64_t address, bool nested, struct path *path)
+static void path_begin(struct path *path, const struct paging_format *format, unsigned top, uint64_t all, uint64_t any)
 {
     path->format = format;
-    path->all = ~0ull;
-    path->any = 0;
-    for (unsigned n = format->levels - 1;; n--) {
+    path->top = top;
+    path->all = all;
+    path->any = any;
+}
+
+/* First pass, from the table of the path's top level on. nested: the tables' addresses are guest-physical. */
+static enum outcome descend(struct vcpu *vcpu, struct walk *walk, uint64_t table, uint64_t address, bool nested, struct path *path)
+{
+    const struct paging_format *format = path->format;
+    for (unsigned n = path->top - 1;; n--) {
         const struct paging_level *level = &format->level[n];
         struct step *step = &path->step[n];
         uint64_t index = (address >> level->shift) & (BIT(level->index_bits) - 1);
@@ -87,6 +94,8 @@ static enum outcome descend(struct vcpu *vcpu, struct walk *walk, const struct p
         uint64_t entry = step->entry = read_entry(vcpu->ram, step, format->entry_bytes);
         if (unlikely(walk->report))
             walk->report(walk->report_owner, n, step->gpa, entry);
+        path->all_above = path->all;
+        path->any_above = path->any;
         path->all &= entry;
         path->any |= entry;
         if (!(entry & format->present))
@@ -131,7 +140,7 @@ static bool may_set(struct vcpu *vcpu, struct walk *walk, const struct path *pat
 static enum outcome mark_used(struct vcpu *vcpu, struct walk *walk, struct path *path, bool write, uint64_t gpa)
 {
     const struct paging_format *format = path->format;
-    for (unsigned n = format->levels; n-- > path->leaf;) {
+    for (unsigned n = path->top; n-- > path->leaf;) {
         struct step *step = &path->step[n];
         uint64_t flags = n == path->leaf && write ? format->accessed | format->dirty : format->accessed;
         uint64_t missing = flags & ~step->entry;
@@ -169,6 +178,7 @@ static enum outcome ept_refuse(struct vcpu *vcpu, struct walk *walk, const struc
     if (walk->peek)
         return WALK_FAULT;
     walk->exits = true;
+    guest_physical_forget(vcpu->mmu, gpa);      /* §29.4.3.1 */
     if (misconfigured)
         vmx_ept_misconfiguration(vcpu, gpa);
     else
@@ -185,6 +195,26 @@ static uint64_t rights_needed(const struct vcpu *vcpu, const struct walk *walk, 
     return access;
 }
 
+/* What EPT says of writes to the guest's page. */
+static void take_rights(const struct mmu *mmu, struct walk *walk, uint64_t all, bool dirty)
+{
+    walk->writable &= (all & EPTE_WRITE) != 0;
+    walk->dirty &= !mmu->ept_format.dirty || dirty;
+}
+
+/* By a guest-physical mapping that is kept, if it allows the access and no flag has to be set. */
+static bool take_kept(const struct vcpu *vcpu, struct walk *walk, const struct guest_physical *kept, uint64_t *gpa, uint32_t access, bool of_table)
+{
+    const struct mmu *mmu = vcpu->mmu;
+    if (!guest_physical_is(mmu, kept, *gpa) || (rights_needed(vcpu, walk, access) & ~kept->all) ||
+        ((access & EPT_WRITE) && mmu->ept_format.dirty && !kept->dirty))
+        return false;
+    if (!of_table)
+        take_rights(mmu, walk, kept->all, kept->dirty);
+    *gpa = kept->page | (*gpa & PAGE_MASK);
+    return true;
+}
+
 /*
  * A guest-physical address to a physical one, for EPT_READ.. bits of access. With A and D flags the guest's tables are accessed as
  * if written (SDM3 §29.3.5).
@@ -196,8 +226,12 @@ static enum outcome ept_translate(struct vcpu *vcpu, struct walk *walk, uint64_t
     enum outcome outcome;
     if (of_table && mmu->ept_format.dirty)
         access |= EPT_WRITE;
+    struct guest_physical *kept = walk->peek ? NULL : guest_physical_place(vcpu->mmu, *gpa);
+    if (unlikely(kept) && take_kept(vcpu, walk, kept, gpa, access, of_table))
+        return WALK_DONE;
     do {
-        outcome = descend(vcpu, walk, &mmu->ept_format, mmu->space.eptp & mmu->ept_format.address_mask, *gpa, false, &path);
+        path_begin(&path, &mmu->ept_format, mmu->ept_format.levels, ~0ull, 0);
+        outcome = descend(vcpu, walk, mmu->space.eptp & mmu->ept_format.address_mask, *gpa, false, &path);
         bool refused = outcome != WALK_DONE || (rights_needed(vcpu, walk, access) & ~path.all);
         if (refused && !(walk->peek && outcome == WALK_DONE))
             return ept_refuse(vcpu, walk, &path, *gpa, access, of_table, outcome == WALK_RESERVED);
@@ -206,10 +240,11 @@ static enum outcome ept_translate(struct vcpu *vcpu, struct walk *walk, uint64_t
     } while (outcome == WALK_AGAIN);
     if (outcome == WALK_EXIT)
         walk->exits = true;
-    if (!of_table) {
-        walk->writable &= (path.all & EPTE_WRITE) != 0;
-        walk->dirty &= !mmu->ept_format.dirty || (path.step[path.leaf].entry & mmu->ept_format.dirty);
-    }
+    bool dirty = path.step[path.leaf].entry & EPTE_D;
+    if (!of_table)
+        take_rights(mmu, walk, path.all, dirty);
+    if (unlikely(kept) && outcome == WALK_DONE)
+        guest_physical_set(mmu, kept, *gpa, path.address & ~PAGE_MASK, path.all, dirty);
     *gpa = path.address;
     return outcome;
 }
@@ -276,33 +311,71 @@ static void take_page(const struct mmu *mmu, struct walk *walk, const struct pat
     walk->guest_nx = mmu->nx && (path->any & PTE_NX);
 }
 
+/* From the table of the path's top level; nothing is kept of it. */
+static enum outcome walk_from(struct vcpu *vcpu, struct walk *walk, uint64_t table, struct path *path)
+{
+    const struct mmu *mmu = vcpu->mmu;
+    enum outcome outcome = descend(vcpu, walk, table, walk->gla, mmu->space.ept, path);
+    if (outcome == WALK_ABSENT || outcome == WALK_RESERVED)
+        return fault(mmu, walk, outcome == WALK_RESERVED ? PF_P | PF_RSVD : 0);
+    if (outcome != WALK_DONE)
+        return outcome;
+    take_page(mmu, walk, path);
+    counter_add(&vcpu->counters, COUNTER_walk_reads, path->top - path->leaf);
+    if (walk->peek)
+        return WALK_DONE;
+    bool key = key_forbids(mmu, walk, walk->use);
+    if (key || !rights_allow(mmu, walk, path, walk->use))
+        return fault(mmu, walk, PF_P | (key ? PF_PK : 0));
+    walk->writable = rights_allow(mmu, walk, path, MMU_WRITE) && !key_forbids(mmu, walk, MMU_WRITE);
+    outcome = mark_used(vcpu, walk, path, walk->use == MMU_WRITE, 0);
+    walk->dirty = path->step[path->leaf].entry & PTE_D;
+    return outcome;
+}
+
+/* By the page table that is known to be for the address. A fault is not believed: the tables as they are have the last word. */
+static enum outcome walk_by_structure(struct vcpu *vcpu, struct walk *walk, struct structure *kept)
+{
+    struct path path;
+    path_begin(&path, &vcpu->mmu->format, 1, kept->all, kept->any);
+    enum outcome outcome = walk_from(vcpu, walk, kept->table, &path);
+    if (outcome == WALK_FAULT || outcome == WALK_EXIT)
+        kept->key = 0;
+    return outcome;
+}
+
+static void keep_structure(const struct walk *walk, const struct path *path, struct structure *place)
+{
+    const struct step *last = &path->step[0];
+    unsigned bytes = path->format->entry_bytes;
+    uint64_t index = (walk->gla >> PAGE_SHIFT) & (BIT(path->format->level[0].index_bits) - 1);
+    if (path->leaf == 0)
+        *place = (struct structure){ structure_key(walk->gla, path->format->level[1].shift), last->guest_gpa - index * bytes,
+                                     path->all_above, path->any_above };
+}
+
 static enum outcome walk_tables(struct vcpu *vcpu, struct walk *walk)
 {
     const struct mmu *mmu = vcpu->mmu;
     const struct paging_format *format = &mmu->format;
     struct path path;
     uint64_t table = vcpu->cr3 & format->address_mask;
+    struct structure *kept = walk->peek ? NULL : structure_place(vcpu->mmu, walk->gla, format->level[1].shift);
+    if (unlikely(kept) && kept->key == structure_key(walk->gla, format->level[1].shift)) {
+        enum outcome outcome = walk_by_structure(vcpu, walk, kept);
+        if (outcome != WALK_FAULT)
+            return outcome;
+    }
     if (format->pdpte_registers) {
         uint64_t pdpte = vcpu->pdpte[(walk->gla >> 30) & 3];
         if (!(pdpte & PTE_P))
             return fault(mmu, walk, 0);
         table = pdpte & format->address_mask;
     }
-    enum outcome outcome = descend(vcpu, walk, format, table, walk->gla, mmu->space.ept, &path);
-    if (outcome == WALK_ABSENT || outcome == WALK_RESERVED)
-        return fault(mmu, walk, outcome == WALK_RESERVED ? PF_P | PF_RSVD : 0);
-    if (outcome != WALK_DONE)
-        return outcome;
-    take_page(mmu, walk, &path);
-    counter_add(&vcpu->counters, COUNTER_walk_reads, format->levels - path.leaf);
-    if (walk->peek)
-        return WALK_DONE;
-    bool key = key_forbids(mmu, walk, walk->use);
-    if (key || !rights_allow(mmu, walk, &path, walk->use))
-        return fault(mmu, walk, PF_P | (key ? PF_PK : 0));
-    walk->writable = rights_allow(mmu, walk, &path, MMU_WRITE) && !key_forbids(mmu, walk, MMU_WRITE);
-    outcome = mark_used(vcpu, walk, &path, walk->use == MMU_WRITE, 0);
-    walk->dirty = path.step[path.leaf].entry & PTE_D;
+    path_begin(&path, format, format->levels, ~0ull, 0);
+    enum outcome outcome = walk_from(vcpu, walk, table, &path);
+    if (unlikely(kept) && outcome == WALK_DONE)
+        keep_structure(walk, &path, kept);
     return outcome;
 }
 
@@ -398,12 +471,11 @@ static void look_at(struct vcpu *vcpu, struct ept_look *look, uint64_t gpa)
     look->mapped = find_leaves(vcpu, &mmu->ept_format, mmu->space.eptp & mmu->ept_format.address_mask, gpa, NULL, &look->leaves);
 }
 
-bool mmu_look_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa, bool *writable)
+/* *rights: those of all entries, if the page can be read. */
+static bool look_through(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa, uint64_t *rights)
 {
     const struct paging_format *format = &vcpu->mmu->ept_format;
     const struct leaves *leaves = &look->leaves;
-    if (!vcpu->mmu->space.ept)
-        return true;
     look_at(vcpu, look, *gpa);
     if (!look->mapped)
         return false;
@@ -415,9 +487,29 @@ bool mmu_look_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *gp
     if (leaves->entry && ((entry & format->level[0].leaf_reserved) || ept_misconfigured(format, entry, true)))
         return false;
     uint64_t page = leaves->entry ? entry & format->address_mask : leaves->large_gpa + i * PAGE_SIZE;
-    *writable &= (entry & leaves->above & EPTE_WRITE) && (entry & format->dirty) == format->dirty;
+    *rights = entry & leaves->above & EPTE_RIGHTS;
+    if ((entry & format->dirty) != format->dirty)
+        *rights &= ~(uint64_t)EPTE_WRITE;
     *gpa = page | (*gpa & PAGE_MASK);
     return true;
+}
+
+bool mmu_look_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa, bool *writable)
+{
+    uint64_t rights = EPTE_RIGHTS;
+    if (vcpu->mmu->space.ept && !look_through(vcpu, look, gpa, &rights))
+        return false;
+    *writable &= (rights & EPTE_WRITE) != 0;
+    return true;
+}
+
+bool mmu_fetch_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa)
+{
+    uint64_t rights;
+    if (!vcpu->mmu->space.ept)
+        return true;
+    return !vcpu->mmu->space.mode_based_execute && look_through(vcpu, look, gpa, &rights) && (rights & EPTE_EXECUTE) &&
+           !vmx_is_apic_access_page(vcpu, *gpa);
 }
 
 bool mmu_walk_guest_physical(struct vcpu *vcpu, uint64_t *gpa)

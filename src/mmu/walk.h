@@ -56,6 +56,9 @@ struct ept_look {
  */
 bool mmu_look_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa, bool *writable);
 
+/* The same for instruction fetches; with mode-based execute control no look is deep enough. */
+bool mmu_fetch_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa);
+
 /* A guest-physical address through EPT, for a read of the processor's own. False: a VM exit is pending. */
 bool mmu_walk_guest_physical(struct vcpu *vcpu, uint64_t *gpa);
 

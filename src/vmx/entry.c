@@ -201,7 +201,10 @@ static void after_entry(struct vcpu *vcpu)
         vmx_set_trap(vcpu, REASON_TPR_BELOW_THRESHOLD, 0);
     }
     vmx_update_awaits(vcpu);
-    atomic_fetch_or(&vcpu->request, REQUEST_VMX | (vcpu->interrupt_held ? REQUEST_INTERRUPT : 0) | (vcpu->nmi_held ? REQUEST_NMI : 0));
+    bool due = vcpu->vmx.trap || vcpu->vmx.mtf_pending || vmx_steps(vcpu) || (vmx_pin(vcpu, PIN_ACTIVATE_PREEMPTION_TIMER) && !FIELD(PREEMPTION_TIMER_VALUE));
+    uint32_t request = (due ? REQUEST_VMX : 0) | (vcpu->interrupt_held ? REQUEST_INTERRUPT : 0) | (vcpu->nmi_held ? REQUEST_NMI : 0);
+    if (request)
+        atomic_fetch_or(&vcpu->request, request);
 }
 
 static bool enter_guest(struct vcpu *vcpu, bool launch)

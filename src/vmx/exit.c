@@ -292,7 +292,9 @@ void vmx_load_host(struct vcpu *vcpu)
     if (vmx_load_msrs(vcpu, FIELD(EXIT_MSR_LOAD_ADDRESS), FIELD(EXIT_MSR_LOAD_COUNT)))
         vmx_abort(vcpu, ABORT_MSR_LOAD);
     /* Held back or masked in the guest: the host may be able to take them. */
-    atomic_fetch_or(&vcpu->request, REQUEST_INTERRUPT | (vcpu->nmi_held ? REQUEST_NMI : 0));
+    uint32_t request = (vcpu->interrupt_held ? REQUEST_INTERRUPT : 0) | (vcpu->nmi_held ? REQUEST_NMI : 0);
+    if (request)
+        atomic_fetch_or(&vcpu->request, request);
 }
 
 /* SDM3 §28.5.5 "Updating Non-Register State": an NMI's exit blocks NMIs; with virtual NMIs nothing else has. */

@@ -238,9 +238,10 @@ static bool deliver(struct vcpu *vcpu, struct interp *interp)
     struct event event = vcpu->pending;
     if (event.kind == EVENT_NONE)
         return true;
-    if (event.kind == EVENT_STEP || event.kind == EVENT_VM_EXIT)
+    if (event.kind == EVENT_STEP)
         return false;
-    vcpu->pending.kind = EVENT_NONE;
+    if (event.kind != EVENT_VM_EXIT)
+        vcpu->pending.kind = EVENT_NONE;
     interp->sti_left = -1;
     x86_deliver_event(vcpu, &event);
     return true;
@@ -250,10 +251,10 @@ static bool deliver(struct vcpu *vcpu, struct interp *interp)
 static bool settle(struct vcpu *vcpu, struct dbt *dbt)
 {
     struct interp *interp = &dbt->interp;
-    if (dbt->exact || vmx_guest(vcpu))
+    if (dbt->exact)
         return false;
     account(vcpu, dbt);
-    if (!deliver(vcpu, interp) || !interp_goes_on(vcpu, interp))
+    if (!deliver(vcpu, interp) || vmx_steps(vcpu) || !interp_goes_on(vcpu, interp))
         return false;
     if (!translatable(vcpu, interp)) {
         interp->changed = true;
