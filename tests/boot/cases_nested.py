@@ -12,6 +12,7 @@ from machine import BOOT_SECONDS, DOPPEL, ROOT, Failure, Skip, exit_status
 GUEST = "--memory 192M --no-reboot --kernel /guest/vmlinuz --initrd /guest/initramfs"
 WITH_MWAIT = "i7-7500U,monitor=on"        # then kvm-intel leaves all writes of IA32_TSC_DEADLINE to its user
 PROMPT = r"^doppel:\S*# "
+LOAD_KVM = "for m in $(cat /lib/kvm/order); do insmod /lib/kvm/$m; done; ls /dev/kvm"
 
 
 def libraries(program):
@@ -44,7 +45,7 @@ def hypervisor(test, *options, cpu="i7-7500U", cpus=1, programs=(), files=None):
     machine = test.machine("--memory", "768M", "--cpu", cpu, "--cpus", cpus, "--no-reboot", "--kernel", asset("kernel", "cloud"),
                            "--initrd", initrd(test, (DOPPEL, *programs), files or {}), "--append", "console=ttyS0 panic=-1 quiet", *options, terminal=True)
     machine.expect(PROMPT)
-    machine.command_line("for m in $(cat /lib/kvm/order); do insmod /lib/kvm/$m; done; ls /dev/kvm", "^/dev/kvm$", BOOT_SECONDS)
+    machine.command_line(LOAD_KVM, "^/dev/kvm$", BOOT_SECONDS)
     return machine
 
 

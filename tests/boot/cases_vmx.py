@@ -1,11 +1,12 @@
 """Hypervisors in the guest (L1): Linux' KVM on emulated VT-x boots a guest of its own (L2), whose console lines begin with `L2: `."""
+import os
 import re
 import subprocess
 import time
 
 from cases import asset, case
-from cases_nested import initrd
-from machine import BOOT_SECONDS, DOPPEL, Failure, Monitor, exit_status
+from cases_nested import LOAD_KVM, PROMPT, initrd, leave
+from machine import BOOT_SECONDS, DOPPEL, ROOT, Failure, Monitor, exit_status
 
 # Parameters of kvm_intel, each of which it can do without.
 PARAMETERS = "ept", "vpid", "unrestricted_guest", "flexpriority", "vnmi", "eptad", "pml", "enable_apicv", "preemption_timer", "enable_shadow_vmcs"
@@ -109,6 +110,51 @@ def kvm_features(test):
     names = subprocess.run([DOPPEL, "run", "--cpu", "help"], check=True, stdout=subprocess.PIPE, text=True).stdout
     for feature in sorted(set(re.findall(r"^  vmx-(\S+)$", names, re.MULTILINE)) - DEMANDED):
         boots_a_guest(test, cpu="i7-7500U,vmx-%s=off" % feature, append="doppel.kvm_features=any ")
+
+
+@case("processors that differ in VT-x are refused by kvm-intel, and taken when all are as good as the least of them", cpus=2)
+def kvm_uneven(test):
+    uneven = "i7-7500U,vmx-enable-vpid=off@1"
+    for cpu, answer in (uneven, "kvm: CPU 1 feature inconsistency!"), (uneven + ",vmx-lowest-common", "^/dev/kvm$"):
+        with test.machine("--memory", "512M", "--cpu", cpu, "--cpus", 2, "--no-reboot", "--kernel", asset("kernel", "cloud"), "--initrd",
+                          asset("hypervisor"), "--append", "console=ttyS0 panic=-1 quiet", terminal=True) as machine:
+            machine.expect(PROMPT)
+            machine.command_line(LOAD_KVM, answer, BOOT_SECONDS)
+            leave(machine)
+
+
+@case("a guest's guest boots whether translations are kept as long as the manual allows (--tlb stale) or not at all (--tlb fresh)", long=True)
+def kvm_tlb(test):
+    for policy in "stale", "fresh":
+        boots_a_guest(test, "--tlb", policy)
+
+
+def flags_of(text, name):
+    return set(re.search(r"^%s\s*:\s*(.*)$" % name, text, re.MULTILINE)[1].split())
+
+
+@case("Linux' /proc/cpuinfo on --cpu i7-7500U is that of a real one, but for differences that are known")
+def cpuinfo_i7_7500u(test):
+    lines = {"flags": set(), "vmx_flags": set(), "-": set(), "+": set()}
+    with open(os.path.join(ROOT, "tests", "boot", "i7-7500U.cpuinfo"), encoding="ascii") as file:
+        for line in file:
+            if not line.startswith("#"):
+                kind, _, words = line.partition(" ")
+                lines[kind].update(words.partition(":")[0].split())
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        host = flags_of(file.read(), "flags")
+    with test.machine("--memory", "256M", "--cpu", "i7-7500U", "--no-reboot", "--kernel", asset("kernel", "cloud"), "--initrd",
+                      asset("initramfs", "cloud"), "--append", "console=ttyS0 panic=-1 quiet", terminal=True) as machine:
+        machine.expect(PROMPT)
+        told = machine.command_line("cat /proc/cpuinfo; echo told", r"(?s)^processor.*?^told$", BOOT_SECONDS)[0]
+        leave(machine)
+    got = flags_of(told, "flags") | flags_of(told, "vmx flags")
+    want = lines["flags"] | lines["vmx_flags"]
+    missing, more = want - got - lines["-"], got - want - lines["+"]
+    missing -= {flag for flag in missing if flag in lines["flags"] and flag not in host}      # what no guest of this host can have
+    stale = (lines["-"] & got) | (lines["+"] - got)
+    if missing or more or stale:
+        raise Failure("missing: %s; more: %s; no difference: %s" % (sorted(missing), sorted(more), sorted(stale)))
 
 
 @case("three levels: KVM in the guest's guest, on KVM in the guest, boots a guest of its own", long=True)
