@@ -193,11 +193,22 @@ static void guest_xsetbv(void) { __asm__ volatile("xsetbv" :: "c"(0), "a"(1), "d
 static void guest_vmxoff(void) { __asm__ volatile("vmxoff"); }
 static void guest_vmptrld(void) { vmptrld(0); }
 static void guest_vmread(void) { uint64_t v = 0; __asm__ volatile("vmread %1, %0" : "+b"(v) : "c"(5ull)); }
+static void guest_vmclear(void) { vmclear(0); }
+static void guest_vmptrst(void) { vmptrst(); }
+static void guest_vmwrite(void) { vmwrite_status(VMCS_GUEST_RIP, 0); }
+static void guest_vmxon(void) { vmxon(0); }
+static void guest_vmresume(void) { __asm__ volatile("vmresume"); }
 static void guest_vmlaunch(void) { __asm__ volatile("vmlaunch"); }
 static void guest_invept(void) { invept(2, 0); }
 static void guest_invvpid(void) { invvpid(2, 0, 0); }
 static void guest_invpcid(void) { uint64_t d[2] = { 0, 0 }; __asm__ volatile("invpcid %0, %1" :: "m"(d), "r"(2ull)); vmcall(); }
 static void guest_lgdt(void) { static struct { uint16_t l; uint64_t b; } __attribute__((packed)) t; __asm__ volatile("sgdt %0" : "=m"(t)); }
+static void guest_lidt(void) { static struct { uint16_t l; uint64_t b; } __attribute__((packed)) t; __asm__ volatile("lidt %0" :: "m"(t)); }
+static void guest_lldt(void) { __asm__ volatile("lldt %w0" :: "r"(0)); vmcall(); }
+static void guest_monitor(void) { __asm__ volatile("monitor" :: "a"(scratch), "c"(0), "d"(0)); vmcall(); }
+static void guest_mwait(void) { __asm__ volatile("mwait" :: "a"(0), "c"(0)); vmcall(); }
+static void guest_monitor_mwait(void) { __asm__ volatile("monitor; xor %%eax, %%eax; mwait" :: "a"(scratch), "c"(0), "d"(0)); vmcall(); }
+static void guest_rdseed(void) { __asm__ volatile("rdseed %%rbx" ::: "rbx", "cc"); vmcall(); }
 static void guest_str(void) { __asm__ volatile("str %%ax" ::: "rax"); vmcall(); }
 static void guest_rdrand(void) { __asm__ volatile("rdrand %%rdx" ::: "rdx", "cc"); vmcall(); }
 static void guest_ud2(void) { __asm__ volatile("ud2"); }
@@ -245,6 +256,11 @@ static const struct exit_case {
     { "VMXOFF", guest_vmxoff, 0, 0, 0, REASON_VMXOFF, 0 },
     { "VMPTRLD", guest_vmptrld, 0, 0, 0, REASON_VMPTRLD, ~0ull },
     { "VMREAD", guest_vmread, 0, 0, 0, REASON_VMREAD, 0 },
+    { "VMCLEAR", guest_vmclear, 0, 0, 0, REASON_VMCLEAR, ~0ull },
+    { "VMPTRST", guest_vmptrst, 0, 0, 0, REASON_VMPTRST, ~0ull },
+    { "VMWRITE", guest_vmwrite, 0, 0, 0, REASON_VMWRITE, ~0ull },
+    { "VMXON", guest_vmxon, 0, 0, 0, REASON_VMXON, ~0ull },
+    { "VMRESUME", guest_vmresume, 0, 0, 0, REASON_VMRESUME, 0 },
     { "VMLAUNCH", guest_vmlaunch, 0, 0, 0, REASON_VMLAUNCH, 0 },
     { "INVEPT", guest_invept, 0, 0, 0, REASON_INVEPT, ~0ull },
     { "INVVPID", guest_invvpid, 0, 0, 0, REASON_INVVPID, ~0ull },
@@ -253,6 +269,14 @@ static const struct exit_case {
     { "SGDT", guest_lgdt, 0, 0, PROC2_DESCRIPTOR_TABLE_EXITING, REASON_GDTR_OR_IDTR, ~0ull },
     { "STR, not exiting", guest_str, 0, 0, 0, REASON_VMCALL, 0 },
     { "STR", guest_str, 0, 0, PROC2_DESCRIPTOR_TABLE_EXITING, REASON_LDTR_OR_TR, 0 },
+    { "LIDT", guest_lidt, 0, 0, PROC2_DESCRIPTOR_TABLE_EXITING, REASON_GDTR_OR_IDTR, ~0ull },
+    { "LLDT", guest_lldt, 0, 0, PROC2_DESCRIPTOR_TABLE_EXITING, REASON_LDTR_OR_TR, 0 },
+    { "MONITOR, not exiting", guest_monitor, 0, 0, 0, REASON_VMCALL, 0 },
+    { "MONITOR", guest_monitor, VMCS_PROCESSOR_BASED_CONTROLS, PROC_MONITOR_EXITING, 0, REASON_MONITOR, 0 },
+    { "MWAIT with nothing armed", guest_mwait, VMCS_PROCESSOR_BASED_CONTROLS, PROC_MWAIT_EXITING, 0, REASON_MWAIT, 0 },
+    { "MWAIT with what MONITOR has armed", guest_monitor_mwait, VMCS_PROCESSOR_BASED_CONTROLS, PROC_MWAIT_EXITING, 0, REASON_MWAIT, 1 },
+    { "RDSEED, not exiting", guest_rdseed, 0, 0, 0, REASON_VMCALL, 0 },
+    { "RDSEED", guest_rdseed, 0, 0, PROC2_RDSEED_EXITING, REASON_RDSEED, 0 },
     { "RDRAND", guest_rdrand, 0, 0, PROC2_RDRAND_EXITING, REASON_RDRAND, 0 },
     { "#UD", guest_ud2, VMCS_EXCEPTION_BITMAP, 1 << 6, 0, REASON_EXCEPTION_OR_NMI, 0 },
     { "#BP", guest_int3, VMCS_EXCEPTION_BITMAP, 1 << 3, 0, REASON_EXCEPTION_OR_NMI, 0 },
@@ -525,6 +549,42 @@ static void nmis(void)
     check_equal(vmread(VMCS_EXIT_INTERRUPTION_INFORMATION), 0x80000202, "its interruption information");
 }
 
+/* --- INIT and SIPI: the other processor --- */
+
+static volatile bool send_sipi;
+
+static void other_processor(unsigned number)
+{
+    while (!send_sipi)
+        pause();
+    *apic(0x310) = 0;
+    while (send_sipi)                   /* one that comes too early is lost */
+        *apic(0x300) = 0x4608;
+    for (;;)
+        __asm__ volatile("cli; hlt");
+}
+
+static void guest_init(void)
+{
+    *apic(0x310) = 0;
+    *apic(0x300) = 0x4500;              /* INIT to APIC 0 */
+    for (;;)
+        pause();
+}
+
+static void init_and_sipi(void)
+{
+    vmcs_prepare(guest_init);
+    check_equal(vmx_run_reason(), REASON_INIT, "INIT exits");
+    vmcs_prepare(guest_vmcall);
+    vmwrite(VMCS_GUEST_ACTIVITY_STATE, 3);
+    send_sipi = true;
+    check_equal(vmx_run_reason(), REASON_SIPI, "a guest that waits for SIPI exits by it");
+    send_sipi = false;
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), 8, "with its vector");
+    check_equal(vmread(VMCS_GUEST_ACTIVITY_STATE), 3, "and is still waiting");
+}
+
 static void timers(void)
 {
     vmcs_prepare(guest_cli_loop);
@@ -621,8 +681,11 @@ static void msr_areas(void)
 
 static void entering(void)
 {
-    vmcs_prepare(guest_vmcall);
     bool valid;
+    vmcs_prepare(guest_vmcall);
+    vmwrite(VMCS_GUEST_RFLAGS, 0);
+    check_equal(vmx_run_reason(), REASON_INVALID_GUEST_STATE | 1u << 31, "an entry that fails by the guest's state");
+    vmcs_prepare(guest_vmcall);
     __asm__ volatile("vmresume" : "=@ccz"(valid) :: "memory");
     check_equal(valid, 1, "VMRESUME of a clear VMCS");
     check_equal(instruction_error(), 5, "error 5");
@@ -645,6 +708,7 @@ static void leaving(void)
 
 void test_main(void)
 {
+    start_processors(1, other_processor);
     before();
     vmx_switch_on();
     check_equal(raised(do_write_feature_control, 5), GP, "feature control is locked");
@@ -658,11 +722,13 @@ void test_main(void)
     interrupts();
     shadows();
     nmis();
+    init_and_sipi();
     timers();
     monitor_trap_flag();
     monitor_trap_flag_borders();
     time_offset();
     msr_areas();
     entering();
+    vmx_check_reasons(false);
     leaving();
 }

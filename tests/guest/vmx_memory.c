@@ -363,6 +363,44 @@ static void unrestricted(void)
     check_equal(vmread(VMCS_GUEST_DS_BASE), 0x12340, "segments are of real mode");
 }
 
+/* --- a task switch: a guest in protected mode without paging --- */
+
+static void guest_in_protected_mode(const uint8_t *code, unsigned length)
+{
+    enum { CODE = 0x8000, FLAT_CODE = 0xC09B, FLAT_DATA = 0xC093, CS = 1 };
+    for (unsigned i = 0; i < length; i++)
+        ((volatile uint8_t *)CODE)[i] = code[i];
+    use_ept(guest_nothing, 0);
+    secondary_set(PROC2_UNRESTRICTED_GUEST);
+    control_clear(VMCS_ENTRY_CONTROLS, ENTRY_IA32E_MODE_GUEST);
+    vmwrite(VMCS_GUEST_EFER, 0);
+    vmwrite(VMCS_GUEST_CR0, 0x31);
+    vmwrite(VMCS_GUEST_CR4, CR4_VMXE);
+    for (unsigned i = 0; i < 6; i++)
+        vmwrite(VMCS_GUEST_ES_ACCESS_RIGHTS + 2 * i, i == CS ? FLAT_CODE : FLAT_DATA);
+    vmwrite(VMCS_GUEST_RIP, CODE);
+}
+
+/* SDM3 §26.2, §28.2.1 table 28-2: after the checks of the descriptor, before anything of the task. */
+static void task_switch(void)
+{
+    static const uint8_t jump[] = { 0xEA, 0, 0, 0, 0, SEL_FREE, 0 }, call[] = { 0x9A, 0, 0, 0, 0, SEL_FREE, 0 };
+    enum { TSS32 = 0x89, NOT_PRESENT = 0x09, SOURCE = 30, NP = 1 << 11 };
+    set_gdt_entry(SEL_FREE, 0x67 | (uint64_t)TSS32 << 40);
+    guest_in_protected_mode(jump, sizeof(jump));
+    check_equal(vmx_run_reason(), REASON_TASK_SWITCH, "a jump to a task exits");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), SEL_FREE | 2ull << SOURCE, "its selector and source");
+    check_equal(vmread(VMCS_EXIT_INSTRUCTION_LENGTH), sizeof(jump), "its length");
+    guest_in_protected_mode(call, sizeof(call));
+    check_equal(vmx_run_reason(), REASON_TASK_SWITCH, "a call of a task exits");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), SEL_FREE, "its selector and source");
+    set_gdt_entry(SEL_FREE, 0x67 | (uint64_t)NOT_PRESENT << 40);
+    guest_in_protected_mode(jump, sizeof(jump));
+    vmwrite(VMCS_EXCEPTION_BITMAP, NP);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "a task whose TSS is not present");
+    check_equal(vmread(VMCS_EXIT_INTERRUPTION_INFORMATION), 0x80000B0B, "is #NP instead");
+}
+
 /* --- VMCS shadowing --- */
 
 static void guest_shadow(void)
@@ -412,6 +450,7 @@ static void guest_tpr(void) { __asm__ volatile("mov %0, %%cr8" :: "r"(1ull)); vm
 static void guest_apic_read(void) { result = *(volatile uint32_t *)(page + 0x80); vmcall(); }
 static void guest_apic_write(void) { *(volatile uint32_t *)(page + 0x80) = 0x50; __asm__ volatile("nop; nop"); vmcall(); }
 static void guest_apic_id(void) { result = *(volatile uint32_t *)(page + 0x20); vmcall(); }
+static void guest_apic_divide(void) { *(volatile uint32_t *)(page + 0x3E0) = 0xB; vmcall(); }
 static void guest_sti(void) { sti(); __asm__ volatile("nop; nop"); vmcall(); }
 static void guest_eoi(void) { *(volatile uint32_t *)(page + 0xB0) = 0; __asm__ volatile("nop; nop"); vmcall(); }
 static void guest_self_ipi(void) { sti(); *(volatile uint32_t *)(page + 0x300) = 0x40070; __asm__ volatile("nop; nop"); vmcall(); }
@@ -465,6 +504,10 @@ static void apic_page(void)
     virtual_apic[0x20 / 4] = 0x12000000;
     check_equal(vmx_run_reason(), REASON_VMCALL, "a read of the ID with APIC-register virtualization");
     check_equal(result, 0x12000000, "is virtual");
+    vmx_restart(guest_apic_divide);
+    check_equal(vmx_run_reason(), REASON_APIC_WRITE, "a write of the divide configuration exits");
+    check_equal(virtual_apic[0x3E0 / 4], 0xB, "behind the write");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), 0x3E0, "its qualification");
     set_handler(0x70, on_interrupt);
     use_apic(guest_sti, VID);
     virtual_apic[0x200 / 4 + 3 * 4] = 1 << 16;          /* VIRR: vector 0x70 */
@@ -522,8 +565,10 @@ void test_main(void)
     eptp_switching();
     virtualization_exception();
     unrestricted();
+    task_switch();
     shadowing();
     tpr_shadow();
     apic_page();
     posted();
+    vmx_check_reasons(true);
 }

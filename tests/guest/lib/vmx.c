@@ -7,6 +7,7 @@ struct vmx_registers guest_registers;
 void *vmcs_region, *vmxon_region;
 static uint8_t *guest_stack;
 static bool launched;
+static bool exited[REASON_COUNT];       /* by basic exit reason */
 
 /*
  * int vmx_enter(struct vmx_registers *registers, int resume): the monitor's stack pointer goes into the VMCS; the exit finds
@@ -203,8 +204,30 @@ void vmcs_prepare(void (*code)(void))
 int vmx_run(void)
 {
     int status = vmx_enter(&guest_registers, launched);
-    launched |= status == VMX_OK && !(vmread(VMCS_EXIT_REASON) >> 31);
+    uint32_t reason = status == VMX_OK ? vmread(VMCS_EXIT_REASON) : 0;
+    launched |= status == VMX_OK && !(reason >> 31);
+    if (status == VMX_OK && (reason & 0xFFFF) < REASON_COUNT)
+        exited[reason & 0xFFFF] = true;
     return status;
+}
+
+static bool of_memory(unsigned reason)
+{
+    return (reason >= REASON_TPR_BELOW_THRESHOLD && reason <= REASON_VIRTUALIZED_EOI) || reason == REASON_EPT_VIOLATION ||
+           reason == REASON_EPT_MISCONFIGURATION || reason == REASON_APIC_WRITE || reason == REASON_VMFUNC || reason == REASON_PML_FULL ||
+           reason == REASON_TASK_SWITCH;
+}
+
+void vmx_check_reasons(bool memory)
+{
+    static const struct { unsigned number; const char *name; } reasons[] = {
+#define REASON(number, name) { number, "an exit by " #name },
+#include "vmx/exits.def"
+#undef REASON
+    };
+    for (unsigned i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
+        if (of_memory(reasons[i].number) == memory)
+            check(exited[reasons[i].number], reasons[i].name);
 }
 
 uint32_t vmx_run_reason(void) { return vmx_run() == VMX_OK ? (uint32_t)vmread(VMCS_EXIT_REASON) : ~0u; }

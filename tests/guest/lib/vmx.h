@@ -21,6 +21,7 @@ enum vmx_reason {
 #define REASON(number, name) REASON_##name = number,
 #include "vmx/exits.def"
 #undef REASON
+    REASON_COUNT                        /* the rows are in order */
 };
 
 enum { CR4_VMXE = 1 << 13 };
@@ -55,6 +56,11 @@ void secondary_set(uint32_t bits);
 int vmx_run(void);
 /* The same, and the basic exit reason; ~0 if the entry failed with VMfail. */
 uint32_t vmx_run_reason(void);
+/*
+ * A check for each reason of vmx/exits.def: some exit of this program had it. `memory`: those of EPT, the virtual APIC and what needs
+ * EPT to come about; else the others.
+ */
+void vmx_check_reasons(bool memory);
 /* Moves the guest behind the instruction that exited. */
 void vmx_skip(void);
 /* Starts the guest of vmcs_prepare anew at `code`. */
