@@ -106,6 +106,20 @@ uint64_t clock_tsc(struct clock *clock)
     }
 }
 
+bool clock_tsc_base(struct clock *clock, uint64_t *base)
+{
+    enum { TICKS_APART = 1 << 16 };     /* far more than processors differ by: nobody sees time before the pause */
+    if (clock->source != SOURCE_TSC)
+        return false;
+    uint32_t before = atomic_load_explicit(&clock->sequence, memory_order_acquire);
+    *base = atomic_load_explicit(&clock->base, memory_order_relaxed);
+    uint64_t frozen = atomic_load_explicit(&clock->frozen, memory_order_relaxed);
+    bool paused = atomic_load_explicit(&clock->paused, memory_order_relaxed);
+    atomic_thread_fence(memory_order_acquire);
+    return !(before & 1) && atomic_load_explicit(&clock->sequence, memory_order_relaxed) == before && !paused &&
+           (int64_t)(read_source(clock) - *base - frozen) > TICKS_APART;
+}
+
 uint64_t clock_tsc_to_ns(const struct clock *clock, uint64_t tsc)
 {
     return (uint64_t)(((unsigned __int128)tsc * clock->ns_per_tick) >> 32);

@@ -53,6 +53,11 @@ void clock_destroy(struct clock *clock);
 /* Any thread. */
 uint64_t clock_ns(struct clock *clock);
 uint64_t clock_tsc(struct clock *clock);
+/*
+ * True: until the clock is paused its TSC is what RDTSC says, minus *base, on every processor of the host. False: it is not now, or
+ * follows something else.
+ */
+bool clock_tsc_base(struct clock *clock, uint64_t *base);
 uint64_t clock_tsc_hz(const struct clock *clock);
 uint64_t clock_tsc_to_ns(const struct clock *clock, uint64_t tsc);
 uint64_t clock_ns_to_tsc(const struct clock *clock, uint64_t ns);

@@ -191,6 +191,8 @@ struct dbt {
     uint64_t context;                   /* r15 of translations with windows */
     uint64_t target;                    /* of a CALL through memory or a register, while its return address is pushed; what PUSH took from memory */
     struct jump_table *jumps;
+    uint64_t tsc_delta;                 /* guest's TSC - the host's */
+    uint32_t tsc_by_site;               /* not 0: RDTSC is the interpreter's now */
     uint32_t simd_live;                 /* enum simd_level: the guest's vector state is in the processor */
     uint32_t host_mxcsr;
     const uint8_t *onward;              /* where a helper goes on */
@@ -199,10 +201,12 @@ struct dbt {
     struct trap *trap;                  /* the one that was hit, its translation, and what the signal told */
     struct translation *trapped;
     struct trap_fault fault;
-    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *go_on, *x87_load, *simd_load[SIMD_LEVELS];     /* shared code, executable */
+    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *go_on, *x87_load, *simd_load[SIMD_LEVELS], *look_up[2];     /* shared code, executable */
     struct work *work;                  /* of the translator, plan.h */
     unsigned hot;
     uint8_t mode;                       /* of the present state of the vCPU */
+    bool tsc_known;                     /* tsc_base is the clock's as long as run_blocks runs */
+    uint64_t tsc_base;
     bool exact;                         /* the budget is a number: translations stop where it ends */
     bool gs_instruction;                /* gs.h */
     uint64_t stub_flushes;              /* of interp's cache, at our own last flush */

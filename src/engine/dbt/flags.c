@@ -114,6 +114,7 @@ void want_flags_in_memory(struct work *w)
     if (!w->in_host)
         emit_replay(w, w->replay);
     w->in_host = true;
+    drop_near_now(w);
     emit_move(&w->e, S3, RAX);
     emit_pack_flags(&w->e);
     emit_insn(&w->e, 0, 0x89, RAX, rm_data(&w->dbt->flags), 0);
@@ -134,6 +135,7 @@ void want_flags_in_host(struct work *w)
     if (w->in_host)
         return;
     if (w->in_memory) {
+        drop_near_now(w);
         emit_flags_to_host(w);
     } else {
         assert(w->replay != NO_REPLAY);

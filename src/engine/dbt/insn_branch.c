@@ -132,7 +132,7 @@ static void push_return(struct work *w, const struct planned *p)
 {
     struct rm rm = emit_stack(w, RSP, -(int32_t)word_size(w), MMU_WRITE);
     bool small = w->narrow || p->next_rip == (uint64_t)(int64_t)(int32_t)p->next_rip;
-    unsigned from = w->window ? S1 : S3;
+    unsigned from = scratch_beside(&rm, 0);
     registers_written(w);
     if (!small)
         emit_guest_address(&w->e, from, p->next_rip);

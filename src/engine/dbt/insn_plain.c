@@ -105,12 +105,6 @@ static void place_operands(struct work *w, const struct planned *p, struct place
     }
 }
 
-static bool is_locked(const struct planned *p)
-{
-    return (p->z.attributes & ZYDIS_ATTRIB_HAS_LOCK) || p->z.mnemonic == ZYDIS_MNEMONIC_XCHG ||
-           p->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
-}
-
 static void use_scratch(struct work *w, const struct places *places, bool after)
 {
     for (unsigned i = 0; i < places->count; i++) {
@@ -123,6 +117,8 @@ static void use_scratch(struct work *w, const struct places *places, bool after)
             emit_load(&w->e, place->host, rm_vcpu(GPR_OFFSET(place->guest)));
         if (!after && place->host == S2)
             w->addend_of = NO_ADDEND;
+        if (!after && place->host == S3)
+            drop_near_now(w);
     }
 }
 
@@ -131,7 +127,7 @@ void translate_modrm(struct work *w, const struct planned *p)
     struct rm rm = { .kind = RM_REG };
     struct places places;
     if (p->memory)
-        rm = emit_memory(w, p->memory, p->memory->size / 8, plan_writes(p->memory) ? MMU_WRITE : MMU_READ, is_locked(p));
+        rm = emit_memory(w, p->memory, p->memory->size / 8, plan_writes(p->memory) ? MMU_WRITE : MMU_READ, plan_is_locked(p));
     if (p->reads_flags)
         want_flags_in_host(w);
     place_operands(w, p, &places, &rm);
@@ -213,13 +209,13 @@ void translate_lea(struct work *w, const struct planned *p)
 /* What is pushed waits in dbt->target while the stack is looked up. */
 static void push_memory(struct work *w, const struct planned *p)
 {
-    unsigned value = w->window ? S1 : S3;
     struct rm from = emit_memory(w, p->memory, word_size(w), MMU_READ, false);
     if (w->window)
         emit_may_trap(w, true);
     emit_load_word(w, S1, from);
     emit_store(&w->e, rm_data(&w->dbt->target), S1);
     struct rm to = emit_stack(w, RSP, -(int32_t)word_size(w), MMU_WRITE);
+    unsigned value = scratch_beside(&to, 0);
     registers_written(w);
     emit_load(&w->e, value, rm_data(&w->dbt->target));
     if (w->window)
@@ -236,10 +232,10 @@ void translate_push(struct work *w, const struct planned *p)
         return;
     }
     struct rm rm = emit_stack(w, RSP, -(int32_t)word_size(w), MMU_WRITE);
-    unsigned from = S3;
+    unsigned from = scratch_beside(&rm, 0);
     registers_written(w);
     if (operand->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
-        from = emit_get(w, plan_gpr(operand), w->window ? S1 : S3);
+        from = emit_get(w, plan_gpr(operand), from);
     if (w->window)
         emit_may_trap(w, true);
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {

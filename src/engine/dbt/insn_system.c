@@ -1,13 +1,19 @@
 /*
  * What kernels do all the time with the processor's own state: interrupt flag, AC, GS base, flags on the stack. Only in supervisor
  * code, which runs at CPL 0 here, so that nothing of this can fault; none of it exits from a VT-x guest. Whatever may be due behind
- * it (an interrupt that waited) is for the instruction's site.
+ * it (an interrupt that waited) is for the instruction's site. And RDTSC, of which run.c says when it is not for the site.
  */
 #include "engine/dbt/plan.h"
 
 bool plan_system(const struct work *w, const struct planned *p)
 {
-    if (w->user || p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+    if (p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+        return false;
+    if (p->z.mnemonic == ZYDIS_MNEMONIC_RDTSC)
+        return true;
+    if (p->z.mnemonic == ZYDIS_MNEMONIC_RDTSCP)
+        return x86_has(w->vcpu, FEATURE_RDTSCP);
+    if (w->user)
         return false;
     switch (p->z.mnemonic) {
     case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
@@ -149,6 +155,44 @@ static void translate_read_base(struct work *w, const struct planned *p, enum se
     emit_set(w, plan_gpr(&p->operand[0]), S1);
 }
 
+/* S1 = RCX, which is tested; no flags are touched, so that it is the same with windows. */
+static void leave_unless_direct(struct work *w)
+{
+    struct emitter *e = &w->e;
+    emit_move(e, S1, RCX);
+    emit_insn(e, 0, 0x8B, RCX, rm_data(&w->dbt->tsc_by_site), 0);
+    emit8(e, 0xE3);                                     /* jrcxz over the way out */
+    uint8_t *direct = e->at++;
+    emit_move(e, RCX, S1);
+    emit_slow_jump(w);
+    *direct = (uint8_t)(e->at - (direct + 1));
+    emit_move(e, RCX, S1);
+}
+
+/* RDTSCP waits for what comes before it, as LFENCE does. */
+static void translate_tsc(struct work *w, bool aux)
+{
+    static const uint8_t lfence[] = { 0x0F, 0xAE, 0xE8 }, rdtsc[] = { 0x0F, 0x31 };
+    struct emitter *e = &w->e;
+    enum { HALF = 32 };
+    w->addend_of = NO_ADDEND;
+    leave_unless_direct(w);
+    registers_written(w);
+    if (aux)
+        emit_bytes(e, lfence, sizeof(lfence));
+    emit_bytes(e, rdtsc, sizeof(rdtsc));
+    emit_rotate(e, RDX, RDX, HALF);
+    emit_lea(e, RAX, (struct rm){ .kind = RM_MEMORY, .base = RAX, .index = RDX });
+    emit_load(e, RDX, rm_data(&w->dbt->tsc_delta));
+    emit_lea(e, RAX, (struct rm){ .kind = RM_MEMORY, .base = RAX, .index = RDX });
+    emit_rotate(e, RDX, RAX, HALF);
+    emit_insn(e, 0, 0x8B, RDX, rm_reg(RDX), 0);
+    emit_insn(e, 0, 0x8B, RAX, rm_reg(RAX), 0);
+    if (aux)
+        emit_insn(e, 0, 0x8B, RCX, rm_vcpu(offsetof(struct vcpu, tsc_aux)), 0);
+    count(w, COUNTER_trap_rdtsc);
+}
+
 void translate_system(struct work *w, const struct planned *p)
 {
     switch (p->z.mnemonic) {
@@ -158,6 +202,8 @@ void translate_system(struct work *w, const struct planned *p)
     case ZYDIS_MNEMONIC_CLAC: translate_ac(w, false); break;
     case ZYDIS_MNEMONIC_STAC: translate_ac(w, true); break;
     case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ: translate_pushf(w); break;
+    case ZYDIS_MNEMONIC_RDTSC: translate_tsc(w, false); break;
+    case ZYDIS_MNEMONIC_RDTSCP: translate_tsc(w, true); break;
     case ZYDIS_MNEMONIC_RDFSBASE: translate_read_base(w, p, FS); break;
     default: translate_read_base(w, p, GS); break;
     }

@@ -3,7 +3,7 @@
  *
  * Checked: the linear address is made in S1, the TLB's entry looked up, its tag compared with the page of the operand's last byte
  * (the entry is chosen by the first, so what crosses pages misses), and the entry's addend makes it a host address. A miss goes
- * to the instruction's site.
+ * to the instruction's site. Neighbouring accesses are looked up at once (near.c).
  *
  * Windows: the host's own page tables do all that (mmu/window.h). The addend of a 64 GiB chunk is fetched from the table in S3 by
  * the upper bits of the base register; a window has room on both sides, so any displacement is safe. The addend stays in S2 as
@@ -13,16 +13,14 @@
 
 #include "mmu/window.h"
 
-static_assert(sizeof(struct tlb_entry) == 32 && offsetof(struct tlb_table, entry) == 0, "shifts below");
+static_assert(PAGE_SHIFT + TLB_BITS <= 32 && sizeof(struct tlb_entry) == 32 && offsetof(struct tlb_table, entry) == 0, "shifts below");
 
 void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_field)
 {
     enum { ENTRY_SHIFT = 5 };
-    emit_move(e, to, gla);
-    emit_insn(e, EMIT_W, 0xC1, 5, rm_reg(to), 1);       /* shr */
-    emit8(e, TLB_BITS);
-    emit_insn(e, EMIT_W, 0x33, to, rm_reg(gla), 0);     /* xor */
-    emit_insn(e, 0, 0xC1, 5, rm_reg(to), 1);
+    emit_rotate(e, to, gla, TLB_BITS);
+    emit_insn(e, 0, 0x33, to, rm_reg(gla), 0);          /* xor: only bits below 32 matter */
+    emit_insn(e, 0, 0xC1, 5, rm_reg(to), 1);            /* shr */
     emit8(e, PAGE_SHIFT - ENTRY_SHIFT);
     emit_insn(e, 0, 0x81, ALU_AND, rm_reg(to), 4);
     emit32(e, (TLB_SIZE - 1) << ENTRY_SHIFT);
@@ -105,6 +103,7 @@ static void emit_linear(struct work *w, const ZydisDecodedOperand *operand)
 static struct rm emit_check(struct work *w, unsigned size, enum mmu_use use, bool locked)
 {
     lose_host_flags(w);
+    w->addend_of = NO_ADDEND;
     emit_tlb_entry(&w->e, S2, S1, offsetof(struct vcpu, tlb_data));
     if (locked || size == 1)
         emit_move(&w->e, S3, S1);
@@ -243,8 +242,11 @@ void emit_context_back(struct work *w)
 
 struct rm emit_memory(struct work *w, const ZydisDecodedOperand *memory, unsigned size, enum mmu_use use, bool locked)
 {
+    struct rm rm;
     if (w->window)
         return emit_window(w, memory);
+    if (emit_near_memory(w, memory, &rm))
+        return rm;
     emit_linear(w, memory);
     return emit_check(w, size, use, locked);
 }
@@ -255,6 +257,9 @@ struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_us
         emit_addend_of(w, guest);
         return (struct rm){ .kind = RM_MEMORY, .base = (uint8_t)host_register(guest), .index = S2, .disp = offset };
     }
+    struct rm rm;
+    if (emit_near_stack(w, guest, offset, use, &rm))
+        return rm;
     emit_lea_word(w, S1, rm_mem(host_register(guest), offset));
     return emit_check(w, word_size(w), use, false);
 }

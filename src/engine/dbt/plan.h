@@ -81,6 +81,11 @@ struct slow {
     bool in_memory;         /* the flags before */
     uint16_t replay;
     bool flags;             /* wanted in H when it comes back */
+    bool near_lives;        /* there, S2 and S3 are those of near.c */
+    const uint8_t *again;   /* not NULL, near.c: the access at `address` is looked up first, and if that does, goes on here */
+    struct rm address;
+    uint8_t size;
+    enum mmu_use use;
 };
 
 /* A jump to another trace. */
@@ -101,9 +106,11 @@ struct work {
     struct site *site;                  /* its site, once there is one */
     bool in_host, in_memory;            /* where the guest's flags are: H, M */
     uint16_t replay;                    /* the instruction that makes them again, or NO_REPLAY */
-    unsigned addend_of;                 /* with windows: whose is in S2, NO_ADDEND: nobody's; ADDEND_INDEXED: of the address in S1, */
+    unsigned addend_of;                 /* whose is in S2, NO_ADDEND: nobody's; with windows ADDEND_INDEXED: of the address in S1, */
     struct indexed indexed;             /* which is this one */
     int32_t drift;                      /* how far that register has moved since */
+    int32_t near_low, near_high;        /* checked: it serves this much off the register as it was, */
+    enum mmu_use near_use;              /* for this */
     unsigned slow_count, slow_first, edge_count, trap_count, trap_first, site_count, link_count;
     struct slow slow[SLOW_MAX];
     struct edge edge[EDGES_MAX];
@@ -165,6 +172,17 @@ struct rm emit_bit_element(struct work *w, const ZydisDecodedOperand *memory, co
 void drop_indexed(struct work *w);
 /* S3 was used for something else. */
 void emit_context_back(struct work *w);
+
+/* --- near.c --- */
+/* In checked code: is the operand, or a word of the stack, one of several neighbours? Then `rm` is how the host reaches it. */
+bool emit_near_memory(struct work *w, const ZydisDecodedOperand *memory, struct rm *rm);
+bool emit_near_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_use use, struct rm *rm);
+/* At the end of the present instruction: has it used S2 or S3? */
+void drop_near(struct work *w);
+/* S3 was used for something else. */
+void drop_near_now(struct work *w);
+/* Of a slow jump with `again`: what comes before the site. */
+void emit_slow_near_way(struct work *w, const struct slow *slow);
 
 /* --- sites.c --- */
 /* A conditional jump to the present instruction's site. */
@@ -268,6 +286,13 @@ static inline bool plan_is_per_cpu(const struct work *w, const struct planned *p
 {
     return !w->user && p->memory && p->memory->mem.base == ZYDIS_REGISTER_RIP && p->memory->mem.segment == ZYDIS_REGISTER_GS &&
            p->next_rip + (uint64_t)p->memory->mem.disp.value == (uint32_t)(p->next_rip + (uint64_t)p->memory->mem.disp.value);
+}
+
+/* It has to be aligned. */
+static inline bool plan_is_locked(const struct planned *p)
+{
+    return (p->z.attributes & ZYDIS_ATTRIB_HAS_LOCK) || p->z.mnemonic == ZYDIS_MNEMONIC_XCHG ||
+           p->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
 }
 
 static inline bool plan_writes(const ZydisDecodedOperand *operand)

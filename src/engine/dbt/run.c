@@ -1,4 +1,5 @@
 /* The engine: the interpreter's run function, with translations in the place of hot blocks. */
+#include "base/clock.h"
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/gs.h"
 #include "engine/dbt/hot.h"
@@ -142,6 +143,8 @@ static void set_mode(struct vcpu *vcpu, struct dbt *dbt)
                           (vmx_guest(vcpu) ? MODE_VMX_GUEST : 0) | simd_level(vcpu) << MODE_SIMD_SHIFT);
     if (!wide)
         dbt->mode |= (uint8_t)(MODE_32 | (has_no_limit(&vcpu->seg[FS]) ? MODE_FLAT_FS : 0) | (has_no_limit(&vcpu->seg[GS]) ? MODE_FLAT_GS : 0));
+    dbt->tsc_delta = vcpu->tsc_offset - dbt->tsc_base;
+    dbt->tsc_by_site = !dbt->tsc_known || vmx_guest(vcpu) || (vcpu->cpl != 0 && (vcpu->cr4 & CR4_TSD));
     dbt_pick_jumps(vcpu, dbt);
 }
 
@@ -296,6 +299,7 @@ static void run_blocks(struct vcpu *vcpu, struct interp *interp)
     gs_point_at(vcpu, dbt->gs_instruction);
     dbt_traps_for(dbt);
     set_exact(dbt);
+    dbt->tsc_known = clock_tsc_base(vcpu->clock, &dbt->tsc_base);       /* nobody pauses the clock before the processors */
     set_mode(vcpu, dbt);
     int64_t left = dbt->user_since = interp->left;
     while (!atomic_load_explicit(&vcpu->request, memory_order_relaxed) && !stop) {

@@ -129,8 +129,6 @@ static enum kind native(const struct work *w, struct planned *p, const struct na
     case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2: case ZYDIS_MNEMONIC_PREFETCHNTA:
     case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCH:
         return KIND_NOTHING;
-    case ZYDIS_MNEMONIC_LFENCE: case ZYDIS_MNEMONIC_SFENCE: case ZYDIS_MNEMONIC_MFENCE:
-        return native_copies(vcpu, stub) == NATIVE_COPY_NOT ? KIND_SITE : KIND_VERBATIM;
     default:
         break;
     }
@@ -159,6 +157,8 @@ static enum kind kind_of(const struct work *w, struct planned *p)
     if (p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !is_general(p))
         return KIND_SITE;
     switch (p->z.mnemonic) {
+    case ZYDIS_MNEMONIC_LFENCE: case ZYDIS_MNEMONIC_SFENCE: case ZYDIS_MNEMONIC_MFENCE:
+        return KIND_VERBATIM;
     case ZYDIS_MNEMONIC_DIV: case ZYDIS_MNEMONIC_IDIV:
         p->may_trap = true;
         return copied(w, p);

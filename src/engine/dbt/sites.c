@@ -77,6 +77,7 @@ void close_slow(struct work *w)
     for (; w->slow_first < w->slow_count; w->slow_first++) {
         w->slow[w->slow_first].back = emit_here(&w->e);
         w->slow[w->slow_first].flags = w->in_host;
+        w->slow[w->slow_first].near_lives = !w->window && w->addend_of != NO_ADDEND;
     }
     for (; w->trap_first < w->trap_count; w->trap_first++) {
         w->trap[w->trap_first].back = (uint32_t)(emit_here(&w->e) - w->t->code);
@@ -91,11 +92,15 @@ static void emit_slow_path(struct work *w, const struct slow *slow)
         emit_target(&w->e, slow->field, emit_here(&w->e));
     else
         slow->trap->stub = (uint32_t)(emit_here(&w->e) - w->t->code);
+    if (slow->again)
+        emit_slow_near_way(w, slow);
     if (!slow->in_memory && slow->replay != NO_REPLAY)
         emit_replay(w, slow->replay);
     emit_call_site(w, slow->site, slow->in_memory ? w->dbt->help : w->dbt->help_host);
     if (slow->in_memory && slow->flags)
         emit_flags_to_host(w);
+    if (slow->near_lives)
+        emit_constant(&w->e, S3, 1);
     if (slow->back)
         emit_jump(&w->e, JUMP, slow->back);
     else

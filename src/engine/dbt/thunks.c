@@ -393,6 +393,21 @@ static void make_trap_entry(struct emitter *e, struct vcpu *vcpu, struct dbt *db
     emit_target(e, elsewhere, dbt->go_on);
 }
 
+/*
+ * Called by what looks alone for one of several neighbours (near.c): S1 its address, S3 that of its last byte. ZF: it is in the TLB, and S2 its
+ * addend; S3 is not 0.
+ */
+static void make_look_up(struct emitter *e, struct dbt *dbt, enum mmu_use use)
+{
+    dbt->look_up[use] = emit_here(e);
+    emit_tlb_entry(e, S2, S1, offsetof(struct vcpu, tlb_data));
+    emit_alu_constant(e, ALU_AND, S3, -(int32_t)PAGE_SIZE);
+    emit_insn(e, EMIT_W, 0x3B, S3, rm_mem(S2, (int32_t)use * 8), 0);    /* cmp */
+    emit_load(e, S2, rm_mem(S2, offsetof(struct tlb_entry, addend)));
+    emit_constant(e, S3, 1);
+    emit8(e, 0xC3);
+}
+
 /* Called where a trace begins, flags in H, RCX in S2, as it leaves them. */
 static void make_x87_load(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
 {
@@ -429,5 +444,7 @@ void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
     make_help(&e, vcpu, dbt, true);
     make_trap_entry(&e, vcpu, dbt);
     make_x87_load(&e, vcpu, dbt);
+    make_look_up(&e, dbt, MMU_READ);
+    make_look_up(&e, dbt, MMU_WRITE);
     dbt->code = dbt->code_start = (uint8_t *)align_up((uintptr_t)e.at, 16);
 }

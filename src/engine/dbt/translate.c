@@ -123,6 +123,7 @@ static void translate_insn(struct work *w)
     case KIND_SITE: emit_site(w); break;
     }
     drop_indexed(w);
+    drop_near(w);
     if (p->kind < KIND_JCC)
         close_slow(w);
     w->slow_first = w->slow_count;
