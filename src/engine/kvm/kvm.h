@@ -42,6 +42,7 @@ struct kvm_vm {
     size_t xsave_size;                  /* of a vCPU's XSAVE area */
     unsigned long get_xsave;            /* the request that reads one of that size */
     unsigned parts_most;
+    bool rings;                         /* each vCPU tells of pages that it has written in a ring; else there is a bitmap for each part */
     pthread_mutex_t mutex;              /* guards what follows */
     struct kvm_part part[KVM_PARTS_MAX];
     unsigned part_count;
@@ -54,6 +55,8 @@ struct kvm_cpu {
     int fd;
     struct kvm_run *run;
     uint8_t *xsave;
+    struct kvm_dirty_gfn *ring;         /* NULL: none */
+    unsigned ring_next;                 /* the entry that KVM fills next, or has filled and we have not seen */
     bool unfinished;                    /* the present exit's instruction ends when KVM is entered again (KVM §5) */
     bool outdated;                      /* the state must be pushed again */
     bool stepping;                      /* KVM_GUESTDBG_SINGLESTEP is on */
@@ -83,8 +86,16 @@ void kvm_vm_put(struct kvm_vm *vm);
 bool kvm_let_mwait(int vm_fd);
 /* Brings KVM's picture of RAM up to date. False: the host refuses. */
 bool kvm_map_memory(struct vcpu *vcpu, struct kvm_vm *vm);
-/* Marks what the guest has written since the last time (mem/ram.h), while somebody wants to know. */
-void kvm_collect_dirty(struct vcpu *vcpu, struct kvm_vm *vm);
+
+/* --- dirty.c: the vCPU's thread --- */
+
+/* For a machine without processors yet. */
+void kvm_ask_for_rings(struct kvm_vm *vm);
+/* The ring of a vCPU, if the machine has such. False: the host refuses. */
+bool kvm_open_ring(struct kvm_cpu *cpu);
+void kvm_close_ring(struct kvm_cpu *cpu);
+/* Marks what this vCPU (by bitmaps: the guest) has written since the last time (mem/ram.h), while somebody wants to know. */
+void kvm_collect_dirty(struct vcpu *vcpu, struct kvm_cpu *cpu);
 
 /* --- state.c, xsave.c, msr.c: the vCPU's thread --- */
 

@@ -147,6 +147,7 @@ static enum outcome outcome_of(struct vcpu *vcpu, struct kvm_cpu *cpu)
         return cpu->outdated ? DONE : ON;
     switch (cpu->run->exit_reason) {
     case KVM_EXIT_IRQ_WINDOW_OPEN: case KVM_EXIT_SET_TPR: case KVM_EXIT_INTR: return ON;
+    case KVM_EXIT_DIRTY_RING_FULL: kvm_collect_dirty(vcpu, cpu); return ON;
     case KVM_EXIT_HLT: return HALTED;
     case KVM_EXIT_SHUTDOWN: return DEAD;
     case KVM_EXIT_DEBUG: return DONE;
@@ -251,7 +252,7 @@ static enum run_result engine_run(struct vcpu *vcpu, uint64_t budget)
     if (kvm_loses_deadline(vcpu))
         return interpret_for_deadline(vcpu, cpu, budget);
     enum run_result result = visit(vcpu, cpu, budget != UINT64_MAX);
-    kvm_collect_dirty(vcpu, cpu->vm);
+    kvm_collect_dirty(vcpu, cpu);
     return result;
 }
 
@@ -262,6 +263,7 @@ static void detach(struct vcpu *vcpu)
     struct kvm_cpu *cpu = vcpu->engine_state;
     if (!cpu)
         return;
+    kvm_close_ring(cpu);
     if (cpu->run)
         munmap(cpu->run, cpu->vm->run_size);
     if (cpu->fd >= 0)
@@ -282,7 +284,7 @@ static bool open_cpu(struct vcpu *vcpu, struct kvm_cpu *cpu)
         return false;
     cpu->run = run;
     cpu->xsave = calloc(1, cpu->vm->xsave_size);
-    return cpu->xsave && kvm_set_cpuid(vcpu, cpu);
+    return cpu->xsave && kvm_open_ring(cpu) && kvm_set_cpuid(vcpu, cpu);
 }
 
 static bool attach(struct vcpu *vcpu)

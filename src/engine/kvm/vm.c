@@ -29,6 +29,13 @@ bool kvm_let_mwait(int vm_fd)
     return offered > 0 && (offered & KVM_X86_DISABLE_EXITS_MWAIT) && !ioctl(vm_fd, KVM_ENABLE_CAP, &cap);
 }
 
+/* Else KVM raises #UD for what its emulator does not know, at CPL 3 without a word to us. */
+static bool leave_failed_emulation(int vm_fd)
+{
+    struct kvm_enable_cap cap = { .cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args = { 1 } };
+    return !ioctl(vm_fd, KVM_ENABLE_CAP, &cap);
+}
+
 /* Hosts with components beyond 4 KiB say how much they need, and copy that much. */
 static void size_xsave(struct kvm_vm *vm)
 {
@@ -43,8 +50,9 @@ static bool set_up(struct kvm_vm *vm)
     int most = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
     size_xsave(vm);
     vm->parts_most = most > 0 && most < KVM_PARTS_MAX ? (unsigned)most : KVM_PARTS_MAX;
+    kvm_ask_for_rings(vm);
     return !ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) && !ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_PAGES) &&
-           kvm_leave_msrs(vm->fd) && (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));
+           kvm_leave_msrs(vm->fd) && leave_failed_emulation(vm->fd) && (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));
 }
 
 static struct kvm_vm *create(void)
@@ -122,15 +130,23 @@ static bool same(const struct kvm_part *a, const struct kvm_part *b)
     return a->gpa == b->gpa && a->size == b->size && a->host == b->host && a->flags == b->flags;
 }
 
+/* What KVM has noted of its pages goes with it, and another vCPU may be writing there right now: all of it counts as written. */
+static bool remove_part(struct ram *ram, struct kvm_vm *vm, unsigned number)
+{
+    struct kvm_part *part = &vm->part[number];
+    if (vm->logging && part->flags & KVM_MEM_LOG_DIRTY_PAGES && !(part->flags & KVM_MEM_READONLY))
+        ram_written(ram, part->gpa, part->size);
+    part->size = 0;
+    return set_part(vm, number, part);
+}
+
 /* What changes goes first, for parts must not overlap (KVM §4.35). */
-static bool replace_parts(struct kvm_vm *vm, const struct kvm_part *part, unsigned count)
+static bool replace_parts(struct ram *ram, struct kvm_vm *vm, const struct kvm_part *part, unsigned count)
 {
     bool done = true;
     for (unsigned i = 0; i < vm->part_count; i++)
-        if (i >= count || !same(&vm->part[i], &part[i])) {
-            vm->part[i].size = 0;
-            done &= set_part(vm, i, &vm->part[i]);
-        }
+        if (i >= count || !same(&vm->part[i], &part[i]))
+            done &= remove_part(ram, vm, i);
     for (unsigned i = 0; i < count; i++)
         if (i >= vm->part_count || !same(&vm->part[i], &part[i]))
             done &= set_part(vm, i, &part[i]);
@@ -147,38 +163,7 @@ bool kvm_map_memory(struct vcpu *vcpu, struct kvm_vm *vm)
     vm->logging = atomic_load(&vcpu->ram->dirty_clients);
     for (unsigned i = 0; i < vcpu->ram->slot_count; i++)
         count = cut_slot(&vcpu->ram->slot[i], vm->logging ? KVM_MEM_LOG_DIRTY_PAGES : 0, part, count, vm->parts_most);
-    bool done = replace_parts(vm, part, count);
+    bool done = replace_parts(vcpu->ram, vm, part, count);
     pthread_mutex_unlock(&vm->mutex);
     return done;
-}
-
-/* --- what was written --- */
-
-static void mark(struct ram *ram, const struct kvm_part *part, const uint64_t *bitmap)
-{
-    for (uint64_t word = 0; word < (part->size / PAGE_SIZE + 63) / 64; word++)
-        for (uint64_t bits = bitmap[word]; bits; bits &= bits - 1)
-            ram_written(ram, part->gpa + (word * 64 + (uint64_t)__builtin_ctzll(bits)) * PAGE_SIZE, PAGE_SIZE);
-}
-
-/* Everything is marked where the host cannot tell. */
-static void collect_part(struct ram *ram, const struct kvm_vm *vm, unsigned number)
-{
-    const struct kvm_part *part = &vm->part[number];
-    uint64_t *bitmap = calloc((part->size / PAGE_SIZE + 63) / 64, sizeof(*bitmap));
-    struct kvm_dirty_log log = { .slot = number, .dirty_bitmap = bitmap };
-    if (bitmap && !ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log))
-        mark(ram, part, bitmap);
-    else
-        ram_written(ram, part->gpa, part->size);
-    free(bitmap);
-}
-
-void kvm_collect_dirty(struct vcpu *vcpu, struct kvm_vm *vm)
-{
-    pthread_mutex_lock(&vm->mutex);
-    for (unsigned i = 0; vm->logging && i < vm->part_count; i++)
-        if (!(vm->part[i].flags & KVM_MEM_READONLY))
-            collect_part(vcpu->ram, vm, i);
-    pthread_mutex_unlock(&vm->mutex);
 }
