@@ -177,7 +177,8 @@ static bool write_is_virtualized(const struct vcpu *vcpu, unsigned offset, unsig
 static bool is_self_ipi(uint32_t icr)
 {
     enum { DELIVERY_STATUS = 1 << 12, SHORTHAND = 3 << 18, SHORTHAND_SELF = 1 << 18, TRIGGER = 1 << 15, MODE = 7 << 8 };
-    return !(icr & (MODE | TRIGGER | DELIVERY_STATUS)) && (icr & SHORTHAND) == SHORTHAND_SELF && (icr & 0xFF) >> 4;
+    const uint32_t reserved = 0xFFF32000;
+    return !(icr & (reserved | MODE | TRIGGER | DELIVERY_STATUS)) && (icr & SHORTHAND) == SHORTHAND_SELF && (icr & 0xFF) >> 4;
 }
 
 /* SDM3 §30.4.3.2 "APIC-Write Emulation": after the instruction's write has reached the page. */
@@ -241,16 +242,14 @@ bool vmx_write_x2apic(struct vcpu *vcpu, uint32_t msr, uint64_t value, bool *don
         return true;
     if (msr == MSR_X2APIC_EOI ? value != 0 : value >> 8)
         return x86_raise_error(vcpu, VEC_GP, 0);
-    if (msr == MSR_X2APIC_SELF_IPI && value < 16) {
-        *done = false;
-        return true;
-    }
     mmu_phys_write(vcpu, FIELD(VIRTUAL_APIC_ADDRESS) + (msr & 0xFF) * 16, &value, sizeof(value));
     if (msr == MSR_X2APIC_TPR)
         vmx_tpr_virtualization(vcpu);
     else if (msr == MSR_X2APIC_EOI)
         eoi_virtualization(vcpu);
-    else
+    else if (value >> 4)
         request_vector(vcpu, value);
+    else
+        vmx_set_trap(vcpu, REASON_APIC_WRITE, (msr & 0xFF) * 16);
     return true;
 }
