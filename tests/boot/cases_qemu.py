@@ -3,14 +3,13 @@ Debian's own QEMU with Debian's own KVM in the guest (L1), on emulated VT-x: wha
 tell. L2's console is QEMU's terminal, and so the machine's.
 """
 import os
-import shutil
-import subprocess
 
+import cases_nested
 from cases import asset, case
 from cases_firmware import boot_sector, menu_iso
-from machine import BOOT_SECONDS, Failure, exit_status
+from cases_nested import PROMPT, leave
+from machine import BOOT_SECONDS, Failure
 
-PROMPT = r"^doppel:\S*# "
 # What Linux prints of a mobile Kaby Lake such as the i7-7500U, and what Intel gives to servers of that time and later desktops,
 # which our model has, too: kvm_intel's enable_apicv and enable_shadow_vmcs take it.
 KABY_LAKE = ("vnmi preemption_timer invvpid ept_x_only ept_ad ept_1gb flexpriority tsc_offset vtpr mtf vapic ept vpid "
@@ -19,25 +18,9 @@ SERVERS = "posted_intr apicv vapic_reg vid shadow_vmcs tsc_scaling"
 PARAMETERS = "ept vpid unrestricted_guest flexpriority vnmi eptad pml enable_apicv preemption_timer enable_shadow_vmcs"
 
 
-def archive(test, files):
-    """A further initial RAM disk with the files in /guest, as {name there: path}."""
-    root, path = test.path("root"), test.path("files")
-    os.makedirs(os.path.join(root, "guest"))
-    for name, file in files.items():
-        shutil.copy(file, os.path.join(root, "guest", name))
-    with open(path, "wb") as out:
-        subprocess.run("find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0", shell=True, cwd=root, check=True, stdout=out)
-    return path
-
-
-def hypervisor(test, *options, cpus=1, cpu="i7-7500U", files=None):
+def hypervisor(test, **how):
     """A machine at the prompt of a guest that has a /dev/kvm, and a Debian with QEMU in /mnt, which sees /guest as /srv."""
-    more = ["--initrd", archive(test, files)] if files else []
-    machine = test.machine("--memory", "768M", "--cpu", cpu, "--cpus", cpus, "--no-reboot", "--kernel", asset("kernel", "cloud"),
-                           "--initrd", asset("hypervisor"), *more, "--disk", os.path.join(asset("system", "qemu"), "image") + ",ro",
-                           "--append", "console=ttyS0 panic=-1 quiet", *options, terminal=True)
-    machine.expect(PROMPT)
-    machine.command_line("for m in $(cat /lib/kvm/order); do insmod /lib/kvm/$m; done; ls /dev/kvm", "^/dev/kvm$", BOOT_SECONDS)
+    machine = cases_nested.hypervisor(test, "--disk", os.path.join(asset("system", "qemu"), "image") + ",ro", **how)
     machine.command_line("mount -o ro /dev/vda /mnt && mount --bind /dev /mnt/dev && mount -t proc proc /mnt/proc && "
                          "mount -t tmpfs tmp /mnt/tmp && mount --bind /guest /mnt/srv && echo mounted", "^mounted$", BOOT_SECONDS)
     return machine
@@ -59,11 +42,6 @@ def boots_linux(machine, kernel, initrd, cpus=1):
     for test in "cpu", "clock":
         machine.result(test, 2 * BOOT_SECONDS)
     end_of_guest(machine)
-
-
-def leave(machine):
-    machine.send("poweroff -f\n")
-    machine.end(exit_status("DONE"), BOOT_SECONDS)
 
 
 def vt_x_is_complete(machine):

@@ -39,14 +39,14 @@ def exit_status(name):
 
 class Machine:
     """
-    One `doppel run`, with restore=DIRECTORY a `doppel restore`, or with console=NAME the console of one in the background. With terminal=True its console is a pseudoterminal, else
-    a pair of pipes.
+    One `doppel run`, with restore=DIRECTORY a `doppel restore`, with console=NAME the console of one in the background, or with
+    program=COMMAND another program to compare with. With terminal=True its console is a pseudoterminal, else a pair of pipes.
     """
 
-    def __init__(self, log_path, *options, terminal=False, name="", restore=None, console=None, environment=None):
+    def __init__(self, log_path, *options, terminal=False, name="", restore=None, console=None, program=None, environment=None):
         verb = ["restore", restore] if restore else ["console", console] if console else ["run"]
         engine = ["--engine", ENGINE] if verb == ["run"] and "--engine" not in options else []
-        self.command = [DOPPEL, *verb, *engine, *[str(option) for option in options]]
+        self.command = program or [DOPPEL, *verb, *engine, *[str(option) for option in options]]
         self.name = name
         self.seen = ""          # console output that no expectation has consumed yet
         self.log = open(log_path, "ab")
