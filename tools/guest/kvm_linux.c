@@ -23,7 +23,7 @@
 enum {
     MEMORY_MIN = 128, MEMORY_MAX = 2048, BOOT_PARAMS = 0x7000, COMMAND_LINE = 0x20000, KERNEL = 0x100000, INITRD = 0x6000000,
     LOW_END = 0x9FC00, ACPI_TABLES = 0xE0000, TSS = 0xFFFBD000u, IDENTITY_MAP = 0xFFFBC000u,
-    UART = 0x3F8, UART_IRQ = 4, KEYBOARD = 0x64, RESET = 0xFE,
+    UART = 0x3F8, UART_IRQ = 4, KEYBOARD = 0x64, RESET = 0xFE, CMOS_DATA = 0x71,
     PM_EVENT = 0x600, PM_CONTROL = 0x604, PM_END = 0x606,
     PROCESSORS_MAX = 8,
 };
@@ -323,7 +323,7 @@ static bool port_access(const struct kvm_run *run, uint8_t *data)
             memset(data, 0xFF, run->io.size);
             if (port >= UART && port < UART + 8)
                 *data = uart_read(port - UART);
-            else if (port == KEYBOARD || (port >= PM_EVENT && port < PM_END))
+            else if (port == KEYBOARD || port == CMOS_DATA || (port >= PM_EVENT && port < PM_END))
                 memset(data, 0, run->io.size);
         }
     }
