@@ -167,7 +167,7 @@ def built(*names):
     return paths
 
 
-# Not rings32: where a task switch meets a bad stack KVM leaves a state that no processor enters, and all that follows is interpreted.
+# Not rings32: a fault that KVM's own task switch meets (a bad SS, a bad LDT) is lost, and the guest goes on in a state between the two tasks.
 # Not hostile, which takes too long here.
 BARE_METAL = "smoke", "paging", "events", "system", "interrupts", "kernel_paths", "modes32"
 
