@@ -96,7 +96,8 @@ struct trap {
     uint8_t length;                     /* of the guest's instruction */
     uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or ADDEND_INDEXED, or NO_ADDEND */
     struct indexed indexed;             /* ADDEND_INDEXED: the address that is in r10, and whose window is in r11 */
-    bool memory;                        /* has an operand there, through a window */
+    bool memory : 1;                    /* has an operand there, through a window */
+    bool early : 1;                     /* before the check: the trace is not counted yet */
     uint16_t mnemonic;                  /* ZydisMnemonic */
     struct x87_noted x87;               /* before it */
 };
@@ -113,7 +114,7 @@ struct translation {
     uint8_t mode;
     uint8_t live;                       /* LIVE_*: what it needs in the processor, and leaves there */
     bool dropped;
-    const uint8_t *code;                /* executable address of its first byte */
+    const uint8_t *code;                /* executable address of its first byte: the way in for indirect jumps, with their target in r10 */
     const uint8_t *entry;               /* flags in H */
     const uint8_t *live_entry;          /* what it needs is live as well */
     struct trap *trap;
@@ -144,6 +145,7 @@ struct site {
     uint16_t remaining;                 /* instructions of the trace from this one on */
     uint16_t mnemonic;                  /* ZydisMnemonic */
     uint16_t number;                    /* among those of the translation */
+    bool early;                         /* before the check: the trace is not counted yet */
     struct x87_noted x87;               /* before it */
 };
 
@@ -167,6 +169,7 @@ enum { JUMP_PAGE_TAKEN = 1, JUMP_PAGE_GLOBAL = 2, JUMP_PAGE_GONE = 4 };        /
 
 /* Where indirect jumps look: by linear address, for one context and mode (jumps.c). */
 struct jump_table {
+    const uint8_t *way[1 << DBT_JUMP_BITS];     /* a translation's way in, which compares the address, or the piece of code for those that miss */
     struct jump_entry entry[1 << DBT_JUMP_BITS];
     struct jump_page page[2 * DBT_JUMP_PAGES];  /* hashed by linear address; places once taken stay so */
     uint16_t page_list[DBT_JUMP_PAGES], page_count;     /* those that are taken */
@@ -175,6 +178,7 @@ struct jump_table {
     uint16_t vpid;
     uint32_t epoch, global_epoch;       /* mmu.h: of the translations that it relies on */
     uint8_t mode;
+    bool ready;                         /* there is something in all ways */
     bool local;                         /* some entry's page is not global */
     uint32_t filled;                    /* places taken; the first DBT_JUMPS_LISTED of them are here */
     uint16_t list[DBT_JUMPS_LISTED];
@@ -197,11 +201,12 @@ struct dbt {
     uint32_t host_mxcsr;
     const uint8_t *onward;              /* where a helper goes on */
     uint64_t trap_addend, trap_indexed; /* for r11 and r10 */
+    uint64_t missed_at;                 /* the host's address of the indirect jump that missed */
 
     struct trap *trap;                  /* the one that was hit, its translation, and what the signal told */
     struct translation *trapped;
     struct trap_fault fault;
-    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *go_on, *x87_load, *simd_load[SIMD_LEVELS], *look_up[2];     /* shared code, executable */
+    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *missed, *go_on, *x87_load, *simd_load[SIMD_LEVELS], *look_up[2];     /* shared code, executable */
     struct work *work;                  /* of the translator, plan.h */
     unsigned hot;
     uint8_t mode;                       /* of the present state of the vCPU */
@@ -273,7 +278,7 @@ const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip);
 void dbt_forget_jump(struct dbt *dbt, const struct translation *translation);
 void dbt_forget_jumps(struct dbt *dbt);
 /* insn_branch.c computes the same. */
-static inline unsigned jump_index(uint64_t rip) { return (rip + (rip >> 16)) & ((1u << DBT_JUMP_BITS) - 1); }
+static inline unsigned jump_index(uint64_t rip) { return rip & ((1u << DBT_JUMP_BITS) - 1); }
 
 /* --- run.c --- */
 /*
@@ -300,6 +305,8 @@ bool dbt_install_traps(void);
 void dbt_traps_for(struct dbt *dbt);
 /* Carries out the instruction that trapped. `same`: it goes on behind it, at `code`. */
 struct onward dbt_run_trap(struct vcpu *vcpu);
+/* An indirect jump has been carried out, but nobody knows its target: finds the translation, or raises what there is to raise. */
+struct onward dbt_run_missed(struct vcpu *vcpu);
 
 /* --- report.c --- */
 struct site_runs *site_runs_create(void);

@@ -83,6 +83,14 @@ void emit_move(struct emitter *e, unsigned to, unsigned from)
         emit_insn(e, EMIT_W, 0x8B, to, rm_reg(from), 0);
 }
 
+void emit_lea_next(struct emitter *e, unsigned reg)
+{
+    emit8(e, 0x48 | (reg & 8 ? 4 : 0));
+    emit8(e, 0x8D);
+    emit8(e, (reg & 7) << 3 | 5);
+    emit32(e, 0);
+}
+
 void emit_rotate(struct emitter *e, unsigned to, unsigned from, unsigned count)
 {
     emit8(e, 0xC4);

@@ -66,6 +66,8 @@ void emit_load(struct emitter *e, unsigned reg, struct rm from);
 void emit_store(struct emitter *e, struct rm to, unsigned reg);
 void emit_move(struct emitter *e, unsigned to, unsigned from);
 void emit_lea(struct emitter *e, unsigned reg, struct rm rm);
+/* The address of the next instruction. */
+void emit_lea_next(struct emitter *e, unsigned reg);
 /* RORX: no flags. */
 void emit_rotate(struct emitter *e, unsigned to, unsigned from, unsigned count);
 /* The shortest MOV of a constant; no flags. */

@@ -40,7 +40,23 @@ void translate_jcc(struct work *w, const struct planned *p)
 
 enum { CODE_OF_ENTRY = offsetof(struct jump_entry, code) };
 static_assert(DBT_JUMP_BITS == 16, "MOVZX makes the index");
-static_assert(sizeof(struct jump_entry) == 16 && offsetof(struct jump_table, entry) == 0, "LEA makes the address");
+static_assert(sizeof(struct jump_entry) == 16 && offsetof(struct jump_table, way) == 0, "scales and addresses below");
+
+/*
+ * To the target in S1, by its way in, which compares it (translate.c). In S3 it finds where the jump was: one to an address that is not
+ * canonical has not happened (trap.c). No flags are touched.
+ */
+static void emit_way(struct work *w)
+{
+    struct emitter *e = &w->e;
+    want_flags_in_host(w);
+    emit_insn(e, EMIT_0F, 0xB7, S2, rm_reg(S1), 0);             /* movzx */
+    emit_load(e, S3, rm_data(&w->dbt->jumps));
+    emit_load(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
+    emit_lea_next(e, S3);
+    emit_note_trap(w, false);
+    emit_insn(e, 0, 0xFF, 4, rm_reg(S2), 0);
+}
 
 /*
  * S1 = a target: S2 becomes the address of its entry in the jump table. An entry is only made for a target that the
@@ -48,12 +64,10 @@ static_assert(sizeof(struct jump_entry) == 16 && offsetof(struct jump_table, ent
  */
 static void emit_entry_of(struct work *w)
 {
-    emit_rotate(&w->e, S2, S1, 16);
-    emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S1 });
-    emit_insn(&w->e, EMIT_0F, 0xB7, S2, rm_reg(S2), 0);         /* movzx */
+    emit_insn(&w->e, EMIT_0F, 0xB7, S2, rm_reg(S1), 0);         /* movzx */
     emit_load(&w->e, S3, rm_data(&w->dbt->jumps));
     emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S2 });
-    emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
+    emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3, .disp = offsetof(struct jump_table, entry) });
 }
 
 /* RCX, kept in S3, carries the difference between the target and the entry's address. */
@@ -124,8 +138,7 @@ void translate_jmp(struct work *w, const struct planned *p)
         return;
     }
     load_target(w, p);
-    emit_find_target(w);
-    jump_to_found(w);
+    emit_way(w);
 }
 
 static void push_return(struct work *w, const struct planned *p)
@@ -174,10 +187,9 @@ void translate_ret(struct work *w, const struct planned *p)
     if (w->window)
         emit_may_trap(w, true);
     emit_load_word(w, S1, rm);
-    emit_find_target(w);
     registers_written(w);
     emit_move_rsp(w, (int32_t)word_size(w) + more);
-    jump_to_found(w);
+    emit_way(w);
 }
 
 /* --- ways out --- */
@@ -207,7 +219,7 @@ static void emit_by_table(struct work *w, const struct edge *edge, struct link *
     struct emitter *e = &w->e;
     emit_guest_address(e, S1, edge->target);
     emit_load(e, S2, rm_data(&w->dbt->jumps));
-    emit_insn(e, EMIT_W | EMIT_WIDE, 0x8D, S2, rm_mem(S2, (int32_t)(jump_index(edge->target) * sizeof(struct jump_entry))), 0);  /* lea */
+    emit_insn(e, EMIT_W | EMIT_WIDE, 0x8D, S2, rm_mem(S2, (int32_t)(offsetof(struct jump_table, entry) + jump_index(edge->target) * sizeof(struct jump_entry))), 0);  /* lea */
     reloc_note_guest(e->relocs, e->at - 4, RELOC_GUEST_JUMP, edge->target);
     emit_difference(w);
     emit8(e, 0xE3);                                             /* jrcxz over the way out */

@@ -1,7 +1,9 @@
 /*
  * Where indirect jumps look their targets up. An entry says: code at this linear address, in this context and mode, is that
  * translation. It is made when the target was fetched through the MMU, and holds until the MMU says that a fetch of that page
- * may now find something else (the epochs in mmu.h). So nothing is checked at the jump but the address.
+ * may now find something else (the epochs in mmu.h). So nothing is checked but the address: by whoever looks in `entry`, and on the
+ * translation's own way in, whose places `way` has. There it is a constant, and it is known whether flags are needed, so that
+ * jumps and returns find their way with five instructions (insn_branch.c).
  *
  * When an epoch has changed, the pages that entries lie in are looked up in the guest's tables (mmu/still.h), and only the entries of those
  * that are elsewhere go. Programs give memory back hundreds of times a second, and each time the kernel flushes all that is not global; learning
@@ -32,15 +34,19 @@ static void pages_changed(struct dbt *dbt, const struct jump_table *table)
         dbt_unlink_user_far(dbt);
 }
 
+static void empty_place(const struct dbt *dbt, struct jump_table *table, unsigned i)
+{
+    table->entry[i].minus_rip = nothing(i);
+    table->way[i] = dbt->missed;
+}
+
 static void empty(struct dbt *dbt, struct jump_table *table)
 {
     pages_changed(dbt, table);
-    if (table->filled > DBT_JUMPS_LISTED)
-        memset(table->entry, 0, sizeof(table->entry));
-    else
-        for (unsigned i = 0; i < table->filled; i++)
-            table->entry[table->list[i]].minus_rip = 0;
-    table->entry[jump_index(0)].minus_rip = nothing(jump_index(0));
+    bool all = !table->ready || table->filled > DBT_JUMPS_LISTED;
+    for (unsigned i = 0; i < (all ? ARRAY_SIZE(table->way) : table->filled); i++)
+        empty_place(dbt, table, all ? i : table->list[i]);
+    table->ready = true;
     table->filled = 0;
     table->local = false;
     for (unsigned i = 0; i < table->page_count; i++)
@@ -66,7 +72,7 @@ static void forget_page(struct dbt *dbt, struct jump_table *table, uint64_t page
     for (uint64_t rip = page - INSN_LENGTH_MAX; rip != page + PAGE_SIZE; rip++) {
         unsigned i = jump_index(rip);
         if (table->entry[i].minus_rip == -rip)
-            table->entry[i].minus_rip = nothing(i);
+            empty_place(dbt, table, i);
     }
 }
 
@@ -184,6 +190,7 @@ void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translat
             table->filled++;
     }
     table->entry[i] = (struct jump_entry){ .minus_rip = -t->rip, .code = t->entry };
+    table->way[i] = t->code;
 }
 
 const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip)
@@ -197,11 +204,12 @@ void dbt_forget_jump(struct dbt *dbt, const struct translation *t)
     unsigned i = jump_index(t->rip);
     for (unsigned n = 0; n < JUMPS_TABLES; n++)
         if (dbt->tables[n].filled && dbt->tables[n].entry[i].code == t->entry)
-            dbt->tables[n].entry[i].minus_rip = nothing(i);
+            empty_place(dbt, &dbt->tables[n], i);
 }
 
 void dbt_forget_jumps(struct dbt *dbt)
 {
     for (unsigned n = 0; n < JUMPS_TABLES; n++)
-        empty(dbt, &dbt->tables[n]);
+        if (dbt->tables[n].ready)
+            empty(dbt, &dbt->tables[n]);
 }

@@ -22,7 +22,7 @@ enum {
  */
 static const uint8_t probe[PROBES] = { PROBE, 5, 3 };
 
-struct kept_site { uint16_t in_page, remaining, bytes_at; uint8_t length, spare; struct x87_noted x87; };
+struct kept_site { uint16_t in_page, remaining, bytes_at; uint8_t length, early; struct x87_noted x87; };
 struct kept_link { uint16_t field, ask, stub; uint8_t live, far; };
 struct kept_range { uint16_t at, size; };       /* of guest code in the page */
 struct kept_hole {
@@ -287,7 +287,7 @@ static void take_sites(const struct work *w, const struct kept *k, const struct 
     for (unsigned i = 0; i < w->site_count; i++) {
         const struct site *site = w->site_list[i];
         uint16_t in_page = (site->rip + site->op.where) & PAGE_MASK;
-        out[i] = (struct kept_site){ .in_page = in_page, .remaining = site->remaining, .length = site->op.length,
+        out[i] = (struct kept_site){ .in_page = in_page, .remaining = site->remaining, .early = site->early, .length = site->op.length,
                                      .bytes_at = bytes_at(k, range, in_page), .x87 = site->x87 };
     }
 }
@@ -411,7 +411,7 @@ static bool sites_fit(const struct kept *k, const struct parts *p)
     for (unsigned i = 0; i < k->sites; i++) {
         const struct kept_site *site = &p->site[i];
         if (site->in_page >= PAGE_SIZE || !site->length || site->length > INSN_LENGTH_MAX ||
-            site->bytes_at + site->length > k->bytes || site->remaining > k->count || !x87_fits(k, site->x87))
+            site->bytes_at + site->length > k->bytes || site->remaining > k->count || site->early > 1 || !x87_fits(k, site->x87))
             return false;
     }
     return true;
@@ -494,7 +494,7 @@ static struct site *make_sites(struct dbt *dbt, const struct kept *k, const stru
     memcpy(bytes, now, k->bytes);
     for (unsigned i = 0; i < k->sites; i++) {
         const struct kept_site *from = &p->site[i];
-        sites[i] = (struct site){ .translation = t, .rip = (t->rip & ~PAGE_MASK) + from->in_page, .remaining = from->remaining, .x87 = from->x87 };
+        sites[i] = (struct site){ .translation = t, .rip = (t->rip & ~PAGE_MASK) + from->in_page, .remaining = from->remaining, .early = from->early, .x87 = from->x87 };
         sites[i].op.length = from->length;
         sites[i].op.imm = (uintptr_t)(bytes + from->bytes_at);
     }

@@ -106,6 +106,8 @@ struct work {
     struct site *site;                  /* its site, once there is one */
     bool in_host, in_memory;            /* where the guest's flags are: H, M */
     uint16_t replay;                    /* the instruction that makes them again, or NO_REPLAY */
+    unsigned check;                     /* the instruction before which the trace is counted and requests are looked at */
+    bool check_keeps_flags;             /* somebody needs them there */
     unsigned addend_of;                 /* whose is in S2, NO_ADDEND: nobody's; with windows ADDEND_INDEXED: of the address in S1, */
     struct indexed indexed;             /* which is this one */
     int32_t drift;                      /* how far that register has moved since */
@@ -134,8 +136,10 @@ void trace_form(struct work *w, struct block *block);
 /* --- scan.c --- */
 /* Knows p->op, p->rip. */
 void plan_insn(const struct work *w, struct planned *p, const uint8_t *code);
-/* Sets flags_needed everywhere; true: at the entry they are not. */
-bool plan_flags(struct work *w);
+/* Sets flags_needed everywhere, and where the check is. */
+void plan_flags(struct work *w);
+/* Is there a way out of the trace on which requests must have been looked at? */
+bool plan_looks_at_requests(const struct work *w);
 
 /* --- flags.c --- */
 /* H to AX, as flags.h packs them, and back. */
@@ -190,6 +194,8 @@ void emit_slow(struct work *w, unsigned cc);
 void emit_slow_jump(struct work *w);
 /* The next host instruction may fault; memory: through a window. */
 void emit_may_trap(struct work *w, bool memory);
+/* Only what is to be known of it is written down. */
+struct trap *emit_note_trap(struct work *w, bool memory);
 /* At the end of the trace: where slow jumps lead. */
 void emit_slow_paths(struct work *w);
 /* The site itself. */

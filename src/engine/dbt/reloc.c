@@ -84,7 +84,7 @@ static bool apply(const struct reloc *reloc, const struct reloc_place *place)
     case RELOC_GUEST_CHUNK:
         return put32(field, (gla >> WINDOW_CHUNK_SHIFT) * 8 - WINDOW_BIAS, true);
     case RELOC_GUEST_JUMP:
-        return put32(field, jump_index(gla) * sizeof(struct jump_entry), true);
+        return put32(field, offsetof(struct jump_table, entry) + jump_index(gla) * sizeof(struct jump_entry), true);
     case RELOC_GUEST_BYTES:
         memcpy(field, place->guest + reloc->addend, 4);
         return true;

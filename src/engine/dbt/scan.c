@@ -81,8 +81,8 @@ static enum kind branch(const struct planned *p, enum kind kind)
     bool near = p->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR || p->z.meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT;
     if (!near || (p->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE))
         return KIND_SITE;
-    if (kind == KIND_RET)
-        return KIND_RET;
+    if (kind == KIND_RET)               /* with more to take off the stack it is rare, and not undone (trap.c) */
+        return p->z.operand_count_visible && p->z.machine_mode == ZYDIS_MACHINE_MODE_LONG_64 ? KIND_SITE : KIND_RET;
     if (p->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
         return p->op->flags & OP_NEAR ? kind : KIND_SITE;
     if (is_stack_pointer(&p->operand[0]))
@@ -254,17 +254,67 @@ static void plan_flags_of(struct planned *p)
                      (written && (surely_written(&p->z) != RFLAGS_STATUS || may_keep_all(&p->z)));
 }
 
-bool plan_flags(struct work *w)
+/* Goes straight on to the next instruction, and is not one of those that look at what is counted. */
+static bool may_precede_check(const struct planned *p)
+{
+    switch (p->kind) {
+    case KIND_SITE: case KIND_SYSTEM: case KIND_STRING: case KIND_JCC: case KIND_RET:
+        return false;
+    default:
+        return p->kind < KIND_JCC || p->follows == FOLLOWS_TARGET;
+    }
+}
+
+/*
+ * The check clobbers flags. So it is where nobody needs them, if there is such a place before the first way out; else it comes first,
+ * and does without.
+ */
+void plan_flags(struct work *w)
 {
     bool needed = true;
+    unsigned last = 0;
+    while (last + 1 < w->count && may_precede_check(&w->plan[last]) && !w->dbt->exact)
+        last++;
+    w->check = 0;
+    w->check_keeps_flags = true;
     for (unsigned i = w->count; i-- > 0;) {
         struct planned *p = &w->plan[i];
         p->flags_needed = needed;
         if (p->writes_flags && !p->reads_flags)
             needed = false;
         needed |= p->reads_flags || p->may_fault;
+        if (i <= last && !needed && !w->dbt->exact) {
+            w->check = i;
+            w->check_keeps_flags = false;
+        }
     }
-    return needed;
+}
+
+static bool leads_back(const struct work *w, uint64_t target) { return target <= w->t->rip; }
+
+static bool may_lead_back(const struct work *w, const struct planned *p)
+{
+    bool direct = p->z.operand_count_visible && p->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+    if (p->kind < KIND_JCC)
+        return p->kind == KIND_SITE || p->kind == KIND_SYSTEM || p->kind == KIND_STRING;
+    if (p->kind == KIND_RET || !direct)
+        return true;
+    return (p->follows != FOLLOWS_TARGET && leads_back(w, p->next_rip + p->operand[0].imm.value.u)) ||
+           (p->kind == KIND_JCC && p->follows != FOLLOWS_NEXT && leads_back(w, p->next_rip));
+}
+
+/*
+ * Code that runs for ever goes back to a lower address, or jumps to one that it has computed, again and again; of user code only what may do
+ * that needs to look. (Kernels have stretches of a few instructions in which interrupts are on, and wait for them there.)
+ */
+bool plan_looks_at_requests(const struct work *w)
+{
+    if (!w->user || w->dbt->exact || w->narrow || w->t->gpa2 != BLOCK_DROPPED)
+        return true;
+    for (unsigned i = 0; i < w->count; i++)
+        if (may_lead_back(w, &w->plan[i]))
+            return true;
+    return leads_back(w, w->plan[w->count - 1].next_rip);
 }
 
 /* --- registers --- */

@@ -10,6 +10,7 @@ static struct site *site_of(struct work *w)
         w->site->translation = w->t;
         w->site->rip = present(w)->block_rip;
         w->site->remaining = (uint16_t)(w->count - w->i);
+        w->site->early = w->i < w->check;
         w->site->mnemonic = (uint16_t)present(w)->z.mnemonic;
         w->site->x87 = x87_noted(w, w->i);
     }
@@ -56,18 +57,25 @@ void emit_slow_jump(struct work *w)
     slow->field = emit_jump(&w->e, JUMP, emit_here(&w->e));
 }
 
-void emit_may_trap(struct work *w, bool memory)
+struct trap *emit_note_trap(struct work *w, bool memory)
 {
     struct trap *trap = &w->trap[w->trap_count++];
     *trap = (struct trap){
         .at = (uint32_t)(emit_here(&w->e) - w->t->code),
         .in_page = (uint16_t)(present(w)->rip & PAGE_MASK),
         .remaining = (uint16_t)(w->count - w->i),
+        .early = w->i < w->check,
         .length = present(w)->op->length,
         .memory = memory,
         .mnemonic = (uint16_t)present(w)->z.mnemonic,
         .x87 = x87_noted(w, w->i),
     };
+    return trap;
+}
+
+void emit_may_trap(struct work *w, bool memory)
+{
+    struct trap *trap = emit_note_trap(w, memory);
     if (!w->window)
         add_slow(w)->trap = trap;
 }

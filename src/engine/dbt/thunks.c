@@ -298,6 +298,8 @@ static struct onward run_site(struct vcpu *vcpu, struct site *site)
 {
     struct dbt *dbt = dbt_of(vcpu);
     struct block *block = &dbt->mini->block;
+    int uncounted = site->early ? site->translation->count : 0;
+    dbt->interp.left -= uncounted;
     flags_set(vcpu, dbt->flags);
     if (unlikely(!site->op.run) && !kept_bind(vcpu, site)) {
         vcpu->rip = site->rip;
@@ -323,6 +325,7 @@ static struct onward run_site(struct vcpu *vcpu, struct site *site)
     if (likely(!site->translation->dropped)) {
         if (site->translation->live & LIVE_X87)
             native_load_x87(vcpu);
+        dbt->interp.left += uncounted;
         return (struct onward){ .same = true };
     }
     vcpu->rip = rip_wrap(vcpu, site->rip + site->op.where + site->op.length);
@@ -408,6 +411,20 @@ static void make_look_up(struct emitter *e, struct dbt *dbt, enum mmu_use use)
     emit8(e, 0xC3);
 }
 
+/* An indirect jump found nobody at its way in: S1 is its target, S3 where it was; flags in H. */
+static void make_missed(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
+{
+    dbt->missed = emit_here(e);
+    emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
+    emit_store(e, rm_data(&dbt->missed_at), S3);
+    save_rax_and_flags(e, dbt);
+    spill(e);
+    save_vectors(e, dbt);
+    emit_constant(e, RDI, (uintptr_t)vcpu);
+    emit_call(e, (uintptr_t)dbt_run_missed);
+    emit_jump(e, JUMP, dbt->go_on);
+}
+
 /* Called where a trace begins, flags in H, RCX in S2, as it leaves them. */
 static void make_x87_load(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
 {
@@ -443,6 +460,7 @@ void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
     make_help(&e, vcpu, dbt, false);
     make_help(&e, vcpu, dbt, true);
     make_trap_entry(&e, vcpu, dbt);
+    make_missed(&e, vcpu, dbt);
     make_x87_load(&e, vcpu, dbt);
     make_look_up(&e, dbt, MMU_READ);
     make_look_up(&e, dbt, MMU_WRITE);

@@ -2,66 +2,86 @@
 #include "engine/dbt/kept.h"
 #include "engine/dbt/plan.h"
 
-/* Where the trace is left before its first instruction. */
-struct entry {
+/* Where the trace is left at the check. */
+struct check {
     uint8_t *field[2];
     unsigned fields;
 };
 
-static void leave_if(struct work *w, struct entry *entry, unsigned cc)
+static void leave_if(struct work *w, struct check *check, unsigned cc)
 {
-    entry->field[entry->fields++] = emit_jcc(&w->e, cc, emit_here(&w->e));
+    check->field[check->fields++] = emit_jcc(&w->e, cc, emit_here(&w->e));
 }
 
-/*
- * Counts the trace's instructions and looks at requests, and with an exact budget at what is left of it: leaves unless all is
- * well. Where flags are alive nothing may touch them, and RCX carries what JRCXZ tests: the request, and the sign of what is left.
- */
-static void emit_entry(struct work *w, bool flags_dead, struct entry *entry)
+static struct rm request(void) { return rm_vcpu(offsetof(struct vcpu, request)); }
+
+static void emit_check(struct work *w, struct check *check)
 {
     struct emitter *e = &w->e;
-    int32_t count = (int32_t)w->count;
-    if (flags_dead) {
-        emit_insn(e, EMIT_W, 0x83, ALU_SUB, rm_data(&w->dbt->interp.left), 1);
-        emit8(e, w->count);
-        if (w->dbt->exact)
-            leave_if(w, entry, CC_S);
-        emit_insn(e, 0, 0x83, ALU_CMP, rm_vcpu(offsetof(struct vcpu, request)), 1);
-        emit8(e, 0);
-        leave_if(w, entry, CC_NZ);
+    emit_insn(e, EMIT_W, 0x83, ALU_SUB, rm_data(&w->dbt->interp.left), 1);
+    emit8(e, w->count);
+    if (!plan_looks_at_requests(w))
         return;
-    }
+    emit_insn(e, 0, 0x83, ALU_CMP, request(), 1);
+    emit8(e, 0);
+    leave_if(w, check, CC_NZ);
+}
+
+/* With flags that nothing may touch RCX carries what JRCXZ tests: the request, and the sign of what is left of an exact budget. */
+static void emit_check_keeping_flags(struct work *w, struct check *check)
+{
+    struct emitter *e = &w->e;
     emit_load(e, S1, rm_data(&w->dbt->interp.left));
-    emit_lea(e, S1, rm_mem(S1, -count));
+    emit_lea(e, S1, rm_mem(S1, -(int32_t)w->count));
     emit_store(e, rm_data(&w->dbt->interp.left), S1);
+    if (!plan_looks_at_requests(w))
+        return;
     emit_move(e, S2, RCX);
     if (w->dbt->exact) {
         static const uint8_t pext_rcx[] = { 0xC4, 0xE2, 0xAA, 0xF5, 0x0D };     /* pext rcx, r10, [rip+disp] */
         for (unsigned i = 0; i < sizeof(pext_rcx); i++)
             emit8(e, pext_rcx[i]);
         emit_data(e, &w->dbt->sign, 0);
-        emit_insn(e, 0, 0x8B, S1, rm_vcpu(offsetof(struct vcpu, request)), 0);
+        emit_insn(e, 0, 0x8B, S1, request(), 0);
         emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
     } else {
-        emit_insn(e, 0, 0x8B, RCX, rm_vcpu(offsetof(struct vcpu, request)), 0);
+        emit_insn(e, 0, 0x8B, RCX, request(), 0);
     }
     emit8(e, 0xE3);                                     /* jrcxz over the jump */
     emit8(e, 5);
-    entry->field[entry->fields++] = emit_jump(e, JUMP, emit_here(e));
+    check->field[check->fields++] = emit_jump(e, JUMP, emit_here(e));
     emit_move(e, RCX, S2);
 }
 
-static void emit_entry_exit(struct work *w, const struct entry *entry, bool flags_dead)
+/*
+ * Counts the trace's instructions and looks at requests, and with an exact budget at what is left of it: leaves unless all is well.
+ */
+static void emit_checks(struct work *w, struct check *check)
+{
+    if (w->check_keeps_flags) {
+        emit_check_keeping_flags(w, check);
+        return;
+    }
+    emit_check(w, check);
+    w->in_host = true;
+    w->in_memory = false;
+    w->replay = NO_REPLAY;
+}
+
+static void emit_check_exit(struct work *w, const struct check *check)
 {
     struct emitter *e = &w->e;
-    for (unsigned i = 0; i < entry->fields; i++)
-        emit_target(e, entry->field[i], emit_here(e));
-    if (!flags_dead)
+    if (!check->fields)
+        return;
+    for (unsigned i = 0; i < check->fields; i++)
+        emit_target(e, check->field[i], emit_here(e));
+    if (w->check_keeps_flags)
         emit_move(e, RCX, S2);
     emit_load(e, S1, rm_data(&w->dbt->interp.left));
-    emit_lea(e, S1, rm_mem(S1, (int32_t)w->count));
+    emit_lea(e, S1, rm_mem(S1, (int32_t)(w->count - w->check)));
     emit_store(e, rm_data(&w->dbt->interp.left), S1);
-    emit_guest_address(e, S1, w->t->rip);
+    emit_x87_noted(w, w->check);
+    emit_guest_address(e, S1, w->plan[w->check].rip);
     emit_constant(e, S2, 0);
     emit_jump(e, JUMP, w->dbt->leave);
 }
@@ -78,6 +98,29 @@ static void emit_live(struct work *w)
     emit_jump(e, CALL, w->dbt->simd_load[simd_level_of(w->t->mode)]);
     emit_target(e, live, emit_here(e));
     emit_move(e, RCX, S2);
+}
+
+/* The way in for indirect jumps, with the target in S1 and the jump's address in S3. */
+static void emit_way_in(struct work *w)
+{
+    struct emitter *e = &w->e;
+    if (w->check == 0 && !w->check_keeps_flags) {       /* nobody needs them here */
+        emit_guest_address(e, S2, w->t->rip);
+        emit_insn(e, EMIT_W, 0x3B, S2, rm_reg(S1), 0);  /* cmp */
+        emit_jcc(e, CC_NZ, w->dbt->missed);
+    } else {
+        emit_move(e, S2, RCX);
+        emit_guest_address(e, RCX, w->t->rip);
+        emit_insn(e, EMIT_W, 0xF7, 2, rm_reg(RCX), 0);  /* not, which leaves flags alone */
+        emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1, .disp = 1 });
+        emit8(e, 0xE3);                                 /* jrcxz over the way out */
+        uint8_t *hit = e->at++;
+        emit_move(e, RCX, S2);
+        emit_jump(e, JUMP, w->dbt->missed);
+        *hit = (uint8_t)(e->at - (hit + 1));
+        emit_move(e, RCX, S2);
+    }
+    emit_context_back(w);
 }
 
 /* Through the jump tables, and not by one of the trace's edges. */
@@ -137,27 +180,30 @@ static bool ends_by_itself(const struct planned *p)
 
 static void translate_trace(struct work *w)
 {
-    bool flags_dead = !plan_flags(w) && !w->dbt->exact;
-    struct entry entry = { .fields = 0 };
+    struct check check = { .fields = 0 };
+    plan_flags(w);
+    emit_way_in(w);
     w->t->entry = emit_here(&w->e);
     if (w->t->live & LIVE_X87)
         emit_x87_live(w);
     if (w->t->live & LIVE_VECTORS)
         emit_live(w);
     w->t->live_entry = emit_here(&w->e);
-    emit_entry(w, flags_dead, &entry);
     w->in_host = true;
     w->in_memory = false;
     w->replay = NO_REPLAY;
     w->addend_of = NO_ADDEND;
-    for (w->i = 0; w->i < w->count; w->i++)
+    for (w->i = 0; w->i < w->count; w->i++) {
+        if (w->i == w->check)
+            emit_checks(w, &check);
         translate_insn(w);
+    }
     if (!ends_by_itself(&w->plan[w->count - 1]))
         translate_goto(w, w->plan[w->count - 1].next_rip);
     emit_insn(&w->e, EMIT_0F, 0x0B, 0, rm_reg(0), 0);   /* the last instruction never comes back */
     emit_slow_paths(w);
     close_edges(w);
-    emit_entry_exit(w, &entry, flags_dead);
+    emit_check_exit(w, &check);
 }
 
 static void keep_traps(struct work *w)

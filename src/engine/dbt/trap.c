@@ -2,7 +2,7 @@
  * Host faults in translated code: a page that no window shows (yet), an unmasked exception, a misaligned vector, a division error.
  * The signal handler (trap_signal.c) asks here where to go on: the instruction is found in its translation's list of traps, and
  * the interpreter's handler carries it out, which raises whatever there is to raise. The processor has changed nothing but
- * the program counter.
+ * the program counter. Indirect jumps to where nobody can jump come here as well, when they have already happened.
  */
 #include "engine/dbt/dbt.h"
 #include "engine/interp/native.h"
@@ -65,6 +65,8 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
     const struct trap *trap = dbt->trap;
     struct translation *t = dbt->trapped;
     uint64_t gla;
+    int uncounted = trap->early ? t->count : 0;
+    dbt->interp.left -= uncounted;
     bool missed = dbt->fault.page && window_linear(vcpu, dbt->fault.page, &gla);
     flags_set(vcpu, dbt->flags);
     vcpu->rip = (t->rip & ~PAGE_MASK) | trap->in_page;
@@ -93,5 +95,27 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
                                          trap->addend_of == ADDEND_INDEXED ? dbt->trap_indexed : vcpu->gpr[trap->addend_of]);
     if (t->live & LIVE_X87)
         native_load_x87(vcpu);
+    dbt->interp.left += uncounted;
     return (struct onward){ .code = t->code + trap->back, .same = true };
+}
+
+/* Its last effect was to take the address off the stack. */
+static void undo(struct vcpu *vcpu, const struct trap *jump)
+{
+    if (jump->mnemonic == ZYDIS_MNEMONIC_RET)
+        vcpu->gpr[RSP] += (uint64_t)-8;
+}
+
+struct onward dbt_run_missed(struct vcpu *vcpu)
+{
+    struct dbt *dbt = dbt_of(vcpu);
+    if (likely(vcpu->mode != MODE_LONG64 || x86_canonical(vcpu, vcpu->rip))) {
+        flags_set(vcpu, dbt->flags);
+        return dbt_go_on(vcpu);
+    }
+    dbt->trapped = dbt_at(dbt, dbt->missed_at);
+    dbt->trap = find_trap(dbt->trapped, (uint32_t)(dbt->missed_at - (uintptr_t)dbt->trapped->code));
+    dbt->fault = (struct trap_fault){ 0 };
+    undo(vcpu, dbt->trap);
+    return dbt_run_trap(vcpu);
 }
