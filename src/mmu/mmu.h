@@ -37,7 +37,7 @@ struct tlb_entry {
     uintptr_t addend;           /* host = gla + addend */
 };
 
-enum { TLB_BITS = 11, TLB_SIZE = 1 << TLB_BITS, TLB_CONTEXTS = 16 };
+enum { TLB_BITS = 12, TLB_SIZE = 1 << TLB_BITS, TLB_CONTEXTS = 16 };
 
 /* Bits of tlb_table.info beside the guest-physical page address. */
 enum { TLB_GLOBAL = 1u << 0, TLB_LISTED = 1u << 1, TLB_LARGE_SHIFT = 2, TLB_LARGE = 3u << TLB_LARGE_SHIFT };

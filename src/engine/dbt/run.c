@@ -7,7 +7,7 @@
 #include "mmu/window.h"
 #include "vmx/vmx.h"
 
-enum { DROPS_MAX = 4, FORGET_AFTER = 4 << 20 };
+enum { DROPS_MAX = 2, FORGET_AFTER = 4 << 20 };
 #define BUDGET_LARGE (INT64_MAX / 2)            /* more than any number that somebody asked for */
 
 typedef struct link *enter_fn(const uint8_t *code);
