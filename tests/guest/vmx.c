@@ -639,6 +639,34 @@ static void monitor_trap_flag_borders(void)
     set_handler(6, NULL);
 }
 
+/* What is due at an entry, the first thing first (SDM3 §27.7); each is taken away in its turn. */
+static void priorities(void)
+{
+    enum { SINGLE_STEP = 1 << 14, DEBUG = 1 << 1, IF = 0x202 };
+    vmcs_prepare(guest_five_nops);
+    vmwrite(VMCS_GUEST_RFLAGS, IF);
+    control_set(VMCS_PIN_BASED_CONTROLS, PIN_ACTIVATE_PREEMPTION_TIMER | PIN_NMI_EXITING | PIN_VIRTUAL_NMIS | PIN_EXTERNAL_INTERRUPT_EXITING);
+    control_set(VMCS_PROCESSOR_BASED_CONTROLS, PROC_NMI_WINDOW_EXITING | PROC_INTERRUPT_WINDOW_EXITING);
+    control_set(VMCS_EXIT_CONTROLS, EXIT_ACKNOWLEDGE_INTERRUPT_ON_EXIT);
+    control_set(VMCS_EXCEPTION_BITMAP, DEBUG);
+    self_interrupt(0x60);
+    inject(0x80000700);
+    check_equal(vmx_run_reason(), REASON_MONITOR_TRAP_FLAG, "MTF comes first");
+    vmwrite(VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS, SINGLE_STEP);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "then a pending debug exception");
+    check_equal(vmread(VMCS_EXIT_INTERRUPTION_INFORMATION), 0x80000301, "which is #DB");
+    vmwrite(VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+    check_equal(vmx_run_reason(), REASON_PREEMPTION_TIMER, "then the preemption timer");
+    control_clear(VMCS_PIN_BASED_CONTROLS, PIN_ACTIVATE_PREEMPTION_TIMER);
+    check_equal(vmx_run_reason(), REASON_NMI_WINDOW, "then the NMI window");
+    control_clear(VMCS_PROCESSOR_BASED_CONTROLS, PROC_NMI_WINDOW_EXITING);
+    check_equal(vmx_run_reason(), REASON_INTERRUPT_WINDOW, "then the interrupt window");
+    control_clear(VMCS_PROCESSOR_BASED_CONTROLS, PROC_INTERRUPT_WINDOW_EXITING);
+    check_equal(vmx_run_reason(), REASON_EXTERNAL_INTERRUPT, "then the interrupt");
+    check_equal(vmread(VMCS_GUEST_RIP), (uint64_t)guest_five_nops, "and no instruction has run");
+    *apic(0xB0) = 0;
+}
+
 static void time_offset(void)
 {
     vmcs_prepare(guest_rdtsc);
@@ -726,6 +754,7 @@ void test_main(void)
     timers();
     monitor_trap_flag();
     monitor_trap_flag_borders();
+    priorities();
     time_offset();
     msr_areas();
     entering();

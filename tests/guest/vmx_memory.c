@@ -1,7 +1,8 @@
 /* VT-x: EPT, VPID, PML, #VE, EPTP switching, real-mode guests, VMCS shadowing, the virtual APIC. */
 #include "lib/vmx.h"
 
-enum { READ = 1, WRITE = 2, EXECUTE = 4, WB = 6 << 3, LARGE = 1 << 7, ACCESSED = 1 << 8, DIRTY = 1 << 9 };
+enum { READ = 1, WRITE = 2, EXECUTE = 4, WB = 6 << 3, LARGE = 1 << 7, ACCESSED = 1 << 8, DIRTY = 1 << 9,
+       USER_EXECUTE = 1 << 10 };
 enum { EPTP_WB_4 = 6 | 3 << 3, EPTP_AD = 1 << 6 };
 
 /* The guest's page under test: a linear and guest-physical address that nothing else uses. */
@@ -12,7 +13,7 @@ static uint64_t result;
 static uint64_t *table_at(uint64_t *entry)
 {
     if (!*entry)
-        *entry = (uint64_t)alloc_page() | READ | WRITE | EXECUTE;
+        *entry = (uint64_t)alloc_page() | READ | WRITE | EXECUTE | USER_EXECUTE;
     return (uint64_t *)(*entry & ~0xFFFull);
 }
 
@@ -76,6 +77,71 @@ static void rights(void)
                 check_equal(vmread(VMCS_GUEST_LINEAR_ADDRESS), page, "guest-linear address");
             }
         }
+}
+
+/* Each level by itself: what it denies is denied, and the qualification tells what all levels together allow. */
+static void rights_of_levels(void)
+{
+    enum { DEFINED = 0x1BF };           /* bit 6 is not without mode-based execute control */
+    uint64_t *pdpte = &table_at(&root[0])[5], *pde = &table_at(pdpte)[0];
+    static const char *const names[] = { "a PDPTE's rights", "a PDE's rights" };
+    uint64_t *levels[] = { pdpte, pde };
+    use_ept(guest_read, 0);
+    set_leaf((uint64_t)frame | WB | READ | WRITE | EXECUTE);
+    for (unsigned level = 0; level < 2; level++) {
+        uint64_t saved = *levels[level];
+        unsigned wrong = 0;
+        for (uint64_t rights = 0; rights < 8; rights++)
+            for (unsigned i = 0; i < 3; i++) {
+                bool misconfigured = (rights & WRITE) && !(rights & READ);
+                uint32_t want = misconfigured ? REASON_EPT_MISCONFIGURATION : rights & accesses[i].right ? REASON_VMCALL : REASON_EPT_VIOLATION;
+                frame[0] = 0xC3;
+                *levels[level] = (saved & ~7ull) | rights;
+                invept(2, 0);
+                vmx_restart(accesses[i].code);
+                uint32_t reason = vmx_run_reason();
+                wrong += reason != want || (reason == REASON_EPT_VIOLATION &&
+                                            (vmread(VMCS_EXIT_QUALIFICATION) & DEFINED) != (accesses[i].right | rights << 3 | 0x180));
+            }
+        *levels[level] = saved;
+        check_equal(wrong, 0, names[level]);
+    }
+    invept(2, 0);
+}
+
+/* Mode-based execute control (SDM3 §29.3.2): bit 2 for supervisor-mode linear addresses, bit 10 for user-mode ones. */
+static void mode_based_execute(void)
+{
+    enum { USER = 4, CS = 2, SS = 4, CODE_DPL3 = 0xA0FB, DATA_DPL3 = 0xC0F3 };
+    uint64_t *pte = find_pte(page), saved = *pte;
+    unsigned wrong = 0;
+    frame[0] = 0xC1010F;                /* VMCALL */
+    boot_pml4[0] |= USER;
+    for (unsigned user = 0; user < 2; user++)
+        for (unsigned bits = 0; bits < 8; bits++) {
+            uint64_t rights = (bits & 1 ? READ : 0) | (bits & 2 ? EXECUTE : 0) | (bits & 4 ? USER_EXECUTE : 0);
+            bool allowed = rights & (user ? USER_EXECUTE : EXECUTE);
+            use_ept(guest_nothing, 0);
+            secondary_set(PROC2_MODE_BASED_EXECUTE);
+            *pte = saved | (user ? USER : 0);
+            set_leaf((uint64_t)frame | WB | rights);
+            vmwrite(VMCS_GUEST_RIP, page);
+            if (user) {
+                vmwrite(VMCS_GUEST_ES_SELECTOR + CS, SEL_USER_CODE64);
+                vmwrite(VMCS_GUEST_ES_SELECTOR + SS, SEL_USER_DATA);
+                vmwrite(VMCS_GUEST_ES_ACCESS_RIGHTS + CS, CODE_DPL3);
+                vmwrite(VMCS_GUEST_ES_ACCESS_RIGHTS + SS, DATA_DPL3);
+            }
+            uint32_t reason = vmx_run_reason();
+            wrong += reason != (allowed ? REASON_VMCALL : REASON_EPT_VIOLATION);
+            if (!allowed)
+                wrong += (vmread(VMCS_EXIT_QUALIFICATION) & 0x7F) != (EXECUTE | (bits & 1) << 3 | (bits & 2) << 4 | (bits & 4) << 4);
+        }
+    check_equal(wrong, 0, "execution by mode, in each combination of rights");
+    *pte = saved;
+    boot_pml4[0] &= ~(uint64_t)USER;
+    invvpid(2, 0, 0);
+    invept(2, 0);
 }
 
 static const struct { const char *name; uint64_t entry; } misconfigurations[] = {
@@ -203,6 +269,45 @@ static void invalidation(void)
     vmx_restart(guest_read);
     vmx_run();
     check_equal(result, 1, "and then the first VPID does");
+    *pte = saved;
+    invvpid(2, 0, 0);
+}
+
+/* Each type of INVEPT and INVVPID, for a change in the tables that it is about (SDM3 §29.4.3.1). */
+static void each_invalidation(void)
+{
+    uint64_t *other = alloc_page(), *pte = find_pte(page), saved = *pte;
+    static const char *const invept_names[] = { 0, "INVEPT of one context", "INVEPT of all" };
+    static const char *const invvpid_names[] = { "INVVPID of an address", "INVVPID of one context", "INVVPID of all",
+                                                 "INVVPID of one context but for globals" };
+    use_ept(guest_read, 0);
+    secondary_set(PROC2_ENABLE_VPID);
+    vmwrite(VMCS_VPID, 5);
+    frame[0] = 1;
+    other[0] = 2;
+    leaf[1] = (uint64_t)other | WB | READ;
+    for (uint64_t type = 1; type <= 2; type++) {
+        set_leaf((uint64_t)frame | WB | READ);
+        vmx_restart(guest_read);
+        vmx_run();
+        *leaf = (uint64_t)other | WB | READ;
+        check_equal(invept(type, vmread(VMCS_EPTP)), VMX_OK, invept_names[type]);
+        vmx_restart(guest_read);
+        vmx_run();
+        check_equal(result, 2, "shows what EPT says now");
+    }
+    set_leaf((uint64_t)frame | WB | READ);
+    for (uint64_t type = 0; type <= 3; type++) {
+        *pte = saved;
+        invvpid(2, 0, 0);
+        vmx_restart(guest_read);
+        vmx_run();
+        *pte = saved + 4096;
+        check_equal(invvpid(type, 5, page), VMX_OK, invvpid_names[type]);
+        vmx_restart(guest_read);
+        vmx_run();
+        check_equal(result, 2, "shows what the guest's tables say now");
+    }
     *pte = saved;
     invvpid(2, 0, 0);
 }
@@ -557,9 +662,12 @@ void test_main(void)
     vmx_switch_on();
     build();
     rights();
+    rights_of_levels();
+    mode_based_execute();
     misconfigured();
     spaces();
     invalidation();
+    each_invalidation();
     dropped_by_failing();
     accessed_and_dirty();
     eptp_switching();
