@@ -49,7 +49,7 @@ enum {
     DBT_CODE_SIZE = 128 << 20,
     DBT_CODE_LEAST = 256 << 10,
     DBT_DATA_SIZE = 160 << 20,          /* translations, sites, links, traps */
-    DBT_HASH_BITS = 17,
+    DBT_HASH_BITS = 19,                 /* so that a look-up is one access to memory, and one more if it finds something */
     DBT_PAGE_BITS = 12,
     DBT_JUMP_BITS = 16,
     DBT_JUMPS_LISTED = 16384,

@@ -48,15 +48,13 @@ static void remember(const struct dbt *dbt, struct block *block, struct translat
     block->generation = dbt->generation;
 }
 
-/* The translation of what lies at gpa and rip; its block, if there is one, remembers it. */
-static struct translation *find_translation(const struct dbt *dbt, struct block *block, uint64_t gpa, uint64_t rip)
+/* The one that there is; its block remembers it. */
+static struct translation *find_translation(const struct dbt *dbt, struct block *block, uint64_t rip)
 {
-    if (!block)
-        return dbt_find(dbt, gpa, rip, dbt->mode);
     struct translation *t = block->translation;
     if (block->generation == dbt->generation && t->rip == rip && t->mode == dbt->mode && !t->dropped)
         return t;
-    t = dbt_find(dbt, gpa, rip, dbt->mode);
+    t = dbt_find(dbt, block->gpa, rip, dbt->mode);
     remember(dbt, block, t);
     return t;
 }
@@ -66,7 +64,7 @@ static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, st
 {
     if (!is_hot(dbt, block))
         return NULL;
-    struct translation *t = find_translation(dbt, block, block->gpa, vcpu->rip);
+    struct translation *t = find_translation(dbt, block, vcpu->rip);
     if (t && t->gpa2 != block->gpa2) {
         dbt_drop(vcpu, t->gpa, 1);
         t = NULL;
@@ -156,10 +154,7 @@ static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
     if (table->entry[i].tag[MMU_FETCH] != (vcpu->rip & ~PAGE_MASK) || dbt->stub_flushes != dbt->interp.cache->stub_flushes)
         return NULL;
     uint64_t gpa = (table->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);
-    struct block *block = block_lookup(dbt->interp.cache, gpa, dbt->interp.key);
-    if (block && block->generation != dbt->generation && !is_hot(dbt, block))
-        return NULL;                    /* most likely there is none */
-    struct translation *t = find_translation(dbt, block, gpa, vcpu->rip);
+    struct translation *t = dbt_find(dbt, gpa, vcpu->rip, dbt->mode);
     if (!t || t->gpa2 != BLOCK_DROPPED)
         return NULL;
     dbt_remember_jump(vcpu, dbt, t);
