@@ -7,7 +7,7 @@ The programs run in turn, so that a machine whose speed drifts is fair to all.
 Each run boots to the first line of user space with a quiet console and 512 MiB, and powers off.
 Shown are the medians (and the range) of the time to that line, the time to the end, the processor
 time used, the most memory held, and for doppel the guest instructions carried out a second of
-processor time. `dbt` keeps no translations, `cold` saves them to an empty cache, `saved` finds those of an earlier boot. --work names what the guest does then: one of the tests in tools/guest/init.
+processor time. `dbt` keeps translations for the run only, `cold` saves them to an empty cache, `saved` finds those of an earlier boot. --work names what the guest does then: one of the tests in tools/guest/init.
 """
 import argparse
 import os
@@ -34,7 +34,7 @@ def commands(cpus, work, cache):
     kernel, initramfs = asset("kernel"), asset("initramfs")
     append = "console=ttyS0 quiet panic=-1 doppel.test=" + work
     for name, engine in DOPPEL.items():
-        kept = os.path.join(cache, name) if name in ("cold", "saved") else "off"
+        kept = os.path.join(cache, name) if name in ("cold", "saved") else "memory"
         yield name, [os.path.join(ROOT, "build", "doppel"), "run", "--engine", engine, "--translation-cache", kept, "--memory", "512M",
                        "--cpus", str(cpus), "--counters", "--kernel", kernel, "--initrd", initramfs, "--append", append,
                        "--no-reboot"]

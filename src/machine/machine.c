@@ -55,7 +55,10 @@ void machine_config_defaults(struct machine_config *config)
     config->cpus = 1;
     config->console = "none";
     config->rng = true;
+    config->translations = "memory";
 }
+
+static bool keeps_on_disk(const struct machine_config *config) { return config->translations && strcmp(config->translations, "memory") != 0; }
 
 /* KVM where it is as fast as it should be, and offers what is asked for; else the translator. */
 static const char *default_engine(const struct machine *machine)
@@ -63,7 +66,7 @@ static const char *default_engine(const struct machine *machine)
     double nanoseconds;
     struct error why_not;
     const struct machine_config *config = &machine->config;
-    bool software = config->clock_instructions || config->perf_map || config->jitdump || config->code_cache || config->tlb || config->translations ||
+    bool software = config->clock_instructions || config->perf_map || config->jitdump || config->code_cache || config->tlb || keeps_on_disk(config) ||
                     model_has(machine->model, FEATURE_VMX);
     return !software && kvm_fast(&nanoseconds, &why_not) ? "kvm" : "dbt";
 }
@@ -256,7 +259,7 @@ static bool first_state(struct machine *machine, const struct machine_origin *or
 static bool open_translations(struct machine *machine, struct error *err)
 {
     const struct machine_config *config = &machine->config;
-    bool on_disk = strcmp(config->translations, "memory") != 0;
+    bool on_disk = keeps_on_disk(config);
     machine->translations = store_create(on_disk ? config->translations : NULL, STORE_BYTES_MOST, &machine->log);
     if (!machine->translations)
         return error_set(err, "no memory for translations");

@@ -288,7 +288,6 @@ int main(int argc, char **argv)
     config.no_reboot = true;
     config.debug_exit = true;
     config.rng = false;
-    config.translations = "memory";
     if (!parse(argc, argv, &config, &plan)) {
         fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--tlb stale|fresh] [--device NAME]... "
                         "[--machines N] [--counted GLOB] [--victim 1] [--at-speed 1] [--rows 1] ELF\n");

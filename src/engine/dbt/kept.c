@@ -558,16 +558,18 @@ static const struct kept *find(struct store *store, uint32_t key, uint16_t mode,
     uint8_t now[BYTES_MOST];
     for (const struct store_entry *entry = store_first(store, key); entry; entry = store_next(entry)) {
         const struct kept *k = (const void *)entry->bytes;
+        bool fits = store_fits(entry);
         if (!store_good(store, entry))
             continue;
-        if (!has_shape(k, entry->size)) {
+        if (!fits && !has_shape(k, entry->size)) {
             store_refuse(store, entry);
             continue;
         }
         struct parts p = parts_of(k);
         if (k->mode != mode || k->in_page != in_page || !same_code(k, &p, code - in_page, rip & ~PAGE_MASK, now))
             continue;
-        if (parts_fit(k)) {
+        if (fits || parts_fit(k)) {
+            store_note_fit(entry);
             store_use(entry);
             return k;
         }

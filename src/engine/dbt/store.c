@@ -12,11 +12,11 @@
 #include "base/base.h"
 #include "engine/dbt/store_file.h"
 
-enum { BUCKET_BITS = 16 };
+enum { BUCKET_BITS = 16, PRESENT_BITS = 20 };
 enum { DIRECTORY_BYTES_MOST = 512 << 20 };      /* of the files of other shapes: other builds, processor models */
 enum { WORTH_WRITING = 10, AGE_MOST = 32 };     /* one new entry for so many old ones is; runs in which one that is kept was of no use */
 enum { LOCK_TRIES = 50, LOCK_WAIT_NS = 100000000 };
-enum state { UNCHECKED, GOOD, BAD };
+enum state { UNCHECKED, GOOD, FIT, BAD };       /* good: the checksum is right; fit: its user said so, too */
 
 struct store {
     struct log *log;
@@ -36,6 +36,7 @@ struct store {
     bool warned;
     atomic_uint refused;
     _Atomic(struct store_entry *) bucket[1 << BUCKET_BITS];
+    _Atomic uint64_t present[1 << (PRESENT_BITS - 6)];      /* a bit for the upper bits of a key: where it is 0, there is none */
 };
 
 static void *reserve(size_t size)
@@ -73,6 +74,20 @@ bool store_check_directory(struct store *store, struct error *err)
 
 static unsigned bucket_of(uint32_t key) { return (key ^ key >> BUCKET_BITS) & ((1u << BUCKET_BITS) - 1); }
 
+static bool may_be_present(const struct store *store, uint32_t key)
+{
+    unsigned bit = key >> (32 - PRESENT_BITS);
+    return atomic_load_explicit(&store->present[bit / 64], memory_order_relaxed) >> bit % 64 & 1;
+}
+
+/* With the lock held. */
+static void note_present(struct store *store, uint32_t key)
+{
+    unsigned bit = key >> (32 - PRESENT_BITS);
+    _Atomic uint64_t *word = &store->present[bit / 64];
+    atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) | 1ull << bit % 64, memory_order_relaxed);
+}
+
 static const struct store_entry *with_key(const struct store_entry *entry, uint32_t key)
 {
     while (entry && entry->key != key)
@@ -82,6 +97,8 @@ static const struct store_entry *with_key(const struct store_entry *entry, uint3
 
 const struct store_entry *store_first(const struct store *store, uint32_t key)
 {
+    if (!may_be_present(store, key))
+        return NULL;
     return with_key(atomic_load_explicit(&store->bucket[bucket_of(key)], memory_order_acquire), key);
 }
 
@@ -100,13 +117,21 @@ bool store_good(struct store *store, const struct store_entry *entry)
 {
     enum state state = atomic_load_explicit(&entry->state, memory_order_relaxed);
     if (likely(state != UNCHECKED))
-        return state == GOOD;
+        return state != BAD;
     if (store_hash(entry->bytes, entry->size) != entry->checksum) {
         store_refuse(store, entry);
         return false;
     }
     atomic_store_explicit(&writable(entry)->state, GOOD, memory_order_relaxed);
     return true;
+}
+
+bool store_fits(const struct store_entry *entry) { return atomic_load_explicit(&entry->state, memory_order_relaxed) == FIT; }
+
+void store_note_fit(const struct store_entry *entry)
+{
+    if (!store_fits(entry))
+        atomic_store_explicit(&writable(entry)->state, FIT, memory_order_relaxed);
 }
 
 void store_refuse(struct store *store, const struct store_entry *entry)
@@ -128,6 +153,7 @@ static void publish(struct store *store, const struct store_entry *what, enum st
     atomic_init(&entry->state, (uint8_t)state);
     entry->next = atomic_load_explicit(bucket, memory_order_relaxed);
     atomic_store_explicit(bucket, entry, memory_order_release);
+    note_present(store, what->key);
     store->bytes += what->size;
 }
 

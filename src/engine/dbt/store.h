@@ -9,8 +9,9 @@
  * one is renamed over it, so several machines may use it, and each adds at its end what it has that is not there yet.
  *
  * Rules of threads: entries are never changed or moved once they can be found, and live as long as the store. Buckets are lists whose
- * heads are written with the lock held and read without it (release and acquire). What changes in an entry are two flags of its own,
- * both atomic. So vCPUs look things up without waiting for anybody.
+ * heads are written with the lock held and read without it (release and acquire). So are the bits that say for most keys that there is no
+ * entry: who reads them too early finds none yet. What changes in an entry are two flags of its own, both atomic. So vCPUs look things up
+ * without waiting for anybody.
  */
 #ifndef DOPPEL_DBT_STORE_H
 #define DOPPEL_DBT_STORE_H
@@ -63,6 +64,9 @@ const struct store_entry *store_first(const struct store *store, uint32_t key);
 const struct store_entry *store_next(const struct store_entry *entry);
 /* Is the entry what was once written? If not, it is never used again. */
 bool store_good(struct store *store, const struct store_entry *entry);
+/* Has somebody said before that its contents are right, too? */
+bool store_fits(const struct store_entry *entry);
+void store_note_fit(const struct store_entry *entry);
 /* It is not, for another reason. */
 void store_refuse(struct store *store, const struct store_entry *entry);
 /* It is of use in this run. */
