@@ -23,7 +23,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "boot"))
-from machine import Machine             # noqa: E402
+from machine import Failure, Machine    # noqa: E402
 from snapshots import asset             # noqa: E402
 from vmx_peers import PEERS             # noqa: E402
 
@@ -66,8 +66,8 @@ class Level:
 def levels(program, engine, folder):
     """L1 and L2."""
     command, ticks = program
-    append = "console=ttyS0 panic=-1 quiet doppel.test=speed,kvm doppel.kvm_test=speed doppel.speed_ticks=%d " \
-             "doppel.kvm_words=quiet,doppel.speed_ticks=%d" % (ticks, ticks)
+    append = "console=ttyS0 panic=-1 quiet doppel.test=speed,kvm doppel.kvm_test=speed doppel.kvm_features=any " \
+             "doppel.speed_ticks=%d doppel.kvm_words=quiet,doppel.speed_ticks=%d" % (ticks, ticks)
     kernel, initrd = asset("kernel", "cloud"), asset("hypervisor")
     with Machine(os.path.join(folder, "log"), program=command(folder, engine, kernel, initrd, append)) as machine:
         l1 = Level(machine, "", 0)
@@ -117,10 +117,15 @@ def main():
             print("vmx.py: without %s: there is no %s" % (name, missing[0]), file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            measured[name] = levels(program, arguments.engine, folder)
+            try:
+                measured[name] = levels(program, arguments.engine, folder)
+            except Failure as failure:
+                with open(os.path.join(folder, "log"), encoding="utf-8", errors="replace") as log:
+                    print("vmx.py: %s: %s\n%s" % (name, failure, "".join(log.readlines()[-20:])), file=sys.stderr)
+                continue
         if name == "doppel":
             by_itself(arguments.engine, *measured[name])
-    if len(measured) > 1:
+    if set(measured) - {"doppel"}:
         print("\n%-24s" % "processor time" + "".join("%12s%10s" % (name, "") for name in measured))
         for what, figures in compared(list(measured.values())):
             print("%-24s" % what + "".join(cells(figure, figures[0]) for figure in figures))
