@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #include "base/base.h"
 #include "base/clock.h"
@@ -144,6 +145,28 @@ static void real_clock_keeps_the_hosts_pace_and_stands_still_when_paused(void **
     clock_resume(clock);
     uint64_t after = clock_tsc(clock);
     assert_true(after >= frozen && clock_tsc_to_ns(clock, after - frozen) < 1000000000);
+    clock_destroy(clock);
+    loop_destroy(loop);
+}
+
+/* Where the clock follows the host's TSC it says how, soon after it was started; not while it stands still, and other clocks never do. */
+static void the_hosts_tsc_is_told_of_as_long_as_it_is_followed(void **state)
+{
+    struct loop *loop = loop_create(NULL);
+    struct clock *clock = clock_create(loop, NULL, 0), *manual = clock_create_manual();
+    uint64_t base, start = clock_ns(clock);
+    bool told = false;
+    while (!told && clock_ns(clock) - start < NS_PER_SECOND)
+        told = clock_tsc_base(clock, &base);
+    if (told) {
+        uint64_t before = clock_tsc(clock), now = __rdtsc() - base, after = clock_tsc(clock);
+        enum { APART = 10000 };                 /* ticks that processors may differ by */
+        assert_true(now + APART >= before && now <= after + APART);
+    }
+    clock_pause(clock);
+    assert_false(clock_tsc_base(clock, &base));
+    assert_false(clock_tsc_base(manual, &base));
+    clock_destroy(manual);
     clock_destroy(clock);
     loop_destroy(loop);
 }
@@ -292,6 +315,7 @@ int main(void)
         cmocka_unit_test(counted_time_is_instructions_and_sleep),
         cmocka_unit_test(ticks_and_nanoseconds_agree),
         cmocka_unit_test(real_clock_keeps_the_hosts_pace_and_stands_still_when_paused),
+        cmocka_unit_test(the_hosts_tsc_is_told_of_as_long_as_it_is_followed),
         cmocka_unit_test(real_timers_fire_on_the_loop),
         cmocka_unit_test(posted_work_runs_once_each_round),
         cmocka_unit_test(removed_descriptor_is_not_handled_even_in_the_same_batch),
