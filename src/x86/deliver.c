@@ -52,7 +52,7 @@ static bool attempt_real(struct vcpu *vcpu, const struct delivery *d)
     if ((entry & 0xFFFF) > vcpu->seg[CS].limit)
         return x86_raise_error(vcpu, VEC_GP, d->ext);
     stack_commit(vcpu, &stack);
-    segment_load_real(&vcpu->seg[CS], entry >> 16);
+    segment_load_real_code(&vcpu->seg[CS], entry >> 16);
     vcpu->rip = entry & 0xFFFF;
     vcpu->rflags &= ~(uint64_t)(RFLAGS_IF | RFLAGS_TF | RFLAGS_AC | RFLAGS_RF);
     commit_privilege(vcpu, 0);

@@ -103,6 +103,18 @@ void segment_load_real(struct segment *segment, uint16_t selector)
     segment->attr = (segment->attr & (SEG_DB | SEG_G | SEG_AVL)) | SEG_P | SEG_S | SEG_WRITABLE | SEG_ACCESSED;
 }
 
+/*
+ * NOTE(spec): SDM3 §10.9.2 has a far JMP in real-address mode load "the appropriate" access rights; processors keep the type of CS.
+ * A hypervisor sees that: one that emulates an instruction after CR0.PE is set again looks for a code segment in its VMCS.
+ */
+void segment_load_real_code(struct segment *cs, uint16_t selector)
+{
+    uint32_t type = cs->attr & SEG_CODE ? cs->attr & SEG_TYPE : 0;
+    segment_load_real(cs, selector);
+    if (type)
+        cs->attr = (cs->attr & ~(uint32_t)SEG_TYPE) | type | SEG_ACCESSED;
+}
+
 void segment_load_v86(struct segment *segment, uint16_t selector)
 {
     *segment = (struct segment){

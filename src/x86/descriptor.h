@@ -72,6 +72,8 @@ void segment_from_descriptor(struct segment *segment, const struct descriptor *d
 struct segment segment_null(uint16_t selector, unsigned dpl);
 /* What a segment register holds after a load in real-address or V86 mode (SDM3 §21.1.1, §21.2). */
 void segment_load_real(struct segment *segment, uint16_t selector);
+/* The same for CS, which stays the code segment that it was after a reset or before CR0.PE was cleared. */
+void segment_load_real_code(struct segment *cs, uint16_t selector);
 void segment_load_v86(struct segment *segment, uint16_t selector);
 
 /*

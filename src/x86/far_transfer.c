@@ -14,7 +14,7 @@ static void load_real_cs(struct vcpu *vcpu, uint16_t selector)
     if (vcpu_v86(vcpu))
         segment_load_v86(&vcpu->seg[CS], selector);
     else
-        segment_load_real(&vcpu->seg[CS], selector);
+        segment_load_real_code(&vcpu->seg[CS], selector);
     x86_update_mode(vcpu);
 }
 

@@ -48,7 +48,7 @@ static bool iret_real(struct vcpu *vcpu, unsigned operand_size)
     if (ip > vcpu->seg[CS].limit)
         return x86_raise_error(vcpu, VEC_GP, 0);
     stack_commit(vcpu, &stack);
-    segment_load_real(&vcpu->seg[CS], selector);
+    segment_load_real_code(&vcpu->seg[CS], selector);
     commit_return(vcpu, &vcpu->seg[CS], ip, (vcpu->rflags & ~mask) | (flags & mask), 0);
     return true;
 }

@@ -447,7 +447,8 @@ static void virtualization_exception(void)
 
 static void unrestricted(void)
 {
-    static const uint8_t code[] = { 0xB8, 0x34, 0x12, 0x8E, 0xD8, 0x0F, 0x01, 0xC1 };   /* mov ax, 1234; mov ds, ax; vmcall */
+    /* mov ax, 1234; mov ds, ax; jmp 0800:000a; vmcall */
+    static const uint8_t code[] = { 0xB8, 0x34, 0x12, 0x8E, 0xD8, 0xEA, 0x0A, 0x00, 0x00, 0x08, 0x0F, 0x01, 0xC1 };
     enum { CODE = 0x8000, ES, CS, SS, DS, FS, GS, LDTR, TR };
     for (unsigned i = 0; i < sizeof(code); i++)
         ((volatile uint8_t *)CODE)[i] = code[i];
@@ -466,6 +467,8 @@ static void unrestricted(void)
     check_equal(vmx_run_reason(), REASON_VMCALL, "a guest in real mode");
     check_equal(guest_registers.rax & 0xFFFF, 0x1234, "has run");
     check_equal(vmread(VMCS_GUEST_DS_BASE), 0x12340, "segments are of real mode");
+    check_equal(vmread(VMCS_GUEST_CS_BASE), 0x8000, "CS, too");
+    check_equal(vmread(VMCS_GUEST_CS_ACCESS_RIGHTS), 0x9B, "and it is still a code segment");
 }
 
 /* --- a task switch: a guest in protected mode without paging --- */
