@@ -43,3 +43,8 @@ def boots(test, kind, *options, cpus=1, lines="", **how):
       tries=2)
 def xen_pvh(test):
     boots(test, "pvh")
+
+
+@case("an HVM domain of Xen's boots through hvmloader and SeaBIOS, with QEMU as its device model, to user space", long=True, tries=2)
+def xen_hvm(test):
+    boots(test, "hvm")
