@@ -370,46 +370,6 @@ enum access_result bus_access(struct bus *bus, struct access *access)
     return result;
 }
 
-/* --- bells --- */
-
-uint64_t bus_generation(const struct bus *bus) { return atomic_load(&bus->sequence); }
-
-unsigned bus_bells(struct bus *bus, uint64_t *address, unsigned most)
-{
-    unsigned count = 0;
-    uint64_t last;
-    pthread_mutex_lock(&bus->mutex);
-    for (unsigned i = 0; i < bus->region_count; i++) {
-        const struct region *region = bus->region[i];
-        for (unsigned n = 0; n < region->bell_count && count < most; n++) {
-            address[count] = region->base + region->bell_offset + n * region->bell_stride;
-            count += winner_at(bus, address[count], &last) == region;
-        }
-    }
-    pthread_mutex_unlock(&bus->mutex);
-    return count;
-}
-
-static bool is_bell(const struct region *region, uint64_t offset)
-{
-    uint64_t from_first = offset - region->bell_offset;
-    return region->bell_count && offset >= region->bell_offset && from_first < region->bell_count * region->bell_stride &&
-           from_first % region->bell_stride == 0;
-}
-
-void bus_ring(struct bus *bus, uint64_t address)
-{
-    struct bus_hit hit;
-    find_locked(bus, address, &hit);
-    if (!hit.region)
-        return;
-    struct access access = { .address = address - hit.region_base, .size = 2, .write = true, .requester = REQUESTER_CPU };
-    if (is_bell(hit.region, access.address))
-        hit.region->access(hit.region->owner, &access);
-    if (hit.region->lock)
-        pthread_mutex_unlock(hit.region->lock);
-}
-
 const struct region *bus_find(struct bus *bus, uint64_t address)
 {
     if (address > bus->last)

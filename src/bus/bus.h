@@ -33,12 +33,6 @@ struct region {
     enum access_result (*access)(void *owner, struct access *access);
     void *owner;
     pthread_mutex_t *lock;              /* NULL: lock-free or locks for itself */
-    /*
-     * Bells: so many addresses from an offset on, each so many bytes behind the one before. A write there, of whatever value, may be carried
-     * out a little later and on any thread, and several as one.
-     */
-    uint64_t bell_offset;
-    unsigned bell_count, bell_stride;
     bool mapped;                        /* kept by the bus */
 };
 
@@ -52,13 +46,6 @@ void bus_unmap(struct bus *bus, struct region *region);
 
 /* Any thread. access->address is the bus address. An unclaimed read fills access->value with ones. */
 enum access_result bus_access(struct bus *bus, struct access *access);
-
-/* Any thread. It has another value after each bus_map and bus_unmap. */
-uint64_t bus_generation(const struct bus *bus);
-/* Any thread. The addresses of the bells that are mapped; returns how many, `most` at most. */
-unsigned bus_bells(struct bus *bus, uint64_t *address, unsigned most);
-/* Any thread. The write that belongs to a bell; nothing where there is none any more. */
-void bus_ring(struct bus *bus, uint64_t address);
 
 /* The region that covers the address, or NULL; for the monitor. */
 const struct region *bus_find(struct bus *bus, uint64_t address);

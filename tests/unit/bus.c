@@ -243,37 +243,6 @@ static void regions_are_listed_by_base(void **state)
     bus_destroy(bus);
 }
 
-static void bells_ring_where_they_are_mapped(void **state)
-{
-    enum { REGISTERS = 0x10000, FIRST = 0x300 };
-    struct bus *bus = bus_create("mmio", 1ull << 52, NULL);
-    struct recorder r = { .tag = 0 };
-    struct region region = { .base = REGISTERS, .size = 0x1000, .access = record, .owner = &r, .bell_offset = FIRST, .bell_count = 3, .bell_stride = 4 };
-    struct region front = { .base = REGISTERS + FIRST + 4, .size = 4, .priority = 1, .access = record, .owner = &r };
-    uint64_t address[8], before = bus_generation(bus);
-    assert_int_equal(bus_bells(bus, address, 8), 0);
-    bus_map(bus, &region);
-    assert_int_not_equal(bus_generation(bus), before);
-    assert_int_equal(bus_bells(bus, address, 8), 3);
-    assert_int_equal(address[2], REGISTERS + FIRST + 8);
-    assert_int_equal(bus_bells(bus, address, 2), 2);
-    bus_ring(bus, address[1]);
-    assert_int_equal(r.count, 1);
-    assert_true(r.seen[0].write);
-    assert_int_equal(r.seen[0].address, FIRST + 4);
-    bus_ring(bus, address[1] + 1);              /* none of them */
-    bus_ring(bus, REGISTERS + FIRST + 12);
-    bus_ring(bus, REGISTERS);
-    bus_map(bus, &front);
-    assert_int_equal(bus_bells(bus, address, 8), 2);
-    bus_ring(bus, REGISTERS + FIRST + 4);       /* another region has no bell there */
-    bus_unmap(bus, &region);
-    assert_int_equal(bus_bells(bus, address, 8), 0);
-    bus_ring(bus, REGISTERS + FIRST);
-    assert_int_equal(r.count, 1);
-    bus_destroy(bus);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -285,7 +254,6 @@ int main(void)
         cmocka_unit_test(narrow_reads_are_widened_and_writes_dropped),
         cmocka_unit_test(the_top_of_the_space_is_reachable),
         cmocka_unit_test(regions_are_listed_by_base),
-        cmocka_unit_test(bells_ring_where_they_are_mapped),
         cmocka_unit_test(readers_never_see_a_half_made_map),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

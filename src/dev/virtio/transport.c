@@ -450,11 +450,7 @@ bool virtio_init(struct virtio *virtio, const struct virtio_ops *ops, struct err
         return false;
     pci_add_msix(&virtio->pci, MSIX_BAR, ops->queues + 1);
     pci_bar_init(&virtio->pci, REGISTER_BAR, virtio->pci.device.name, REGISTERS_SIZE, true, false, register_access, virtio);
-    struct region *region = &virtio->pci.bar[REGISTER_BAR].region;
-    region->access_max = 4;
-    region->bell_offset = NOTIFY_OFFSET;
-    region->bell_count = ops->queues;
-    region->bell_stride = NOTIFY_MULTIPLIER;
+    virtio->pci.bar[REGISTER_BAR].region.access_max = 4;
     add_capabilities(virtio);
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
         virtio->queue[i].virtio = virtio;

@@ -42,7 +42,6 @@ struct kvm_vm {
     size_t xsave_size;                  /* of a vCPU's XSAVE area */
     unsigned long get_xsave;            /* the request that reads one of that size */
     unsigned parts_most;
-    struct kvm_bells *bells;            /* NULL: the host cannot ring any */
     bool rings;                         /* each vCPU tells of pages that it has written in a ring; else there is a bitmap for each part */
     pthread_mutex_t mutex;              /* guards what follows */
     struct kvm_part part[KVM_PARTS_MAX];
@@ -97,16 +96,6 @@ bool kvm_open_ring(struct kvm_cpu *cpu);
 void kvm_close_ring(struct kvm_cpu *cpu);
 /* Marks what this vCPU (by bitmaps: the guest) has written since the last time (mem/ram.h), while somebody wants to know. */
 void kvm_collect_dirty(struct vcpu *vcpu, struct kvm_cpu *cpu);
-
-/* --- bells.c: the vCPU's thread --- */
-
-/* NULL: the host has no such thing. */
-struct kvm_bells *kvm_bells_create(int vm_fd, struct bus *bus);
-void kvm_bells_destroy(struct kvm_bells *bells);
-/* Before the guest is entered: KVM knows the bells that are mapped now. */
-void kvm_hang_bells(struct kvm_bells *bells);
-/* The guest was left: what it has rung is carried out. */
-void kvm_heed_bells(struct kvm_bells *bells);
 
 /* --- state.c, xsave.c, msr.c: the vCPU's thread --- */
 

@@ -172,7 +172,6 @@ static enum outcome run_in_kvm(struct vcpu *vcpu, struct kvm_cpu *cpu, bool read
         if (atomic_load(&vcpu->request) & ~(uint32_t)INSIDE)
             return STOP;
         offer_events(vcpu, cpu, &ready);
-        kvm_hang_bells(cpu->vm->bells);
         int status = 0;
         if (!kvm_enter(vcpu, cpu, &status))
             continue;
@@ -202,7 +201,6 @@ static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu, bool step)
     uint64_t detail = cpu->run->fail_entry.hardware_entry_failure_reason;        /* of an internal error: its number */
     if (finish(vcpu, cpu))
         outcome = DONE;
-    kvm_heed_bells(cpu->vm->bells);
     bool event = kvm_pull(vcpu, cpu);
     if (vcpu->intc_ops && vcpu->intc_ops->pending(vcpu->intc) >= 0)     /* offered in vain; somebody must look again */
         atomic_fetch_or(&vcpu->request, REQUEST_INTERRUPT);

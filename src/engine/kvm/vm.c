@@ -55,7 +55,7 @@ static bool set_up(struct kvm_vm *vm)
            kvm_leave_msrs(vm->fd) && leave_failed_emulation(vm->fd) && (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));
 }
 
-static struct kvm_vm *create(struct vcpu *vcpu)
+static struct kvm_vm *create(void)
 {
     struct error err;
     struct kvm_vm *vm = calloc(1, sizeof(*vm));
@@ -69,10 +69,8 @@ static struct kvm_vm *create(struct vcpu *vcpu)
     vm->deadline = kvm_probe_deadline(kvm);
     close(kvm);
     pthread_mutex_init(&vm->mutex, NULL);
-    if (vm->fd >= 0 && set_up(vm)) {
-        vm->bells = kvm_bells_create(vm->fd, vcpu->mmio);
+    if (vm->fd >= 0 && set_up(vm))
         return vm;
-    }
     if (vm->fd >= 0)
         close(vm->fd);
     free(vm);
@@ -83,7 +81,7 @@ struct kvm_vm *kvm_vm_get(struct vcpu *vcpu)
 {
     struct kvm_vm *vm = find(vcpu);
     if (!vm)
-        vm = create(vcpu);
+        vm = create();
     if (vm)
         vm->users++;
     return vm;
@@ -93,7 +91,6 @@ void kvm_vm_put(struct kvm_vm *vm)
 {
     if (--vm->users)
         return;
-    kvm_bells_destroy(vm->bells);
     close(vm->fd);
     pthread_mutex_destroy(&vm->mutex);
     free(vm);
