@@ -40,13 +40,25 @@ static void empty_place(const struct dbt *dbt, struct jump_table *table, unsigne
     table->way[i] = dbt->missed;
 }
 
+/* A table that was never used is 0, and costs memory for its ways only. */
+static void empty_all(const struct dbt *dbt, struct jump_table *table)
+{
+    if (table->ready)
+        memset(table->entry, 0, sizeof(table->entry));
+    for (unsigned i = 0; i < ARRAY_SIZE(table->way); i++)
+        table->way[i] = dbt->missed;
+    table->entry[jump_index(0)].minus_rip = nothing(jump_index(0));
+    table->ready = true;
+}
+
 static void empty(struct dbt *dbt, struct jump_table *table)
 {
     pages_changed(dbt, table);
-    bool all = !table->ready || table->filled > DBT_JUMPS_LISTED;
-    for (unsigned i = 0; i < (all ? ARRAY_SIZE(table->way) : table->filled); i++)
-        empty_place(dbt, table, all ? i : table->list[i]);
-    table->ready = true;
+    if (table->ready && table->filled <= DBT_JUMPS_LISTED)
+        for (unsigned i = 0; i < table->filled; i++)
+            empty_place(dbt, table, table->list[i]);
+    else
+        empty_all(dbt, table);
     table->filled = 0;
     table->local = false;
     for (unsigned i = 0; i < table->page_count; i++)
@@ -113,7 +125,7 @@ static unsigned forget_changed(struct vcpu *vcpu, struct dbt *dbt, struct jump_t
 static bool suits(const struct jump_table *table, const struct mmu *mmu, uint8_t mode)
 {
     const struct tlb_context *context = mmu->context;
-    return table->mode == mode && table->vpid == context->vpid && table->eptp == context->eptp && table->rule_bits == context->rule_bits;
+    return table->ready && table->mode == mode && table->vpid == context->vpid && table->eptp == context->eptp && table->rule_bits == context->rule_bits;
 }
 
 static bool holds(const struct jump_table *table, const struct mmu *mmu, bool supervisor)
