@@ -595,6 +595,15 @@ static void lapic_init_received(void *intc)
     pthread_mutex_unlock(&lapic->lock);
 }
 
+static void lapic_send(void *intc, uint32_t destination, uint8_t vector)
+{
+    struct lapic *lapic = intc;
+    struct lapic_after after = { .send = true };
+    pthread_mutex_lock(&lapic->lock);
+    after.message = (struct apic_message){ .destination = destination, .wide = x2apic(lapic), .delivery = DELIVERY_FIXED, .vector = vector };
+    lapic_finish(lapic, &after);
+}
+
 const struct intc_ops lapic_intc_ops = {
     .pending = lapic_pending,
     .acknowledge = lapic_acknowledge,
@@ -603,6 +612,7 @@ const struct intc_ops lapic_intc_ops = {
     .read_msr = lapic_read_msr,
     .write_msr = lapic_write_msr,
     .init = lapic_init_received,
+    .send = lapic_send,
     .mmio = lapic_mmio,
     .set_tsc_offset = lapic_set_tsc_offset,
 };

@@ -128,6 +128,8 @@ struct intc_ops {
     bool (*read_msr)(void *intc, uint32_t msr, uint64_t *value);     /* IA32_APIC_BASE, x2APIC, TSC_DEADLINE; false: #GP */
     bool (*write_msr)(void *intc, uint32_t msr, uint64_t value);
     void (*init)(void *intc);                       /* INIT was received: the registers reset */
+    /* A fixed interrupt to the physical ID that the present mode (xAPIC, x2APIC) gives a processor; the ICR is not touched. */
+    void (*send)(void *intc, uint32_t destination, uint8_t vector);
     /*
      * The APIC page, which is each processor's own (SDM3 §11.4.1 "The Local APIC Block Diagram"): whoever has a physical
      * address that is not RAM asks here before vcpu->mmio. access->address is the whole guest-physical address. False:

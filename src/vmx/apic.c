@@ -166,7 +166,7 @@ static bool write_is_virtualized(const struct vcpu *vcpu, unsigned offset, unsig
     unsigned in_register = offset & 0xF, at = offset & 0xFF0;
     if (!vmx_proc(vcpu, PROC_USE_TPR_SHADOW) || size > 4 || in_register + size > 4)
         return false;
-    if (at == VAPIC_TPR)
+    if (at == VAPIC_TPR || (at == VAPIC_ICR && vmx_proc3(vcpu, PROC3_IPI_VIRTUALIZATION)))
         return true;
     if (!vmx_proc2(vcpu, PROC2_APIC_REGISTER_VIRTUALIZATION))
         return vmx_proc2(vcpu, PROC2_VIRTUAL_INTERRUPT_DELIVERY) && (at == VAPIC_EOI || at == VAPIC_ICR);
@@ -181,6 +181,58 @@ static bool is_self_ipi(uint32_t icr)
     return !(icr & (reserved | MODE | TRIGGER | DELIVERY_STATUS)) && (icr & SHORTHAND) == SHORTHAND_SELF && (icr & 0xFF) >> 4;
 }
 
+/* --- IPI virtualization: SDM3 §30.1.6 --- */
+
+enum { PID_VALID = 1, PID_CONTROL = 32, PID_ON = 1, PID_SN = 2 };      /* of the PID-pointer table, and of the posted-interrupt descriptor */
+
+bool vmx_pid_pointer_table_valid(const struct vcpu *vcpu)
+{
+    uint64_t table = FIELD(PID_POINTER_TABLE_ADDRESS);
+    return vmx_pointer_valid(vcpu, table, 8) && vmx_pointer_valid(vcpu, table + FIELD(LAST_PID_POINTER_INDEX) * 8, 8);
+}
+
+/* §30.4.3.2: fixed, edge, physical, no shorthand, and nothing reserved. */
+static bool is_plain_ipi(uint32_t icr) { return !(icr & ~0xFFu & ~(1u << 14)) && (icr & 0xFF) >= 16; }
+
+/* The notification, if the descriptor has not sent one and is not told to keep quiet. */
+static void notify(struct vcpu *vcpu, uint64_t *control)
+{
+    uint64_t old = __atomic_load_n(control, __ATOMIC_SEQ_CST), base = 0;
+    enum { MSR_APIC_BASE = 0x1B, EXTD = 1 << 10 };
+    do
+        if (old & (PID_ON | PID_SN))
+            return;
+    while (!__atomic_compare_exchange_n(control, &old, old | PID_ON, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+    vcpu->intc_ops->read_msr(vcpu->intc, MSR_APIC_BASE, &base);
+    vcpu->intc_ops->send(vcpu->intc, base & EXTD ? (uint32_t)(old >> 32) : (uint32_t)bits(old, 47, 40), (uint8_t)bits(old, 23, 16));
+}
+
+/* False: nothing was posted, so that the monitor has to see to it. */
+static bool send_virtual_ipi(struct vcpu *vcpu, uint32_t destination, uint8_t vector)
+{
+    uint64_t pointer;
+    if (destination > FIELD(LAST_PID_POINTER_INDEX) || !vcpu->intc_ops)
+        return false;
+    mmu_phys_read(vcpu, FIELD(PID_POINTER_TABLE_ADDRESS) + destination * 8ull, &pointer, sizeof(pointer));
+    if ((pointer & 0x3F) != PID_VALID || !vmx_pointer_valid(vcpu, pointer & ~0x3Full, 64))
+        return false;
+    uint64_t *descriptor = mmu_phys_host(vcpu, pointer & ~0x3Full, 64);
+    if (!descriptor)
+        return false;
+    __atomic_fetch_or(&descriptor[vector / 64], 1ull << (vector % 64), __ATOMIC_SEQ_CST);
+    notify(vcpu, &descriptor[PID_CONTROL / 8]);
+    return true;
+}
+
+/* A write at the offset has put the ICR into its page. */
+static void write_icr(struct vcpu *vcpu, unsigned offset, uint32_t icr, uint32_t destination)
+{
+    if (vmx_proc2(vcpu, PROC2_VIRTUAL_INTERRUPT_DELIVERY) && is_self_ipi(icr))
+        request_vector(vcpu, (uint8_t)icr);
+    else if (!vmx_proc3(vcpu, PROC3_IPI_VIRTUALIZATION) || !is_plain_ipi(icr) || !send_virtual_ipi(vcpu, destination, (uint8_t)icr))
+        vmx_set_trap(vcpu, REASON_APIC_WRITE, offset);
+}
+
 /* SDM3 §30.4.3.2 "APIC-Write Emulation": after the instruction's write has reached the page. */
 static void emulate_write(struct vcpu *vcpu, unsigned offset)
 {
@@ -192,8 +244,8 @@ static void emulate_write(struct vcpu *vcpu, unsigned offset)
     } else if (at == VAPIC_EOI && delivery) {
         vmx_vapic_write(vcpu, VAPIC_EOI, 0);
         eoi_virtualization(vcpu);
-    } else if (at == VAPIC_ICR && delivery && is_self_ipi(vmx_vapic_read(vcpu, VAPIC_ICR))) {
-        request_vector(vcpu, vmx_vapic_read(vcpu, VAPIC_ICR));
+    } else if (at == VAPIC_ICR) {
+        write_icr(vcpu, offset, vmx_vapic_read(vcpu, VAPIC_ICR), vmx_vapic_read(vcpu, VAPIC_ICR_HIGH) >> 24);
     } else if (at == VAPIC_ICR_HIGH) {
         vmx_vapic_write(vcpu, VAPIC_ICR_HIGH, vmx_vapic_read(vcpu, VAPIC_ICR_HIGH) & 0xFF000000);
     } else {
@@ -222,7 +274,7 @@ bool vmx_apic_write(struct vcpu *vcpu, unsigned offset, unsigned size, const voi
 
 /* --- x2APIC mode: SDM3 §30.5 "Virtualizing MSR-Based APIC Accesses" --- */
 
-enum { MSR_X2APIC = 0x800, MSR_X2APIC_TPR = 0x808, MSR_X2APIC_EOI = 0x80B, MSR_X2APIC_SELF_IPI = 0x83F };
+enum { MSR_X2APIC = 0x800, MSR_X2APIC_TPR = 0x808, MSR_X2APIC_EOI = 0x80B, MSR_X2APIC_ICR = 0x830, MSR_X2APIC_SELF_IPI = 0x83F };
 
 bool vmx_read_x2apic(struct vcpu *vcpu, uint32_t msr, uint64_t *value, bool *done)
 {
@@ -233,9 +285,23 @@ bool vmx_read_x2apic(struct vcpu *vcpu, uint32_t msr, uint64_t *value, bool *don
     return true;
 }
 
+static bool write_x2apic_icr(struct vcpu *vcpu, uint64_t value)
+{
+    const uint32_t reserved = 0xFFF33000;       /* there is no delivery status in x2APIC mode (§11.12.9) */
+    if (value & reserved)
+        return x86_raise_error(vcpu, VEC_GP, 0);
+    mmu_phys_write(vcpu, FIELD(VIRTUAL_APIC_ADDRESS) + VAPIC_ICR, &value, sizeof(value));
+    write_icr(vcpu, VAPIC_ICR, (uint32_t)value, (uint32_t)(value >> 32));
+    return true;
+}
+
 bool vmx_write_x2apic(struct vcpu *vcpu, uint32_t msr, uint64_t value, bool *done)
 {
     bool delivery = vmx_proc2(vcpu, PROC2_VIRTUAL_INTERRUPT_DELIVERY);
+    if (vmx_proc2(vcpu, PROC2_VIRTUALIZE_X2APIC_MODE) && vmx_proc3(vcpu, PROC3_IPI_VIRTUALIZATION) && msr == MSR_X2APIC_ICR) {
+        *done = true;
+        return write_x2apic_icr(vcpu, value);
+    }
     *done = vmx_proc2(vcpu, PROC2_VIRTUALIZE_X2APIC_MODE) &&
             (msr == MSR_X2APIC_TPR || (delivery && (msr == MSR_X2APIC_EOI || msr == MSR_X2APIC_SELF_IPI)));
     if (!*done)

@@ -5,7 +5,7 @@
 enum {
     MSR_BASIC = 0x480, MSR_PIN, MSR_PROC, MSR_EXIT, MSR_ENTRY, MSR_MISC, MSR_CR0_FIXED0, MSR_CR0_FIXED1, MSR_CR4_FIXED0,
     MSR_CR4_FIXED1, MSR_VMCS_ENUM, MSR_PROC2, MSR_EPT_VPID_CAP, MSR_TRUE_PIN, MSR_TRUE_PROC, MSR_TRUE_EXIT, MSR_TRUE_ENTRY,
-    MSR_VMFUNC,
+    MSR_VMFUNC, MSR_PROC3,
 };
 
 /* SDM3 §A.3 to §A.5: the default1 class; and those of it that the TRUE registers say may be 0. */
@@ -55,6 +55,7 @@ static bool register_exists(const struct vcpu *vcpu, uint32_t msr)
     switch (msr) {
     case MSR_PROC2: return vmx_allowed1(vcpu, VMX_PROC) & PROC_ACTIVATE_SECONDARY_CONTROLS;
     case MSR_EPT_VPID_CAP: return offers(vcpu, PROC2_ENABLE_EPT | PROC2_ENABLE_VPID);
+    case MSR_PROC3: return vmx_allowed1(vcpu, VMX_PROC) & PROC_ACTIVATE_TERTIARY_CONTROLS;
     case MSR_VMFUNC: return offers(vcpu, PROC2_ENABLE_VM_FUNCTIONS);
     default: return true;
     }
@@ -97,6 +98,7 @@ bool vmx_read_capability(struct vcpu *vcpu, uint32_t msr, uint64_t *value)
     case MSR_TRUE_PROC: *value = true_controls(vcpu, VMX_PROC); break;
     case MSR_TRUE_EXIT: *value = true_controls(vcpu, VMX_EXIT); break;
     case MSR_TRUE_ENTRY: *value = true_controls(vcpu, VMX_ENTRY); break;
+    case MSR_PROC3: *value = vmx_allowed1(vcpu, VMX_PROC3); break;      /* §A.3.4: 64 bits that may be 1 */
     case MSR_VMFUNC: *value = VM_FUNCTION_EPTP_SWITCHING; break;
     default: return false;
     }

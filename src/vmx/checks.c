@@ -7,6 +7,7 @@
 #define PROC(name) ((control[VMX_PROC] & PROC_##name) != 0)
 #define PROC2(name) ((control[VMX_PROC2] & PROC2_##name) != 0)
 #define EXIT(name) ((control[VMX_EXIT] & EXIT_##name) != 0)
+#define PROC3(name) ((control[VMX_PROC3] & PROC3_##name) != 0)
 #define ENTRY(name) ((control[VMX_ENTRY] & ENTRY_##name) != 0)
 #define AR(seg) F(GUEST_##seg##_ACCESS_RIGHTS)
 #define LONG ENTRY(IA32E_MODE_GUEST)
@@ -26,6 +27,7 @@ void vmx_effective_controls(const struct vcpu *vcpu, uint32_t control[VMX_GROUP_
     control[VMX_PIN] = F(PIN_BASED_CONTROLS);
     control[VMX_PROC] = F(PROCESSOR_BASED_CONTROLS);
     control[VMX_PROC2] = control[VMX_PROC] & PROC_ACTIVATE_SECONDARY_CONTROLS ? F(SECONDARY_CONTROLS) : 0;
+    control[VMX_PROC3] = control[VMX_PROC] & PROC_ACTIVATE_TERTIARY_CONTROLS ? F(TERTIARY_CONTROLS) : 0;
     control[VMX_EXIT] = F(EXIT_CONTROLS);
     control[VMX_ENTRY] = F(ENTRY_CONTROLS);
 }

@@ -128,7 +128,7 @@ bool vmx_vmxon(struct vcpu *vcpu, uint64_t pointer)
     }
     trace(vcpu->log, vmx, "vcpu%u VMXON %#lx", vcpu->index, pointer);
     forget_vmcs(vcpu);
-    vcpu->vmx.on = true;
+    vcpu->vmx.on = vcpu->vmx.tertiary = true;
     vcpu->vmx.vmxon_pointer = pointer;
     return succeeded(vcpu);
 }
@@ -138,7 +138,7 @@ bool vmx_vmxoff(struct vcpu *vcpu)
     if (vcpu->vmx.current != VMCS_NONE)
         vmcs_write_back(vcpu);
     forget_vmcs(vcpu);
-    vcpu->vmx.on = false;
+    vcpu->vmx.on = vcpu->vmx.tertiary = false;
     /* INIT was blocked in root operation (SDM3 §24.8). */
     atomic_fetch_or(&vcpu->request, vcpu->vmx.init_held ? REQUEST_INIT : 0);
     vcpu->vmx.init_held = false;

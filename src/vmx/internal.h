@@ -10,7 +10,7 @@
 /* A field of the current VMCS. */
 #define FIELD(name) (vcpu->vmx.field[VMCS_##name])
 
-enum { VMCS_REVISION = 0x44504C01 };
+enum { VMCS_REVISION = 0x44504C02 };
 #define VMCS_SHADOW_INDICATOR BIT(31)
 #define VMCS_NONE (~0ull)
 
@@ -86,6 +86,7 @@ void vmx_evaluate_virtual_interrupts(struct vcpu *vcpu);
 void vmx_tpr_virtualization(struct vcpu *vcpu);
 void vmx_deliver_virtual_interrupt(struct vcpu *vcpu);
 void vmx_process_posted_interrupts(struct vcpu *vcpu);
+bool vmx_pid_pointer_table_valid(const struct vcpu *vcpu);
 void vmx_set_trap(struct vcpu *vcpu, enum vmx_reason reason, uint32_t qualification);
 
 enum { VAPIC_TPR = 0x80, VAPIC_PPR = 0xA0, VAPIC_EOI = 0xB0, VAPIC_ISR = 0x100, VAPIC_IRR = 0x200, VAPIC_ICR = 0x300,

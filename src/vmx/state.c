@@ -6,18 +6,22 @@
 
 #define SCALAR(member) STATE_SCALAR(struct vmx, member)
 
+/* Version 1 had fewer fields of a VMCS and fewer groups of controls. */
+#define SINCE_2(name, member) \
+    { name, STATE_UINT, offsetof(struct vmx, member), sizeof(((struct vmx *)0)->member[0]), ARRAY_SIZE(((struct vmx *)0)->member), 2, NULL }
+
 static const struct state_field fields[] = {
     SCALAR(on), SCALAR(guest), SCALAR(launched), SCALAR(init_held), SCALAR(shadow), SCALAR(feature_control), SCALAR(vmxon_pointer),
-    SCALAR(current), STATE_ARRAY(struct vmx, field), STATE_ARRAY(struct vmx, control), SCALAR(awaits), SCALAR(virtual_interrupt),
+    SCALAR(current), SINCE_2("fields", field), SINCE_2("controls", control), STATE_SCALAR_SINCE(struct vmx, tertiary, 2), SCALAR(awaits), SCALAR(virtual_interrupt),
     SCALAR(mtf_pending), SCALAR(trap), SCALAR(trap_qualification), SCALAR(timer_deadline), SCALAR(pause_first), SCALAR(pause_last),
 };
-const struct state_list vmx_state_list = STATE_LIST("vmx", 1, fields);
+const struct state_list vmx_state_list = STATE_LIST("vmx", 2, fields);
 
 /* A guest runs on at the border where it was saved; what waits for it is looked at again. */
 bool vmx_state_loaded(struct vcpu *vcpu)
 {
     struct vmx *vmx = &vcpu->vmx;
-    if (vmx->trap >= REASON_COUNT || (vmx->guest && (!vmx->on || vmx->current == VMCS_NONE)))
+    if (vmx->trap >= REASON_COUNT || vmx->tertiary != vmx->on || (vmx->guest && (!vmx->on || vmx->current == VMCS_NONE)))
         return false;
     for (unsigned i = 0; i < VMCS_FIELD_COUNT; i++)
         vmx->field[i] &= vmcs_width_mask(i);

@@ -20,9 +20,9 @@ enum vmcs_field {
     VMCS_FIELD_COUNT
 };
 
-enum vmx_group { VMX_PIN, VMX_PROC, VMX_PROC2, VMX_EXIT, VMX_ENTRY, VMX_GROUP_COUNT, VMX_ALL = VMX_GROUP_COUNT };
+enum vmx_group { VMX_PIN, VMX_PROC, VMX_PROC2, VMX_EXIT, VMX_ENTRY, VMX_PROC3, VMX_GROUP_COUNT, VMX_ALL = VMX_GROUP_COUNT };
 
-/* PIN_..., PROC_..., PROC2_..., EXIT_..., ENTRY_...: the bits of the controls. */
+/* PIN_..., PROC_..., PROC2_..., EXIT_..., ENTRY_..., PROC3_...: the bits of the controls. */
 enum vmx_control {
 #define CONTROL(group, name, bit) group##_##name = (int)(1u << (bit)),
 #include "vmx/controls.def"
@@ -67,6 +67,7 @@ struct vmx {
     bool launched;                      /* launch state of the current VMCS */
     bool init_held;                     /* an INIT waits for the end of root operation */
     bool shadow;                        /* the current VMCS is a shadow VMCS */
+    bool tertiary;                      /* in VMX operation: its VMCS have the fields of revision 2, tertiary controls among them */
     uint64_t feature_control;           /* IA32_FEATURE_CONTROL */
     uint64_t vmxon_pointer;
     uint64_t current;                   /* VMCS pointer; ~0: none */

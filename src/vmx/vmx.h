@@ -19,6 +19,7 @@ struct state_list;
 static inline bool vmx_pin(const struct vcpu *vcpu, uint32_t control) { return unlikely(vcpu->vmx.control[VMX_PIN] & control); }
 static inline bool vmx_proc(const struct vcpu *vcpu, uint32_t control) { return unlikely(vcpu->vmx.control[VMX_PROC] & control); }
 static inline bool vmx_proc2(const struct vcpu *vcpu, uint32_t control) { return unlikely(vcpu->vmx.control[VMX_PROC2] & control); }
+static inline bool vmx_proc3(const struct vcpu *vcpu, uint32_t control) { return unlikely(vcpu->vmx.control[VMX_PROC3] & control); }
 static inline bool vmx_guest(const struct vcpu *vcpu) { return unlikely(vcpu->vmx.guest); }
 
 /* --- life of the processor --- */

@@ -14,7 +14,7 @@ from machine import BOOT_SECONDS, Failure
 # which our model has, too: kvm_intel's enable_apicv and enable_shadow_vmcs take it.
 KABY_LAKE = ("vnmi preemption_timer invvpid ept_x_only ept_ad ept_1gb flexpriority tsc_offset vtpr mtf vapic ept vpid "
              "unrestricted_guest ple pml ept_mode_based_exec")
-SERVERS = "posted_intr apicv vapic_reg vid shadow_vmcs tsc_scaling"
+SERVERS = "posted_intr apicv vapic_reg vid shadow_vmcs tsc_scaling ipi_virt"
 PARAMETERS = "ept vpid unrestricted_guest flexpriority vnmi eptad pml enable_apicv preemption_timer enable_shadow_vmcs"
 
 

@@ -16,7 +16,7 @@
 
 enum {
     STATES = 20000, STATES_OF_ONE = 250, INSTRUCTIONS = 300, VMXON_REGION = 0x20000, VMCS_REGION = 0x21000, BITMAPS = 0x22000, VAPIC = 0x24000, EPT_ROOT = 0x25000,
-    EPT_PDPT = 0x26000, CODE_AT = 0x40000, HOST_CODE = 0x50000, REVISION = 0x44504C01,
+    EPT_PDPT = 0x26000, CODE_AT = 0x40000, HOST_CODE = 0x50000,
 };
 
 struct processor {
@@ -153,8 +153,8 @@ static void fill_memory(struct x86_fixture *f, uint64_t seed)
     poke(f, PAGE_TABLES + 0x1000, PTE_P | PTE_W | PTE_U | PTE_PS, 8);
     poke(f, EPT_ROOT, EPT_PDPT | EPTE_RIGHTS, 8);
     poke(f, EPT_PDPT, EPTE_RIGHTS | 6 << 3 | PTE_PS, 8);
-    poke(f, VMXON_REGION, REVISION, 4);
-    poke(f, VMCS_REGION, REVISION, 4);
+    poke(f, VMXON_REGION, VMCS_REVISION, 4);
+    poke(f, VMCS_REGION, VMCS_REVISION, 4);
 }
 
 static void prepare(struct processor *p, uint64_t seed)
@@ -166,7 +166,7 @@ static void prepare(struct processor *p, uint64_t seed)
     fill_memory(p->f, fuzz_random(&seed));
     code_written(p, 0, RAM_BYTES);
     vcpu->activity = ACTIVITY_ACTIVE;
-    vcpu->vmx.on = true;
+    vcpu->vmx.on = vcpu->vmx.tertiary = true;
     vcpu->vmx.vmxon_pointer = VMXON_REGION;
     vcpu->vmx.current = VMCS_REGION;
     set_host(vcpu);

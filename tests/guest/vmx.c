@@ -19,7 +19,7 @@ static void do_write_cr0(void *argument) { write_cr0((uint64_t)argument); }
 static void do_write_cr4(void *argument) { write_cr4((uint64_t)argument); }
 static void do_write_feature_control(void *argument) { wrmsr(0x3A, (uint64_t)argument); }
 static void do_write_basic(void *argument) { wrmsr(0x480, 0); }
-static void do_read_missing(void *argument) { rdmsr(0x492); }
+static void do_read_missing(void *argument) { rdmsr(0x493); }
 
 static void before(void)
 {

@@ -660,6 +660,73 @@ static void posted(void)
     set_handler(0x71, NULL);
 }
 
+/* --- IPI virtualization --- */
+
+enum { IPI_VECTOR = 0x80, PID_SN = 2, NOTIFICATION = 0xF2 };
+static volatile uint64_t ipi;           /* the ICR that the guest writes */
+static void guest_ipi(void)
+{
+    *(volatile uint32_t *)(page + 0x310) = ipi >> 32;
+    *(volatile uint32_t *)(page + 0x300) = (uint32_t)ipi;
+    vmcall();
+}
+static void guest_x2apic_ipi(void) { wrmsr(0x830, ipi); vmcall(); }
+static void guest_ipi_to_itself(void) { sti(); guest_ipi(); }
+
+static uint32_t send_ipi(void (*code)(void), uint64_t icr)
+{
+    ipi = icr;
+    vmx_restart(code);
+    return vmx_run_reason();
+}
+
+static void ipis(void)
+{
+    static uint64_t descriptor[2][8] __attribute__((aligned(64))), table[2];
+    use_apic(guest_ipi, PROC2_VIRTUAL_INTERRUPT_DELIVERY | PROC2_APIC_REGISTER_VIRTUALIZATION);
+    control_set(VMCS_PROCESSOR_BASED_CONTROLS, PROC_ACTIVATE_TERTIARY_CONTROLS);
+    vmwrite(VMCS_TERTIARY_CONTROLS, PROC3_IPI_VIRTUALIZATION);
+    vmwrite(VMCS_PID_POINTER_TABLE_ADDRESS, (uint64_t)table);
+    vmwrite(VMCS_LAST_PID_POINTER_INDEX, 1);
+    table[1] = (uint64_t)descriptor[1] | 1;
+    descriptor[1][4] = PID_SN;
+    check_equal(send_ipi(guest_ipi, 1ull << 56 | IPI_VECTOR), REASON_VMCALL, "an IPI to a processor of the table");
+    check_equal(descriptor[1][IPI_VECTOR / 64], 1ull << (IPI_VECTOR % 64), "is posted");
+    check_equal(descriptor[1][4], PID_SN, "with no notification where they are suppressed");
+    descriptor[1][IPI_VECTOR / 64] = 0;
+    check_equal(send_ipi(guest_ipi, 1ull << 56 | 0xC000 | IPI_VECTOR), REASON_APIC_WRITE, "one that is level-triggered exits");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), 0x300, "as a write of the ICR");
+    check_equal(send_ipi(guest_ipi, 2ull << 56 | IPI_VECTOR), REASON_APIC_WRITE, "so does one to a processor beyond the table");
+    check_equal(send_ipi(guest_ipi, 1ull << 56 | 15), REASON_APIC_WRITE, "and one with a vector that cannot be");
+    check_equal(send_ipi(guest_ipi, 0ull << 56 | IPI_VECTOR), REASON_APIC_WRITE, "and one to an entry that is not valid");
+    check_equal(descriptor[0][IPI_VECTOR / 64] | descriptor[1][IPI_VECTOR / 64], 0, "nothing is posted then");
+    /* The notification reaches this processor, which posts the interrupt to the guest that sent it. */
+    uint64_t before = interrupts;
+    set_handler(IPI_VECTOR, on_interrupt);
+    table[0] = (uint64_t)descriptor[0] | 1;
+    descriptor[0][4] = NOTIFICATION << 16;
+    control_set(VMCS_PIN_BASED_CONTROLS, PIN_PROCESS_POSTED_INTERRUPTS);
+    control_set(VMCS_EXIT_CONTROLS, EXIT_ACKNOWLEDGE_INTERRUPT_ON_EXIT);
+    vmwrite(VMCS_POSTED_INTERRUPT_VECTOR, NOTIFICATION);
+    vmwrite(VMCS_POSTED_INTERRUPT_DESCRIPTOR, (uint64_t)descriptor[0]);
+    check_equal(send_ipi(guest_ipi_to_itself, IPI_VECTOR), REASON_VMCALL, "an IPI that notifies");
+    check_equal(interrupts - before, 1, "is delivered");
+    check_equal(descriptor[0][4] & 1, 0, "and the notification taken");
+    set_handler(IPI_VECTOR, NULL);
+    use_ept(guest_x2apic_ipi, 0);
+    control_set(VMCS_PROCESSOR_BASED_CONTROLS, PROC_USE_TPR_SHADOW | PROC_USE_MSR_BITMAPS | PROC_ACTIVATE_TERTIARY_CONTROLS);
+    secondary_set(PROC2_VIRTUALIZE_X2APIC_MODE);
+    vmwrite(VMCS_VIRTUAL_APIC_ADDRESS, (uint64_t)virtual_apic);
+    vmwrite(VMCS_MSR_BITMAP, (uint64_t)alloc_page());
+    vmwrite(VMCS_TERTIARY_CONTROLS, PROC3_IPI_VIRTUALIZATION);
+    vmwrite(VMCS_PID_POINTER_TABLE_ADDRESS, (uint64_t)table);
+    vmwrite(VMCS_LAST_PID_POINTER_INDEX, 1);
+    check_equal(send_ipi(guest_x2apic_ipi, 1ull << 32 | IPI_VECTOR), REASON_VMCALL, "an IPI in x2APIC mode");
+    check_equal(descriptor[1][IPI_VECTOR / 64], 1ull << (IPI_VECTOR % 64), "is posted");
+    check_equal(send_ipi(guest_x2apic_ipi, 1ull << 32 | 0x400 | IPI_VECTOR), REASON_APIC_WRITE, "an NMI exits");
+    check_equal(vmread(VMCS_GUEST_RIP) - (uint64_t)guest_x2apic_ipi < 64, 1, "behind the instruction");
+}
+
 void test_main(void)
 {
     vmx_switch_on();
@@ -681,5 +748,6 @@ void test_main(void)
     tpr_shadow();
     apic_page();
     posted();
+    ipis();
     vmx_check_reasons(true);
 }
