@@ -117,7 +117,7 @@ static void test_vmx_features_by_name(void **state)
     assert_int_equal((capability(all, ENTRY) ^ capability(f, ENTRY)) >> 32, ENTRY_LOAD_PAT);
     assert_int_equal(capability(f, EPT_VPID), 0xF01ull << 32);
     x86_fixture_destroy(f);
-    f = x86_fixture_create("i7-7500U,vmx-activate-secondary-controls=off");
+    f = x86_fixture_create("i7-7500U,vmx-activate-secondary-controls=off,vmx-activate-tertiary-controls=off");
     assert_int_equal(capability(f, PROC2), 0);
     assert_int_equal(capability(f, EPT_VPID), 0);
     assert_int_equal((capability(all, PIN) ^ capability(f, PIN)) >> 32, PIN_PROCESS_POSTED_INTERRUPTS);
