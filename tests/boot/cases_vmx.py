@@ -115,7 +115,7 @@ def kvm_features(test):
 @case("processors that differ in VT-x are refused by kvm-intel, and taken when all are as good as the least of them", cpus=2)
 def kvm_uneven(test):
     uneven = "i7-7500U,vmx-enable-vpid=off@1"
-    for cpu, answer in (uneven, "kvm: CPU 1 feature inconsistency!"), (uneven + ",vmx-lowest-common", "^/dev/kvm$"):
+    for cpu, answer in (uneven, r"kvm: CPU \d feature inconsistency!"), (uneven + ",vmx-lowest-common", "^/dev/kvm$"):
         with test.machine("--memory", "512M", "--cpu", cpu, "--cpus", 2, "--no-reboot", "--kernel", asset("kernel", "cloud"), "--initrd",
                           asset("hypervisor"), "--append", "console=ttyS0 panic=-1 quiet", terminal=True) as machine:
             machine.expect(PROMPT)
