@@ -29,7 +29,8 @@ enum {
     TLB_ROM = 1u << 8,          /* write: goes to the bus */
     TLB_TRAP = 1u << 9,         /* a data breakpoint lies in the page */
     TLB_APIC_ACCESS = 1u << 10, /* the APIC-access page of a VT-x guest */
-    TLB_SLOW = TLB_WATCHED | TLB_MMIO | TLB_ROM | TLB_TRAP | TLB_APIC_ACCESS,
+    TLB_BORDER = 1u << 11,      /* shares its entry with the page before it: see fill.c */
+    TLB_SLOW = TLB_WATCHED | TLB_MMIO | TLB_ROM | TLB_TRAP | TLB_APIC_ACCESS | TLB_BORDER,
 };
 
 struct tlb_entry {

@@ -222,6 +222,33 @@ static void crossing(void)
     check_equal(*(uint32_t *)(frame + 0xFFC), 7, "and has written nothing to the first");
 }
 
+/* Where two neighbouring pages may share an entry of a hashed TLB, and where the highest address is followed by the lowest. */
+static void crossing_far_borders(void)
+{
+    static const uint64_t borders[] = { 1ull << 35, 3ull << 35, 0 };
+    for (unsigned i = 0; i < sizeof(borders) / sizeof(borders[0]); i++) {
+        volatile uint64_t *at = (volatile uint64_t *)(borders[i] - 4);
+        uint64_t second = (uint64_t)alloc_page(), first = (uint64_t)alloc_page(), saved = 0;
+        uint64_t before = borders[i] - 0x1000;
+        unsigned wrong = 0;
+        map_page(before, first, P | W);
+        if (borders[i])
+            map_page(borders[i], second, P | W);
+        else
+            second = 0;                 /* linear 0 is mapped to 0 */
+        saved = *(volatile uint64_t *)second;
+        for (unsigned n = 0; n < 100; n++) {
+            uint64_t value = 0x1122334455667788 + n * 0x100000001;
+            wrong += *(volatile uint8_t *)borders[i] != *(volatile uint8_t *)second;      /* the second page is cached */
+            *at = value;
+            wrong += *(volatile uint32_t *)(first + 0xFFC) != (uint32_t)value || *(volatile uint32_t *)second != value >> 32 || *at != value;
+        }
+        *(volatile uint64_t *)second = saved;
+        print("border %lx:\n", borders[i]);
+        check_equal(wrong, 0, "accesses across it reach both pages");
+    }
+}
+
 void test_main(void)
 {
     frame = (uint64_t)alloc_page();
@@ -235,4 +262,5 @@ void test_main(void)
     smep_smap();
     pcids();
     crossing();
+    crossing_far_borders();
 }
