@@ -17,6 +17,9 @@ ENGINE = os.environ.get("DOPPEL_ENGINE", "dbt")     # where a test asks for none
 # One boot on the interpreter takes well under a minute on a quiet machine; these limits are for busy ones.
 BOOT_SECONDS = 300 * float(os.environ.get("DOPPEL_TIMEOUT_FACTOR", "1"))
 
+# An end of the output that is no end of a line is taken for one when nothing has come for so long.
+QUIET_SECONDS = 1
+
 # What programs send to a terminal to colour, move and ask it.
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>78]")
 
@@ -109,7 +112,7 @@ class Machine:
         limit = time.monotonic() + seconds
         while True:
             match = re.search(pattern, self.seen, re.MULTILINE)
-            if match:
+            if match and not (pattern.endswith("$") and self.line_goes_on(match)):
                 self.seen = self.seen[match.end():]
                 return match
             if re.search(r"Kernel panic - not syncing", self.seen):
@@ -122,6 +125,11 @@ class Machine:
                 if not re.search(pattern, self.seen, re.MULTILINE):
                     raise Failure("ended with status %s before it printed /%s/; the last line is %r"
                                   % (self.process.wait(), pattern, self.last_line()))
+
+    def line_goes_on(self, match):
+        """Where the match ends with all that was read, which is no end of a line: whether more comes soon."""
+        known = self.seen
+        return match.end() == len(known) and self.read(QUIET_SECONDS) and self.seen != known
 
     def last_line(self):
         lines = self.seen.strip().splitlines()
