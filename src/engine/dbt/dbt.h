@@ -94,8 +94,8 @@ struct trap {
     uint16_t in_page;                   /* low bits of the guest's RIP */
     uint16_t remaining;                 /* instructions of the trace from this one on */
     uint8_t length;                     /* of the guest's instruction */
-    uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or ADDEND_INDEXED, or NO_ADDEND */
-    struct indexed indexed;             /* ADDEND_INDEXED: the address that is in r10, and whose window is in r11 */
+    uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or ADDEND_INDEXED (r10's), or NO_ADDEND */
+    struct indexed indexed;             /* with windows: what is in r10 behind it; base HOST_NONE: nothing */
     bool memory : 1;                    /* has an operand there, through a window */
     bool early : 1;                     /* before the check: the trace is not counted yet */
     uint16_t mnemonic;                  /* ZydisMnemonic */

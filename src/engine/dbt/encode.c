@@ -44,6 +44,8 @@ static void put_legacy(struct emitter *e, const struct planned *p, unsigned opco
     if (z->attributes & ZYDIS_ATTRIB_HAS_REX)
         rex = z->raw.rex.W ? 8 : 0;
     rex |= (x.r ? 4 : 0) | (x.x ? 2 : 0) | (x.b ? 1 : 0);
+    if (rm->kind == RM_VCPU)
+        emit8(e, 0x65);
     if (z->attributes & ZYDIS_ATTRIB_HAS_LOCK)
         emit8(e, 0xF0);
     if (operand_size)

@@ -172,8 +172,8 @@ static unsigned registers_of(struct indexed indexed)
 
 static void keep_addend(struct work *w, const struct planned *p)
 {
-    if (w->addend_of == ADDEND_INDEXED && (p->writes & registers_of(w->indexed)))
-        w->addend_of = NO_ADDEND;
+    if (w->indexed.base != HOST_NONE && (p->writes & registers_of(w->indexed)))
+        lose_held(w);
     if (w->addend_of >= ADDEND_INDEXED || !(p->writes & 1u << w->addend_of))
         return;
     if (p->adjust && p->adjust == (int16_t)p->adjust && p->adjusted == w->addend_of) {

@@ -8,6 +8,10 @@ unsigned emit_get(struct work *w, unsigned guest, unsigned scratch)
     unsigned host = host_register(guest);
     if (host != HOST_NONE)
         return host;
+    if (is_held(w, guest))
+        return S1;
+    if (scratch == S1)
+        lose_held(w);
     emit_load(&w->e, scratch, rm_vcpu(GPR_OFFSET(guest)));
     return scratch;
 }
@@ -51,6 +55,7 @@ void emit_alu_constant(struct emitter *e, unsigned alu, unsigned reg, int32_t va
 struct placed {
     unsigned guest, host;
     bool read, written;
+    bool held;                  /* it is there already */
 };
 
 struct places {
@@ -65,6 +70,54 @@ static bool written_whole(const struct planned *p, const ZydisDecodedOperand *op
     return p->z.mnemonic != ZYDIS_MNEMONIC_BSF && p->z.mnemonic != ZYDIS_MNEMONIC_BSR && !(operand->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) && operand->size >= 32;
 }
 
+/* XOR of a register with itself. */
+static bool is_zeroing(const struct planned *p)
+{
+    return p->z.mnemonic == ZYDIS_MNEMONIC_XOR && !p->memory && p->operand[0].size >= 32 && p->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+           p->operand[0].reg.value == p->operand[1].reg.value;
+}
+
+/* By any of the operands that name it. */
+static bool reads_gpr(const struct planned *p, unsigned guest)
+{
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
+        if (plan_is_gpr(&p->operand[i]) && plan_gpr(&p->operand[i]) == guest && !written_whole(p, &p->operand[i]))
+            return true;
+    return false;
+}
+
+static bool is_placed(const struct places *places, unsigned host)
+{
+    for (unsigned i = 0; i < places->count; i++)
+        if (places->place[i].host == host)
+            return true;
+    return false;
+}
+
+/* Is a register in S1 that the instruction names as one? */
+static bool names_held(const struct work *w, const struct planned *p)
+{
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
+        if (plan_is_gpr(&p->operand[i]) && is_held(w, plan_gpr(&p->operand[i])))
+            return true;
+    return false;
+}
+
+/* An address has been used before a register is written: what is not read may have the place of the address's register. */
+static unsigned choose_scratch(const struct work *w, const struct planned *p, const struct places *places, unsigned guest, bool read, const struct rm *memory)
+{
+    unsigned host, n = 0;
+    if (is_held(w, guest))
+        return S1;
+    bool free = !is_placed(places, S1) && !names_held(w, p);
+    if (w->window && free && !read && p->memory && !plan_writes(p->memory))
+        return S1;
+    do
+        host = scratch_beside(memory, n++);
+    while (is_placed(places, host) || (host == S1 && !free));
+    return host;
+}
+
 static unsigned place_gpr(struct work *w, const struct planned *p, struct places *places, const ZydisDecodedOperand *operand, struct rm *memory)
 {
     unsigned guest = plan_gpr(operand), host = host_register(guest);
@@ -73,17 +126,17 @@ static unsigned place_gpr(struct work *w, const struct planned *p, struct places
     for (unsigned i = 0; i < places->count; i++) {
         if (places->place[i].guest != guest)
             continue;
-        places->place[i].read |= !written_whole(p, operand);
         places->place[i].written |= plan_writes(operand);
         return places->place[i].host;
     }
-    host = scratch_beside(memory, places->count);
+    bool read = reads_gpr(p, guest) && !is_zeroing(p);
+    host = choose_scratch(w, p, places, guest, read, memory);
     if (host == S3 && places->count == 0) {         /* address and addend fill the others */
         *memory = emit_fold(w, *memory);
-        host = scratch_beside(memory, 0);
+        host = choose_scratch(w, p, places, guest, read, memory);
     }
     places->place[places->count++] = (struct placed){
-        .guest = guest, .host = host, .read = !written_whole(p, operand), .written = plan_writes(operand),
+        .guest = guest, .host = host, .read = read, .written = plan_writes(operand), .held = is_held(w, guest),
     };
     return host;
 }
@@ -111,9 +164,11 @@ static void use_scratch(struct work *w, const struct places *places, bool after)
         const struct placed *place = &places->place[i];
         if (after && place->written)
             emit_store(&w->e, rm_vcpu(GPR_OFFSET(place->guest)), place->host);
+        if (after && place->host == S1)
+            hold(w, place->guest);
         if (after && place->host == S3)
             emit_context_back(w);
-        if (!after && place->read)
+        if (!after && place->read && !place->held)
             emit_load(&w->e, place->host, rm_vcpu(GPR_OFFSET(place->guest)));
         if (!after && place->host == S2)
             w->addend_of = NO_ADDEND;
@@ -122,8 +177,86 @@ static void use_scratch(struct work *w, const struct places *places, bool after)
     }
 }
 
+/* --- registers as the memory that they live in --- */
+
+/* Is the register worth being in S1, because one of the next instructions uses it? */
+static bool is_wanted(const struct work *w, unsigned guest)
+{
+    enum { AHEAD = 4 };
+    for (unsigned i = w->i + 1; i < w->count && i <= w->i + AHEAD && looks_after_held(&w->plan[i]); i++) {
+        const struct planned *p = &w->plan[i];
+        for (unsigned n = 0; p->kind != KIND_NOTHING && n < p->z.operand_count_visible; n++)
+            if ((plan_is_gpr(&p->operand[n]) && plan_gpr(&p->operand[n]) == guest) ||
+                (p->operand[n].type == ZYDIS_OPERAND_TYPE_MEMORY && p->operand[n].mem.base != ZYDIS_REGISTER_NONE &&
+                 p->operand[n].mem.base != ZYDIS_REGISTER_RIP && (unsigned)ZydisRegisterGetId(p->operand[n].mem.base) == guest))
+                return true;
+    }
+    return false;
+}
+
+/* Does the instruction do the same with memory in the place of a register? What is written must not be half of it. */
+static bool suits_memory(const struct planned *p, const ZydisDecodedOperand *operand)
+{
+    switch (p->z.mnemonic) {
+    case ZYDIS_MNEMONIC_MOV: case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_SUB:
+    case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST: case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC:
+    case ZYDIS_MNEMONIC_MOVZX: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_MOVSXD: case ZYDIS_MNEMONIC_IMUL:
+        return !plan_writes(operand) || operand->size == 64;
+    default:
+        return false;
+    }
+}
+
+/* Of two registers the encoding says which may be memory; with another opcode it is the other one. TEST does the same with both. */
+static bool swaps(const struct planned *p, unsigned *opcode)
+{
+    unsigned op = p->z.opcode;
+    if (p->z.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+        return false;
+    if ((op & 0xFE) == 0x84)
+        return true;
+    *opcode = op ^ 2;
+    return ((op & 0xC4) == 0) || (op & 0xFC) == 0x88;
+}
+
+static const ZydisDecodedOperand *operand_at(const struct planned *p, ZydisOperandEncoding encoding)
+{
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
+        if (plan_is_gpr(&p->operand[i]) && p->operand[i].encoding == encoding)
+            return &p->operand[i];
+    return NULL;
+}
+
+/* One of its registers lives in the vCPU, and no instruction wants that soon: then no scratch register is needed. */
+static bool translate_at_home(struct work *w, const struct planned *p)
+{
+    const ZydisDecodedOperand *rm = operand_at(p, ZYDIS_OPERAND_ENCODING_MODRM_RM), *reg = operand_at(p, ZYDIS_OPERAND_ENCODING_MODRM_REG);
+    unsigned opcode = p->z.opcode;
+    if (p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || p->memory || !rm)
+        return false;
+    if (reg && host_register(plan_gpr(reg)) == HOST_NONE) {
+        const ZydisDecodedOperand *other = rm;
+        if (!swaps(p, &opcode))
+            return false;
+        rm = reg;
+        reg = other;
+    }
+    unsigned guest = plan_gpr(rm);
+    if (host_register(guest) != HOST_NONE || (reg && (host_register(plan_gpr(reg)) == HOST_NONE || plan_is_high_byte(reg))) ||
+        !suits_memory(p, rm) || is_held(w, guest) || (w->window && is_wanted(w, guest)))
+        return false;
+    if (p->reads_flags)
+        want_flags_in_host(w);
+    registers_written(w);
+    emit_copy(&w->e, p, opcode, reg ? host_register(plan_gpr(reg)) : p->z.raw.modrm.reg, 0, rm_vcpu(GPR_OFFSET(guest)));
+    flags_written(w);
+    return true;
+}
+
 void translate_modrm(struct work *w, const struct planned *p)
 {
+    if (translate_at_home(w, p))
+        return;
     struct rm rm = { .kind = RM_REG };
     struct places places;
     if (p->memory)
@@ -160,8 +293,10 @@ void translate_opcode_reg(struct work *w, const struct planned *p)
             operand = &p->operand[i];
     if (p->reads_flags)
         want_flags_in_host(w);
+    unsigned guest = plan_gpr(operand), reg = host_register(guest);
+    if (reg == HOST_NONE)
+        reg = written_whole(p, operand) ? S1 : emit_get(w, guest, S1);
     registers_written(w);
-    unsigned reg = emit_get(w, plan_gpr(operand), S1);
     if (is_short_inc(w, p)) {
         emit_insn(&w->e, operand->size == 16 ? EMIT_16 : 0, 0xFF, p->z.opcode >> 3 & 1, rm_reg(reg), 0);
         flags_written(w);
@@ -179,7 +314,9 @@ void translate_opcode_reg(struct work *w, const struct planned *p)
         emit8(&w->e, p->bytes[p->z.raw.imm[0].offset + i]);
     if (p->z.raw.imm[0].size == 32)
         reloc_note_constant(w->e.relocs, w->e.at - 4);
-    emit_put(w, plan_gpr(operand), reg);
+    emit_put(w, guest, reg);
+    if (reg == S1)
+        hold(w, guest);
     flags_written(w);
 }
 
@@ -194,14 +331,17 @@ void translate_mov_offset(struct work *w, const struct planned *p)
 
 void translate_lea(struct work *w, const struct planned *p)
 {
-    unsigned to = host_register(plan_gpr(&p->operand[0]));
-    registers_written(w);
+    unsigned guest = plan_gpr(&p->operand[0]), to = host_register(guest);
+    if (!w->window)                     /* flags may have to be made again from what is overwritten */
+        registers_written(w);
     if (to == HOST_NONE)
         to = S1;
-    emit_effective(w, p->memory, to);
-    if (p->operand[0].size == 32)
-        emit_insn(&w->e, 0, 0x8B, to, rm_reg(to), 0);
-    emit_put(w, plan_gpr(&p->operand[0]), to);
+    emit_effective(w, p->memory, p->operand[0].size / 8, to);
+    emit_put(w, guest, to);
+    if (w->window)
+        registers_written(w);
+    if (to == S1)
+        hold(w, guest);
 }
 
 /* --- the stack --- */
@@ -236,6 +376,8 @@ void translate_push(struct work *w, const struct planned *p)
     registers_written(w);
     if (operand->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
         from = emit_get(w, plan_gpr(operand), from);
+    if (from == S1 && operand->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+        hold(w, plan_gpr(operand));
     if (w->window)
         emit_may_trap(w, true);
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
@@ -261,6 +403,8 @@ void translate_pop(struct work *w, const struct planned *p)
     if (guest != RSP)
         emit_move_rsp(w, (int32_t)word_size(w));
     emit_put(w, guest, to);
+    if (to == S1)
+        hold(w, guest);
 }
 
 void translate_leave(struct work *w, const struct planned *p)

@@ -420,8 +420,9 @@ static bool sites_fit(const struct kept *k, const struct parts *p)
 static bool addend_fits(const struct trap *trap)
 {
     const struct indexed *indexed = &trap->indexed;
-    return trap->addend_of <= 15 || trap->addend_of == NO_ADDEND ||
-           (trap->addend_of == ADDEND_INDEXED && indexed->base <= 15 && (indexed->index <= 15 || indexed->index == HOST_NONE) && indexed->scale <= 3);
+    bool none = indexed->base == HOST_NONE;
+    return (trap->addend_of <= 15 || trap->addend_of == NO_ADDEND || (trap->addend_of == ADDEND_INDEXED && !none)) &&
+           (none || (indexed->base <= 15 && (indexed->index <= 15 || indexed->index == HOST_NONE) && indexed->scale <= 3));
 }
 
 static bool links_and_traps_fit(const struct kept *k, const struct parts *p)

@@ -27,6 +27,42 @@ void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_f
     emit_insn(e, EMIT_W, 0x03, to, rm_vcpu(table_field), 0);
 }
 
+/* --- what is in S1 --- */
+
+bool is_held(const struct work *w, unsigned guest)
+{
+    return w->indexed.base == guest && w->indexed.index == HOST_NONE;
+}
+
+void lose_held(struct work *w)
+{
+    w->indexed.base = HOST_NONE;
+    if (w->window && w->addend_of == ADDEND_INDEXED)
+        w->addend_of = NO_ADDEND;
+}
+
+void hold(struct work *w, unsigned guest)
+{
+    if (!w->window || is_held(w, guest))
+        return;
+    lose_held(w);
+    w->indexed = (struct indexed){ .base = (uint8_t)guest, .index = HOST_NONE };
+}
+
+bool looks_after_held(const struct planned *p)
+{
+    switch (p->kind) {
+    case KIND_NOTHING: case KIND_VERBATIM: case KIND_MODRM: case KIND_OPCODE_REG: case KIND_LEA: case KIND_POP: case KIND_JCC:
+        return true;
+    case KIND_PUSH:
+        return !p->memory;
+    case KIND_JMP:
+        return p->follows == FOLLOWS_TARGET;
+    default:
+        return false;
+    }
+}
+
 /* --- effective addresses --- */
 
 static bool has_base(const ZydisDecodedOperandMem *m) { return m->base != ZYDIS_REGISTER_NONE; }
@@ -53,26 +89,36 @@ static void emit_constant_address(struct work *w, const ZydisDecodedOperandMem *
         emit_constant(&w->e, to, constant_address(w, m));
 }
 
-void emit_effective(struct work *w, const ZydisDecodedOperand *operand, unsigned to)
+void emit_effective(struct work *w, const ZydisDecodedOperand *operand, unsigned size, unsigned to)
 {
     const ZydisDecodedOperandMem *m = &operand->mem;
     struct rm rm = { .kind = RM_MEMORY, .base = HOST_NONE, .index = HOST_NONE, .disp = (int32_t)m->disp.value };
     if (is_constant(m)) {
+        if (to == S1)
+            lose_held(w);
         emit_constant_address(w, m, to);
+        if (size == 4)
+            emit_insn(&w->e, 0, 0x8B, to, rm_reg(to), 0);           /* mov */
         return;
     }
-    if (has_base(m))
+    if (has_base(m)) {
         rm.base = (uint8_t)emit_get(w, (unsigned)ZydisRegisterGetId(m->base), S1);
+        if (rm.base == S1)
+            hold(w, (unsigned)ZydisRegisterGetId(m->base));
+    }
     if (has_index(m)) {
         if (host_register((unsigned)ZydisRegisterGetId(m->index)) == HOST_NONE)
             w->addend_of = NO_ADDEND;
         rm.index = (uint8_t)emit_get(w, (unsigned)ZydisRegisterGetId(m->index), S2);
         rm.scale = (uint8_t)__builtin_ctz(m->scale);
     }
-    if (rm.index == HOST_NONE && rm.disp == 0 && !w->narrow)
+    bool half = w->narrow || size == 4;
+    if (rm.index == HOST_NONE && rm.disp == 0 && !half)
         emit_move(&w->e, to, rm.base);
     else
-        emit_lea_word(w, to, rm);
+        emit_insn(&w->e, half ? 0 : EMIT_W, 0x8D, to, rm, 0);       /* lea */
+    if (to == S1)
+        lose_held(w);
 }
 
 static bool has_segment_base(const ZydisDecodedOperandMem *m)
@@ -89,7 +135,7 @@ static struct rm segment_base(const ZydisDecodedOperandMem *m)
 /* S1 = the linear address. */
 static void emit_linear(struct work *w, const ZydisDecodedOperand *operand)
 {
-    emit_effective(w, operand, S1);
+    emit_effective(w, operand, word_size(w), S1);
     if (!has_segment_base(&operand->mem))
         return;
     emit_load(&w->e, S2, segment_base(&operand->mem));
@@ -164,6 +210,7 @@ static struct rm emit_window_constant(struct work *w, const ZydisDecodedOperandM
     w->addend_of = NO_ADDEND;
     if (address == (uint64_t)(int64_t)(int32_t)address)
         return (struct rm){ .kind = RM_MEMORY, .base = S2, .index = HOST_NONE, .guest = is_rip_relative(m), .disp = (int32_t)address };
+    lose_held(w);
     emit_constant_address(w, m, S1);
     return (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2 };
 }
@@ -182,32 +229,16 @@ static struct rm emit_window_indexed(struct work *w, const ZydisDecodedOperand *
         .index = has_index(m) ? (uint8_t)ZydisRegisterGetId(m->index) : HOST_NONE,
         .scale = has_index(m) ? (uint8_t)__builtin_ctz(m->scale) : 0,
     };
-    if (w->addend_of != ADDEND_INDEXED || !same_indexed(w->indexed, indexed)) {
+    if (!same_indexed(w->indexed, indexed)) {
         ZydisDecodedOperand sum = *operand;
         sum.mem.disp.value = 0;
-        emit_effective(w, &sum, S1);
-        emit_addend(w, S1);
-        w->addend_of = ADDEND_INDEXED;
+        emit_effective(w, &sum, word_size(w), S1);
         w->indexed = indexed;
     }
+    if (w->addend_of != ADDEND_INDEXED)
+        emit_addend(w, S1);
+    w->addend_of = ADDEND_INDEXED;
     return (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2, .disp = (int32_t)m->disp.value };
-}
-
-/* What is copied without a register that lives in the vCPU leaves scratch registers alone. */
-static bool uses_scratch(const struct planned *p)
-{
-    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
-        if (plan_is_gpr(&p->operand[i]) && host_register(plan_gpr(&p->operand[i])) == HOST_NONE)
-            return true;
-    return p->noted;
-}
-
-void drop_indexed(struct work *w)
-{
-    const struct planned *p = present(w);
-    bool kept = p->kind == KIND_NOTHING || p->kind == KIND_VERBATIM || p->kind == KIND_JCC || (p->kind == KIND_MODRM && !uses_scratch(p));
-    if (w->addend_of == ADDEND_INDEXED && !kept)
-        w->addend_of = NO_ADDEND;
 }
 
 static struct rm emit_window(struct work *w, const ZydisDecodedOperand *operand)
@@ -266,6 +297,7 @@ struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_us
 
 struct rm emit_fold(struct work *w, struct rm rm)
 {
+    lose_held(w);
     emit_lea(&w->e, S1, rm);
     return rm_mem(S1, 0);
 }

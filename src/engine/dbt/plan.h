@@ -108,8 +108,8 @@ struct work {
     uint16_t replay;                    /* the instruction that makes them again, or NO_REPLAY */
     unsigned check;                     /* the instruction before which the trace is counted and requests are looked at */
     bool check_keeps_flags;             /* somebody needs them there */
-    unsigned addend_of;                 /* whose is in S2, NO_ADDEND: nobody's; with windows ADDEND_INDEXED: of the address in S1, */
-    struct indexed indexed;             /* which is this one */
+    struct indexed indexed;             /* with windows: what is in S1, an address or a register that lives in the vCPU; base HOST_NONE: nothing */
+    unsigned addend_of;                 /* whose is in S2, NO_ADDEND: nobody's; with windows ADDEND_INDEXED: of the address in S1 */
     int32_t drift;                      /* how far that register has moved since */
     int32_t near_low, near_high;        /* checked: it serves this much off the register as it was, */
     enum mmu_use near_use;              /* for this */
@@ -164,16 +164,22 @@ void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_f
 struct rm emit_memory(struct work *w, const ZydisDecodedOperand *memory, unsigned size, enum mmu_use use, bool locked);
 /* The same of [RSP + offset] or another host register, for a word of the stack. */
 struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_use use);
-/* The effective address into a register, by LEA or moves. */
-void emit_effective(struct work *w, const ZydisDecodedOperand *memory, unsigned to);
+/* The effective address, or the lower `size` bytes of it (4 or 8), into a register, by LEA or moves. */
+void emit_effective(struct work *w, const ZydisDecodedOperand *memory, unsigned size, unsigned to);
 /* All in one register, S1, so that S2 is free. */
 struct rm emit_fold(struct work *w, struct rm rm);
 /* Scratch registers that are free beside `rm`, in order. */
 unsigned scratch_beside(const struct rm *rm, unsigned n);
 /* The element of a bit string that the offset leads to; without windows. */
 struct rm emit_bit_element(struct work *w, const ZydisDecodedOperand *memory, const ZydisDecodedOperand *offset, enum mmu_use use, bool locked);
-/* At the end of the present instruction: may S1 have been used for something else? */
-void drop_indexed(struct work *w);
+/* With windows. Is the register that lives in the vCPU in S1 as well? */
+bool is_held(const struct work *w, unsigned guest);
+/* S1 has the value that it has in the vCPU. An instruction that writes the register says so behind registers_written. */
+void hold(struct work *w, unsigned guest);
+/* S1 is used for something else. */
+void lose_held(struct work *w);
+/* Does the translation of the present instruction look after S1? Before and behind the others nothing is in it. */
+bool looks_after_held(const struct planned *p);
 /* S3 was used for something else. */
 void emit_context_back(struct work *w);
 

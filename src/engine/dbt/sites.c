@@ -90,8 +90,7 @@ void close_slow(struct work *w)
     for (; w->trap_first < w->trap_count; w->trap_first++) {
         w->trap[w->trap_first].back = (uint32_t)(emit_here(&w->e) - w->t->code);
         w->trap[w->trap_first].addend_of = (uint8_t)w->addend_of;
-        if (w->addend_of == ADDEND_INDEXED)
-            w->trap[w->trap_first].indexed = w->indexed;
+        w->trap[w->trap_first].indexed = w->indexed;
     }
 }
 

@@ -133,6 +133,8 @@ static void translate_insn(struct work *w)
 {
     const struct planned *p = present(w);
     w->site = NULL;
+    if (!looks_after_held(p))
+        lose_held(w);
     if (is_indirect(p))
         emit_x87_noted(w, w->i);
     switch (p->kind) {
@@ -165,7 +167,8 @@ static void translate_insn(struct work *w)
     case KIND_RET: translate_ret(w, p); break;
     case KIND_SITE: emit_site(w); break;
     }
-    drop_indexed(w);
+    if (!looks_after_held(p))
+        lose_held(w);
     drop_near(w);
     if (p->kind < KIND_JCC)
         close_slow(w);
@@ -192,6 +195,7 @@ static void translate_trace(struct work *w)
     w->in_host = true;
     w->in_memory = false;
     w->replay = NO_REPLAY;
+    w->indexed.base = HOST_NONE;
     w->addend_of = NO_ADDEND;
     for (w->i = 0; w->i < w->count; w->i++) {
         if (w->i == w->check)

@@ -88,7 +88,7 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
         dbt->interp.left += trap->remaining - 1;
         return dbt_go_on(vcpu);
     }
-    if (trap->addend_of == ADDEND_INDEXED)
+    if (trap->indexed.base != HOST_NONE)
         dbt->trap_indexed = value_of(vcpu, trap->indexed);
     if (trap->addend_of != NO_ADDEND)
         dbt->trap_addend = window_addend(dbt->context - WINDOW_BIAS,

@@ -34,6 +34,7 @@ void emit_x87_operand(struct work *w, struct rm rm)
             rm.base = HOST_NONE;
         else
             rm.index = HOST_NONE;
+        lose_held(w);
         emit_lea(&w->e, S1, rm);
     }
     emit_store(&w->e, rm_vcpu(offsetof(struct vcpu, x87.last.fdp)), offset);
