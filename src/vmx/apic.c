@@ -287,7 +287,7 @@ bool vmx_read_x2apic(struct vcpu *vcpu, uint32_t msr, uint64_t *value, bool *don
 
 static bool write_x2apic_icr(struct vcpu *vcpu, uint64_t value)
 {
-    const uint32_t reserved = 0xFFF33000;       /* there is no delivery status in x2APIC mode (§11.12.9) */
+    const uint32_t reserved = 0xFFF32000;       /* not the delivery status: with it set the write is for the monitor to see (§30.4.3.2) */
     if (value & reserved)
         return x86_raise_error(vcpu, VEC_GP, 0);
     mmu_phys_write(vcpu, FIELD(VIRTUAL_APIC_ADDRESS) + VAPIC_ICR, &value, sizeof(value));

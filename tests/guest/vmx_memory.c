@@ -725,6 +725,7 @@ static void ipis(void)
     check_equal(descriptor[1][IPI_VECTOR / 64], 1ull << (IPI_VECTOR % 64), "is posted");
     check_equal(send_ipi(guest_x2apic_ipi, 1ull << 32 | 0x400 | IPI_VECTOR), REASON_APIC_WRITE, "an NMI exits");
     check_equal(vmread(VMCS_GUEST_RIP) - (uint64_t)guest_x2apic_ipi < 64, 1, "behind the instruction");
+    check_equal(send_ipi(guest_x2apic_ipi, 1ull << 32 | 0x1000 | IPI_VECTOR), REASON_APIC_WRITE, "and what has the delivery status set");
 }
 
 void test_main(void)
