@@ -1,8 +1,8 @@
 /* VT-x on a processor that lacks single capabilities of EPT and VPID (SDM3 §A.10): meson.build says which. */
+#include "lib/ept.h"
 #include "lib/vmx.h"
 
-enum { MSR_EPT_VPID = 0x48C, READ = 1, WRITE = 2, EXECUTE = 4, WB = 6 << 3, LARGE = 1 << 7 };
-enum { EPTP_WB_4 = 6 | 3 << 3, EPTP_UC_4 = 3 << 3, EPTP_AD = 1 << 6, INVALID_CONTROLS = 7, INVALID_INVALIDATION = 28, TEST_LEAVES = 5 };
+enum { MSR_EPT_VPID = 0x48C, INVALID_CONTROLS = 7, INVALID_INVALIDATION = 28, TEST_LEAVES = 5 };
 
 enum capability {
 #define CAPABILITY(name, bit) CAN_##name = bit,
@@ -32,28 +32,6 @@ static void reported(void)
 static const uint64_t page = 5ull << 30;
 static uint64_t *root, *directory_pointer, *leaf, *frame;
 static uint64_t result;
-
-static uint64_t *table_at(uint64_t *entry)
-{
-    if (!*entry)
-        *entry = (uint64_t)alloc_page() | READ | WRITE | EXECUTE;
-    return (uint64_t *)(*entry & ~0xFFFull);
-}
-
-/* The first 4 GiB as they are, and `page` by one entry of its own. */
-static void build(void)
-{
-    root = alloc_page();
-    directory_pointer = table_at(&root[0]);
-    for (unsigned i = 0; i < 4; i++) {
-        uint64_t *directory = table_at(&directory_pointer[i]);
-        for (unsigned j = 0; j < 512; j++)
-            directory[j] = (uint64_t)(i * 512 + j) << 21 | LARGE | WB | READ | WRITE | EXECUTE;
-    }
-    leaf = table_at(&table_at(&directory_pointer[5])[0]);
-    frame = alloc_page();
-    map_page(page, page, 3);
-}
 
 static void guest_read(void) { result = *(volatile uint64_t *)page; vmcall(); }
 static void guest_execute(void) { ((void (*)(void))page)(); vmcall(); }
@@ -126,7 +104,10 @@ void test_main(void)
 {
     vmx_switch_on();
     reported();
-    build();
+    root = ept_build(page, &leaf);
+    directory_pointer = ept_table_at(&root[0]);
+    frame = alloc_page();
+    map_page(page, page, 3);
     pointers();
     entries();
     violation();

@@ -1,36 +1,11 @@
 /* VT-x: EPT, VPID, PML, #VE, EPTP switching, real-mode guests, VMCS shadowing, the virtual APIC. */
+#include "lib/ept.h"
 #include "lib/vmx.h"
-
-enum { READ = 1, WRITE = 2, EXECUTE = 4, WB = 6 << 3, LARGE = 1 << 7, ACCESSED = 1 << 8, DIRTY = 1 << 9,
-       USER_EXECUTE = 1 << 10 };
-enum { EPTP_WB_4 = 6 | 3 << 3, EPTP_AD = 1 << 6 };
 
 /* The guest's page under test: a linear and guest-physical address that nothing else uses. */
 static const uint64_t page = 5ull << 30;
 static uint64_t *root, *leaf, *frame;
 static uint64_t result;
-
-static uint64_t *table_at(uint64_t *entry)
-{
-    if (!*entry)
-        *entry = (uint64_t)alloc_page() | READ | WRITE | EXECUTE | USER_EXECUTE;
-    return (uint64_t *)(*entry & ~0xFFFull);
-}
-
-/* The first 4 GiB as they are, and `page` by one entry of its own. */
-static void build(void)
-{
-    root = alloc_page();
-    uint64_t *pdpt = table_at(&root[0]);
-    for (unsigned i = 0; i < 4; i++) {
-        uint64_t *directory = table_at(&pdpt[i]);
-        for (unsigned j = 0; j < 512; j++)
-            directory[j] = (uint64_t)(i * 512 + j) << 21 | LARGE | WB | READ | WRITE | EXECUTE;
-    }
-    leaf = table_at(&table_at(&pdpt[5])[0]);
-    frame = alloc_page();
-    map_page(page, page, 3);
-}
 
 static void use_ept(void (*code)(void), uint64_t flags)
 {
@@ -83,7 +58,7 @@ static void rights(void)
 static void rights_of_levels(void)
 {
     enum { DEFINED = 0x1BF };           /* bit 6 is not without mode-based execute control */
-    uint64_t *pdpte = &table_at(&root[0])[5], *pde = &table_at(pdpte)[0];
+    uint64_t *pdpte = &ept_table_at(&root[0])[5], *pde = &ept_table_at(pdpte)[0];
     static const char *const names[] = { "a PDPTE's rights", "a PDE's rights" };
     uint64_t *levels[] = { pdpte, pde };
     use_ept(guest_read, 0);
@@ -192,14 +167,14 @@ static void place_function(void *at, uint32_t value)
 /* The 4 KiB entry of a guest-physical address below 4 GiB, whose large page is split. */
 static uint64_t *split(uint64_t gpa)
 {
-    uint64_t *large = &table_at(&table_at(&root[0])[gpa >> 30])[gpa >> 21 & 511];
+    uint64_t *large = &ept_table_at(&ept_table_at(&root[0])[gpa >> 30])[gpa >> 21 & 511];
     if (*large & LARGE) {
         uint64_t *table = alloc_page(), base = *large & ~(uint64_t)LARGE;
         for (unsigned i = 0; i < 512; i++)
             table[i] = base + i * 4096;
         *large = (uint64_t)table | READ | WRITE | EXECUTE;
     }
-    return &table_at(large)[gpa >> 12 & 511];
+    return &ept_table_at(large)[gpa >> 12 & 511];
 }
 
 /*
@@ -731,7 +706,9 @@ static void ipis(void)
 void test_main(void)
 {
     vmx_switch_on();
-    build();
+    root = ept_build(page, &leaf);
+    frame = alloc_page();
+    map_page(page, page, 3);
     rights();
     rights_of_levels();
     mode_based_execute();

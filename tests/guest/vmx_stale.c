@@ -2,9 +2,10 @@
  * What may stay cached does with --tlb stale, and goes where the manual says that it must (SDM3 §4.10.4, §29.4.3); with --tlb fresh
  * nothing outlives a VM exit. The command line of the test says which; the guest finds out by the first thing that it looks at.
  */
+#include "lib/ept.h"
 #include "lib/vmx.h"
 
-enum { READ = 1, WRITE = 2, EXECUTE = 4, WB = 6 << 3, LARGE = 1 << 7, EPTP_WB_4 = 6 | 3 << 3, PRESENT = 1 | 2, PAGE = 4096 };
+enum { PRESENT = 1 | 2, PAGE = 4096 };
 
 static bool stale;
 
@@ -49,28 +50,6 @@ static void structures(void)
 
 static const uint64_t page = 5ull << 30;
 static uint64_t *root, *leaf, seen;
-
-static uint64_t *table_at(uint64_t *entry)
-{
-    if (!*entry)
-        *entry = (uint64_t)alloc_page() | READ | WRITE | EXECUTE;
-    return (uint64_t *)(*entry & ~0xFFFull);
-}
-
-/* The first 4 GiB as they are, and `page` by an entry of its own; four linear addresses lead to it. */
-static void build(void)
-{
-    root = alloc_page();
-    uint64_t *pdpt = table_at(&root[0]);
-    for (unsigned i = 0; i < 4; i++) {
-        uint64_t *directory = table_at(&pdpt[i]);
-        for (unsigned j = 0; j < 512; j++)
-            directory[j] = (uint64_t)(i * 512 + j) << 21 | LARGE | WB | READ | WRITE | EXECUTE;
-    }
-    leaf = table_at(&table_at(&pdpt[5])[0]);
-    for (unsigned i = 0; i < 4; i++)
-        map_page(page + i * PAGE, page, PRESENT);
-}
 
 static void guest_read(void) { seen = read_at(page); vmcall(); }
 static void guest_read_beside(void) { seen = read_at(page + PAGE); vmcall(); }
@@ -119,6 +98,8 @@ void test_main(void)
 {
     structures();
     vmx_switch_on();
-    build();
+    root = ept_build(page, &leaf);
+    for (unsigned i = 0; i < 4; i++)            /* four linear addresses lead to the page */
+        map_page(page + i * PAGE, page, PRESENT);
     guest_physical();
 }
