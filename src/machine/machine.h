@@ -18,8 +18,9 @@
 #include "machine/state_log.h"
 #include "mmu/mmu.h"
 #include "vcpu/vcpu.h"
+#include "x86/model.h"
 
-enum { MACHINE_DISKS_MAX = 16, MACHINE_NETS_MAX = 8, MACHINE_EXTRA_MAX = 8, MACHINE_CPUS_MAX = 64, MACHINE_INITRDS_MAX = 8 };
+enum { MACHINE_DISKS_MAX = 16, MACHINE_NETS_MAX = 8, MACHINE_EXTRA_MAX = 8, MACHINE_CPUS_MAX = MODEL_CPUS_MAX, MACHINE_INITRDS_MAX = 8 };
 
 enum boot_method { BOOT_AUTO, BOOT_LINUX, BOOT_PVH, BOOT_MULTIBOOT, BOOT_FLAT };
 
