@@ -78,11 +78,21 @@ static bool follows_host(const struct clock *clock)
     return clock->source == SOURCE_TSC || clock->source == SOURCE_MONOTONIC;
 }
 
+/*
+ * The host's TSC after all loads that come before: a processor may read it early, and what another one wrote into memory about its time
+ * would then be in the future (SDM2 "RDTSC").
+ */
+static uint64_t host_tsc(void)
+{
+    _mm_lfence();
+    return __rdtsc();
+}
+
 /* The source's counter; the others only have `frozen`. */
 static uint64_t read_source(const struct clock *clock)
 {
     switch (clock->source) {
-    case SOURCE_TSC: return __rdtsc();
+    case SOURCE_TSC: return host_tsc();
     case SOURCE_MONOTONIC: return scale_ns_to_ticks(host_monotonic_ns(CLOCK_MONOTONIC), clock->tsc_hz);
     default: return 0;
     }

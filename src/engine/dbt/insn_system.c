@@ -169,7 +169,10 @@ static void leave_unless_direct(struct work *w)
     emit_move(e, RCX, S1);
 }
 
-/* RDTSCP waits for what comes before it, as LFENCE does. */
+/*
+ * LFENCE for RDTSC, too, as in clock.c: what is serializing for the guest (CPUID, IRET, an interrupt, entry and exit: SDM3 §9.3) is not
+ * for the host, which would read its TSC before what stands ahead of that.
+ */
 static void translate_tsc(struct work *w, bool aux)
 {
     static const uint8_t lfence[] = { 0x0F, 0xAE, 0xE8 }, rdtsc[] = { 0x0F, 0x31 };
@@ -178,8 +181,7 @@ static void translate_tsc(struct work *w, bool aux)
     w->addend_of = NO_ADDEND;
     leave_unless_direct(w);
     registers_written(w);
-    if (aux)
-        emit_bytes(e, lfence, sizeof(lfence));
+    emit_bytes(e, lfence, sizeof(lfence));
     emit_bytes(e, rdtsc, sizeof(rdtsc));
     emit_rotate(e, RDX, RDX, HALF);
     emit_lea(e, RAX, (struct rm){ .kind = RM_MEMORY, .base = RAX, .index = RDX });
