@@ -154,26 +154,38 @@ static bool interrupt_wanted(const struct rtc *rtc)
     return rtc->cmos[RTC_REG_C] & rtc->cmos[RTC_REG_B] & REG_C_FLAGS;
 }
 
+/* For the first event behind those that are in the flags: it may have come by now. */
 static void arm(struct rtc *rtc)
 {
     uint64_t now = clock_ns(rtc->device.world.clock), next = CLOCK_NEVER;
     uint8_t b = rtc->cmos[RTC_REG_B];
     unsigned shift = periodic_shift(rtc);
     if (b & REG_B_PIE && shift) {
-        uint64_t ticks = ((oscillations(now) >> shift) + 1) << shift;
+        uint64_t ticks = ((oscillations(rtc->seen_ns) >> shift) + 1) << shift;
         next = (uint64_t)((unsigned __int128)ticks * NS_PER_SECOND / OSCILLATOR_HZ) + 1;
     }
-    if (b & (REG_B_UIE | REG_B_AIE) && !(b & REG_B_SET))
-        next = min_u64(next, now + NS_PER_SECOND - rtc_ns(rtc) % NS_PER_SECOND);
+    if (b & (REG_B_UIE | REG_B_AIE) && !(b & REG_B_SET)) {
+        uint64_t left = NS_PER_SECOND - rtc_ns(rtc) % NS_PER_SECOND;
+        next = min_u64(next, (uint64_t)rtc_second(rtc) == rtc->seen_second ? now + left : now);
+    }
     if (next != CLOCK_NEVER || timer_armed(&rtc->timer))
         timer_arm(&rtc->timer, next);
+}
+
+/*
+ * Between the flags of register C and the line no time passes: a tick that came just behind a read of C would hold the line up, and an
+ * input that looks for edges would never see another one.
+ */
+static void tell(struct rtc *rtc)
+{
+    irq_set(&rtc->irq, interrupt_wanted(rtc));
+    arm(rtc);
 }
 
 static void update(struct rtc *rtc)
 {
     work_out_flags(rtc);
-    irq_set(&rtc->irq, interrupt_wanted(rtc));
-    arm(rtc);
+    tell(rtc);
 }
 
 static void timer_fired(void *owner) { update(owner); }
@@ -257,7 +269,7 @@ static enum access_result rtc_access(void *owner, struct access *access)
         write_register(rtc, rtc->index, (uint8_t)access->value);
     else
         access->value = read_register(rtc, rtc->index);
-    update(rtc);
+    tell(rtc);
     return ACCESS_OK;
 }
 
