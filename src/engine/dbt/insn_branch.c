@@ -199,9 +199,9 @@ static void emit_uncount(struct work *w, unsigned done)
 {
     if (done == w->count)
         return;
-    emit_load(&w->e, S1, rm_data(&w->dbt->interp.left));
+    emit_load(&w->e, S1, rm_frame(FRAME_LEFT));
     emit_lea(&w->e, S1, rm_mem(S1, (int32_t)(w->count - done)));
-    emit_store(&w->e, rm_data(&w->dbt->interp.left), S1);
+    emit_store(&w->e, rm_frame(FRAME_LEFT), S1);
 }
 
 /* Leaves, and asks for the link to be patched. */

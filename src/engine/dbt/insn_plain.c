@@ -12,20 +12,20 @@ unsigned emit_get(struct work *w, unsigned guest, unsigned scratch)
         return S1;
     if (scratch == S1)
         lose_held(w);
-    emit_load(&w->e, scratch, rm_vcpu(GPR_OFFSET(guest)));
+    emit_load(&w->e, scratch, rm_home(guest));
     return scratch;
 }
 
 void emit_put(struct work *w, unsigned guest, unsigned from)
 {
     if (host_register(guest) == HOST_NONE)
-        emit_store(&w->e, rm_vcpu(GPR_OFFSET(guest)), from);
+        emit_store(&w->e, rm_home(guest), from);
 }
 
 void emit_set(struct work *w, unsigned guest, unsigned from)
 {
     if (host_register(guest) == HOST_NONE)
-        emit_store(&w->e, rm_vcpu(GPR_OFFSET(guest)), from);
+        emit_store(&w->e, rm_home(guest), from);
     else
         emit_move(&w->e, host_register(guest), from);
 }
@@ -163,13 +163,13 @@ static void use_scratch(struct work *w, const struct places *places, bool after)
     for (unsigned i = 0; i < places->count; i++) {
         const struct placed *place = &places->place[i];
         if (after && place->written)
-            emit_store(&w->e, rm_vcpu(GPR_OFFSET(place->guest)), place->host);
+            emit_store(&w->e, rm_home(place->guest), place->host);
         if (after && place->host == S1)
             hold(w, place->guest);
         if (after && place->host == S3)
             emit_context_back(w);
         if (!after && place->read && !place->held)
-            emit_load(&w->e, place->host, rm_vcpu(GPR_OFFSET(place->guest)));
+            emit_load(&w->e, place->host, rm_home(place->guest));
         if (!after && place->host == S2)
             w->addend_of = NO_ADDEND;
         if (!after && place->host == S3)
@@ -248,7 +248,7 @@ static bool translate_at_home(struct work *w, const struct planned *p)
     if (p->reads_flags)
         want_flags_in_host(w);
     registers_written(w);
-    emit_copy(&w->e, p, opcode, reg ? host_register(plan_gpr(reg)) : p->z.raw.modrm.reg, 0, rm_vcpu(GPR_OFFSET(guest)));
+    emit_copy(&w->e, p, opcode, reg ? host_register(plan_gpr(reg)) : p->z.raw.modrm.reg, 0, rm_home(guest));
     flags_written(w);
     return true;
 }

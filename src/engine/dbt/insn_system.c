@@ -84,7 +84,7 @@ static void translate_sti(struct work *w)
     test_bit(w, offsetof(struct vcpu, rflags), __builtin_ctz(RFLAGS_IF));
     uint8_t *was_set = emit_jcc(&w->e, CC_NZ, emit_here(&w->e));
     change_rflags(w, ALU_OR, RFLAGS_IF);
-    emit_load(&w->e, S1, rm_data(&w->dbt->interp.left));
+    emit_load(&w->e, S1, rm_frame(FRAME_LEFT));
     emit_store(&w->e, rm_data(&w->dbt->interp.sti_left), S1);
     emit_target(&w->e, was_set, emit_here(&w->e));
     count(w, COUNTER_trap_sti);

@@ -15,6 +15,17 @@
 enum { S1 = R10, S2 = R11, S3 = R15 };
 enum { CC_Z = 4, CC_NZ = 5, CC_S = 8 };
 
+/*
+ * What translated code writes all the time is in a frame on the host's stack, at RSP: processors that forward a store to a load without
+ * waiting for memory do so off a base register, and with GS they do not. The thunks carry it there and back.
+ */
+enum frame { FRAME_LEFT, FRAME_R10, FRAME_R11, FRAME_R14, FRAME_R15, FRAME_SLOTS };
+static inline struct rm rm_frame(enum frame slot) { return rm_mem(RSP, (int32_t)slot * 8); }
+
+/* Of guest registers that have none of the host's. */
+static inline struct rm rm_home(unsigned guest) { return rm_frame(guest < R14 ? guest - R10 + FRAME_R10 : guest - R14 + FRAME_R14); }
+
+
 /* The guest's register in the host, HOST_NONE if it lives in the vCPU. */
 static inline unsigned host_register(unsigned guest)
 {

@@ -8,15 +8,29 @@
 static const uint8_t homes[] = { RCX, RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13, RSP };
 static const uint8_t callee_saved[] = { RBX, RBP, R12, R13, R14, R15 };
 
-static void spill(struct emitter *e)
+/* Between the frame, `above` bytes from RSP, and where everybody else looks. RAX is in its home. */
+static void carry_frame(struct emitter *e, struct dbt *dbt, unsigned above, bool in)
+{
+    static const uint8_t guest[] = { [FRAME_R10] = R10, [FRAME_R11] = R11, [FRAME_R14] = R14, [FRAME_R15] = R15 };
+    for (enum frame slot = 0; slot < FRAME_SLOTS; slot++) {
+        struct rm inside = rm_frame(slot), outside = slot == FRAME_LEFT ? rm_data(&dbt->interp.left) : rm_vcpu(GPR_OFFSET(guest[slot]));
+        inside.disp += (int32_t)above;
+        emit_load(e, RAX, in ? outside : inside);
+        emit_store(e, in ? inside : outside, RAX);
+    }
+}
+
+static void spill(struct emitter *e, struct dbt *dbt, unsigned above)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(homes); i++)
         emit_store(e, rm_vcpu(GPR_OFFSET(homes[i])), host_register(homes[i]));
+    carry_frame(e, dbt, above, false);
 }
 
 /* R15 is of use to translations with windows only, but costs nothing. */
-static void reload(struct emitter *e, struct dbt *dbt)
+static void reload(struct emitter *e, struct dbt *dbt, unsigned above)
 {
+    carry_frame(e, dbt, above, true);
     for (unsigned i = 0; i < ARRAY_SIZE(homes); i++)
         emit_load(e, host_register(homes[i]), rm_vcpu(GPR_OFFSET(homes[i])));
     emit_load(e, S3, rm_data(&dbt->context));
@@ -244,15 +258,18 @@ static void restore_vectors(struct emitter *e, struct dbt *dbt)
 
 /* --- in and out --- */
 
-/* struct link *enter(const uint8_t *code): one return address and six registers leave the stack 8 bytes off 16. */
+/* struct link *enter(const uint8_t *code): one return address, six registers and the frame leave the stack at a multiple of 16. */
+enum { FRAME_BYTES = FRAME_SLOTS * 8 };
+static_assert(FRAME_BYTES % 16 == 8, "see above");
+
 static void make_enter(struct emitter *e, struct dbt *dbt)
 {
     dbt->enter = emit_here(e);
     for (unsigned i = 0; i < ARRAY_SIZE(callee_saved); i++)
         emit_push(e, callee_saved[i]);
-    adjust_stack(e, -8);
+    adjust_stack(e, -FRAME_BYTES);
     emit_move(e, S1, RDI);
-    reload(e, dbt);
+    reload(e, dbt, 0);
     restore_flags_and_rax(e, dbt);
     emit_insn(e, 0, 0xFF, 4, rm_reg(S1), 0);
 }
@@ -260,7 +277,7 @@ static void make_enter(struct emitter *e, struct dbt *dbt)
 /* With the result in RAX and all guest state in the vCPU. */
 static void emit_return(struct emitter *e)
 {
-    adjust_stack(e, 8);
+    adjust_stack(e, FRAME_BYTES);
     for (unsigned i = ARRAY_SIZE(callee_saved); i-- > 0;)
         emit_pop(e, callee_saved[i]);
     emit8(e, 0xC3);
@@ -272,7 +289,7 @@ static void make_leave(struct emitter *e, struct dbt *dbt)
     dbt->leave = emit_here(e);
     emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
     save_rax_and_flags(e, dbt);
-    spill(e);
+    spill(e, dbt, 0);
     save_vectors(e, dbt);
     emit_move(e, RAX, S2);
     emit_return(e);
@@ -285,7 +302,7 @@ static void make_go_on(struct emitter *e, struct dbt *dbt)
     emit_insn(e, EMIT_W, 0x85, RAX, rm_reg(RAX), 0);
     uint8_t *leave = emit_jcc(e, CC_Z, emit_here(e));
     emit_store(e, rm_data(&dbt->onward), RAX);
-    reload(e, dbt);
+    reload(e, dbt, 0);
     restore_flags_and_rax(e, dbt);
     emit_insn(e, 0, 0xFF, 4, rm_data(&dbt->onward), 0);
     emit_target(e, leave, emit_here(e));
@@ -356,7 +373,7 @@ static void make_help(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt, boo
         save_rax_and_flags(e, dbt);
     else
         emit_store(e, rm_vcpu(GPR_OFFSET(RAX)), RAX);
-    spill(e);
+    spill(e, dbt, 8);
     save_vectors(e, dbt);
     emit_constant(e, RDI, (uintptr_t)vcpu);
     emit_move(e, RSI, S1);
@@ -365,7 +382,7 @@ static void make_help(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt, boo
     adjust_stack(e, 8);
     uint8_t *elsewhere = jump_unless_same(e);
     restore_vectors(e, dbt);
-    reload(e, dbt);
+    reload(e, dbt, 8);
     if (host)
         restore_flags_and_rax(e, dbt);
     else
@@ -381,14 +398,14 @@ static void make_trap_entry(struct emitter *e, struct vcpu *vcpu, struct dbt *db
 {
     dbt->trap_entry = emit_here(e);
     save_rax_and_flags(e, dbt);
-    spill(e);
+    spill(e, dbt, 0);
     save_vectors(e, dbt);
     emit_constant(e, RDI, (uintptr_t)vcpu);
     emit_call(e, (uintptr_t)dbt_run_trap);
     uint8_t *elsewhere = jump_unless_same(e);
     emit_store(e, rm_data(&dbt->onward), RAX);
     restore_vectors(e, dbt);
-    reload(e, dbt);
+    reload(e, dbt, 0);
     emit_load(e, S1, rm_data(&dbt->trap_indexed));
     emit_load(e, S2, rm_data(&dbt->trap_addend));
     restore_flags_and_rax(e, dbt);
@@ -418,7 +435,7 @@ static void make_missed(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
     emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
     emit_store(e, rm_data(&dbt->missed_at), S3);
     save_rax_and_flags(e, dbt);
-    spill(e);
+    spill(e, dbt, 0);
     save_vectors(e, dbt);
     emit_constant(e, RDI, (uintptr_t)vcpu);
     emit_call(e, (uintptr_t)dbt_run_missed);
@@ -431,14 +448,14 @@ static void make_x87_load(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
     dbt->x87_load = emit_here(e);
     emit_move(e, RCX, S2);
     save_rax_and_flags(e, dbt);
-    spill(e);
+    spill(e, dbt, 8);
     save_vectors(e, dbt);
     emit_constant(e, RDI, (uintptr_t)vcpu);
     adjust_stack(e, -8);
     emit_call(e, (uintptr_t)native_load_x87);
     adjust_stack(e, 8);
     restore_vectors(e, dbt);
-    reload(e, dbt);
+    reload(e, dbt, 8);
     restore_flags_and_rax(e, dbt);
     emit_move(e, S2, RCX);
     emit8(e, 0xC3);

@@ -18,7 +18,7 @@ static struct rm request(void) { return rm_vcpu(offsetof(struct vcpu, request));
 static void emit_check(struct work *w, struct check *check)
 {
     struct emitter *e = &w->e;
-    emit_insn(e, EMIT_W, 0x83, ALU_SUB, rm_data(&w->dbt->interp.left), 1);
+    emit_insn(e, EMIT_W, 0x83, ALU_SUB, rm_frame(FRAME_LEFT), 1);
     emit8(e, w->count);
     if (!plan_looks_at_requests(w))
         return;
@@ -31,9 +31,9 @@ static void emit_check(struct work *w, struct check *check)
 static void emit_check_keeping_flags(struct work *w, struct check *check)
 {
     struct emitter *e = &w->e;
-    emit_load(e, S1, rm_data(&w->dbt->interp.left));
+    emit_load(e, S1, rm_frame(FRAME_LEFT));
     emit_lea(e, S1, rm_mem(S1, -(int32_t)w->count));
-    emit_store(e, rm_data(&w->dbt->interp.left), S1);
+    emit_store(e, rm_frame(FRAME_LEFT), S1);
     if (!plan_looks_at_requests(w))
         return;
     emit_move(e, S2, RCX);
@@ -77,9 +77,9 @@ static void emit_check_exit(struct work *w, const struct check *check)
         emit_target(e, check->field[i], emit_here(e));
     if (w->check_keeps_flags)
         emit_move(e, RCX, S2);
-    emit_load(e, S1, rm_data(&w->dbt->interp.left));
+    emit_load(e, S1, rm_frame(FRAME_LEFT));
     emit_lea(e, S1, rm_mem(S1, (int32_t)(w->count - w->check)));
-    emit_store(e, rm_data(&w->dbt->interp.left), S1);
+    emit_store(e, rm_frame(FRAME_LEFT), S1);
     emit_x87_noted(w, w->check);
     emit_guest_address(e, S1, w->plan[w->check].rip);
     emit_constant(e, S2, 0);
