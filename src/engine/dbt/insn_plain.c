@@ -194,6 +194,21 @@ static bool is_wanted(const struct work *w, unsigned guest)
     return false;
 }
 
+/*
+ * Processors forward a store to a MOV, or to what stores there again, without waiting, and to the memory operand of other instructions
+ * after several cycles: a register that was written lately is better fetched first.
+ */
+static bool waits_for_store(const struct work *w, const struct planned *p, unsigned guest)
+{
+    enum { BACK = 12 };
+    if (p->z.mnemonic == ZYDIS_MNEMONIC_MOV || p->writes >> guest & 1)
+        return false;
+    for (unsigned i = w->i; i > 0 && i + BACK > w->i; i--)
+        if (w->plan[i - 1].writes >> guest & 1)
+            return true;
+    return false;
+}
+
 /* Does the instruction do the same with memory in the place of a register? What is written must not be half of it. */
 static bool suits_memory(const struct planned *p, const ZydisDecodedOperand *operand)
 {
@@ -243,7 +258,7 @@ static bool translate_at_home(struct work *w, const struct planned *p)
     }
     unsigned guest = plan_gpr(rm);
     if (host_register(guest) != HOST_NONE || (reg && (host_register(plan_gpr(reg)) == HOST_NONE || plan_is_high_byte(reg))) ||
-        !suits_memory(p, rm) || is_held(w, guest) || (w->window && is_wanted(w, guest)))
+        !suits_memory(p, rm) || waits_for_store(w, p, guest) || is_held(w, guest) || (w->window && is_wanted(w, guest)))
         return false;
     if (p->reads_flags)
         want_flags_in_host(w);
