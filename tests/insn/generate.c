@@ -78,11 +78,9 @@ static bool left_out_insn(const ZydisDecodedInstruction *insn, const ZydisDecode
     }
     for (unsigned i = 0; i < insn->operand_count; i++) {
         const ZydisDecodedOperand *op = &operands[i];
-        /* segment registers hold the host kernel's selectors; FS is the harness's thread pointer */
+        /* segment registers hold the host kernel's selectors */
         if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT &&
             op->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
-            return true;
-        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.segment == ZYDIS_REGISTER_FS)
             return true;
     }
     return insn->mnemonic == ZYDIS_MNEMONIC_PUSH && operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&

@@ -4,7 +4,7 @@
  *
  * A case is entered by a trampoline that loads vector state (XRSTOR), flags and general registers and jumps; it is left by the
  * signal that its last instruction, UD2, or an earlier fault raises. The handler copies the interrupted state out of the signal frame, which
- * is exact for every register, and jumps back to the harness.
+ * is exact for every register, and jumps back to the harness. The case has no thread pointer: FS has base 0, as it has in the guests.
  */
 #include "case.h"
 
@@ -66,6 +66,7 @@ static struct {
     const struct run *run;
     struct outcome *outcome;
     uint8_t *data;              /* DATA_SIZE, writable: the memory behind the pages of data */
+    uint64_t thread_pointer;    /* FS base of what is compiled */
     sigjmp_buf back;
 } child;
 
@@ -143,12 +144,17 @@ static void xsave_to_image(const uint8_t *xsave, struct cpu_image *image, const 
         component(xsave, xstate_bv, 5, features->k_offset, image->k, 64);
 }
 
+/* arch_prctl(ARCH_SET_FS, the operand), where the compiler may have nothing between. RAX, RCX, RDI, RSI and R11 are lost. */
+#define SET_FS(operand) "mov " operand ", %%rsi\n mov %[set_fs], %%edi\n mov %[arch_prctl], %%eax\n syscall\n"
+#define SET_FS_NUMBERS [set_fs] "i"(ARCH_SET_FS), [arch_prctl] "i"(SYS_arch_prctl)
+
 /*
  * Naked: no compiler code between. The stack is switched to the case's own by loading RSP; the harness returns by siglongjmp.
  * RDI: frame, RSI: XSAVE area, EDX: nonzero for 32-bit code.
  */
 __attribute__((naked, noreturn)) static void enter(const struct enter_frame *frame, const void *xsave, int code32)
 {
+    __asm__ volatile("push %%rdi\n push %%rsi\n" SET_FS("$0") "pop %%rsi\n pop %%rdi\n" :: SET_FS_NUMBERS);
     __asm__ volatile(
         "mov %edx, %r8d\n"
         "mov $-1, %eax\n mov $-1, %edx\n"
@@ -173,7 +179,6 @@ __attribute__((naked, noreturn)) static void enter(const struct enter_frame *fra
         "ljmpl *0x0F000008\n");
 }
 
-
 static uint8_t vector_of(const ucontext_t *context, int signal)
 {
     if (signal == SIGALRM || signal == SIGVTALRM)
@@ -181,7 +186,7 @@ static uint8_t vector_of(const ucontext_t *context, int signal)
     return (uint8_t)context->uc_mcontext.gregs[REG_TRAPNO];
 }
 
-static void on_signal(int signal, siginfo_t *info, void *opaque)
+__attribute__((used)) static void take_signal(int signal, siginfo_t *info, void *opaque)
 {
     __asm__ volatile("pushfq\n andl $~0x40000, (%%rsp)\n popfq" ::: "memory", "cc");    /* AC off: libc is not aligned */
     ucontext_t *context = opaque;
@@ -208,6 +213,18 @@ static void on_signal(int signal, siginfo_t *info, void *opaque)
     }
     xsave_to_image((const uint8_t *)context->uc_mcontext.fpregs, &outcome->end, &child.features);
     siglongjmp(child.back, 1);
+}
+
+/* What is compiled has the thread pointer, which may be where a stack's canary is; what goes on has none. */
+__attribute__((naked)) static void on_signal(int signal, siginfo_t *info, void *opaque)
+{
+    __asm__ volatile("push %%rdi\n push %%rsi\n push %%rdx\n"
+                     SET_FS("%[pointer]")
+                     "pop %%rdx\n pop %%rsi\n pop %%rdi\n"
+                     "sub $8, %%rsp\n call %P[take]\n add $8, %%rsp\n"
+                     SET_FS("$0")
+                     "ret\n"
+                     :: SET_FS_NUMBERS, [pointer] "m"(child.thread_pointer), [take] "i"(take_signal));
 }
 
 static void install_handlers(void)
@@ -251,7 +268,7 @@ static uint8_t *map_data(void)
     return all;
 }
 
-/* What is left to the child: signals, its socket, its timer, the end. */
+/* What is left to the child: signals, its thread pointer, its socket, its timer, the end. */
 static void install_filter(void)
 {
     static const struct sock_filter filter[] = {
@@ -259,7 +276,8 @@ static void install_filter(void)
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_rt_sigreturn, 5, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_rt_sigreturn, 6, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_arch_prctl, 5, 0),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_read, 4, 0),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_write, 3, 0),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_setitimer, 2, 0),
@@ -307,6 +325,7 @@ static void child_main(struct shared *shared, int fd, const struct host_features
     child.data = map_data();
     map_fixed(GATE_BASE, 4096, PROT_READ | PROT_WRITE);
     syscall(SYS_arch_prctl, ARCH_SET_GS, 0);    /* an engine in the parent may have left something there */
+    syscall(SYS_arch_prctl, ARCH_GET_FS, &child.thread_pointer);
     install_handlers();
     install_filter();
     uint32_t count;
