@@ -92,13 +92,18 @@ static const struct litmus {
 
 struct worker { int number, rounds; const struct litmus *test; };
 
-/* Waits for the other threads, so that all of them come to the next few sets at the same time. */
+/*
+ * Waits for the other threads, so that all of them come to the next few sets at the same time. Where they are more than the processors
+ * somebody has to give his up after a while: SCHED_YIELD is for the kernel, PAUSE for the host of a guest with more processors than it has.
+ */
 static void meet(int all)
 {
     int turn = atomic_fetch_add(&arrived, 1) / all + 1;
     for (int spins = 0; atomic_load(&arrived) < turn * all; spins++)
-        if (spins >= PATIENCE)
+        if (spins >= PATIENCE) {
+            __builtin_ia32_pause();
             sched_yield();
+        }
 }
 
 static void *run(void *argument)
