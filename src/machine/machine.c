@@ -288,6 +288,8 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     machine->clock = config->clock_instructions ? clock_create_counted(&machine->lock, config->clock_instructions)
                                                 : clock_create(machine->loop, &machine->lock, origin ? origin->tsc_hz : 0);
     machine->ram = ram_create();
+    if (machine->ram)
+        machine->ram->counters = &machine->counters;
     machine->mmio = bus_create("mmio", 0, &machine->log);
     machine->ports = bus_create("port", 0x10000, &machine->log);
     if (!machine->clock || !machine->ram || !machine->mmio || !machine->ports)

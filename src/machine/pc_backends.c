@@ -15,7 +15,7 @@ static const struct shared_memory *shared_memory(struct machine *machine)
     for (unsigned i = 0; i < machine->ram->slot_count && shared->count < SHARED_REGIONS_MAX && !machine->restored; i++) {
         const struct ram_slot *slot = &machine->ram->slot[i];
         if (!slot->rom && slot->size >= MiB)
-            shared->region[shared->count++] = (struct shared_region){ slot->host, slot->size, slot->fd };
+            shared->region[shared->count++] = (struct shared_region){ slot->host - slot->fd_offset, slot->fd_offset + slot->size, slot->fd };
     }
     return shared;
 }

@@ -54,10 +54,12 @@ static uint64_t digest_memory(struct ram *ram)
     uint64_t digest = 0;
     for (unsigned i = 0; i < ram->slot_count; i++) {
         const struct ram_slot *slot = &ram->slot[i];
-        off_t at = 0;
-        while ((at = lseek(slot->fd, at, SEEK_DATA)) >= 0 && (uint64_t)at < slot->size) {
-            if (memcmp(slot->host + at, zero, PAGE_SIZE))
-                digest ^= XXH3_64bits_withSeed(slot->host + at, PAGE_SIZE, slot->gpa + (uint64_t)at);
+        uint64_t end = slot->fd_offset + slot->size;
+        off_t at = (off_t)slot->fd_offset;
+        while ((at = lseek(slot->fd, at, SEEK_DATA)) >= 0 && (uint64_t)at < end) {
+            uint64_t offset = (uint64_t)at - slot->fd_offset;
+            if (memcmp(slot->host + offset, zero, PAGE_SIZE))
+                digest ^= XXH3_64bits_withSeed(slot->host + offset, PAGE_SIZE, slot->gpa + offset);
             at += PAGE_SIZE;
         }
     }

@@ -143,7 +143,7 @@ bool ram_fetcher_add(struct ram_fetcher *fetcher, struct ram_slot *slot, struct 
     if (!make_source(slot, err))
         return false;
     /* Only what was never there is missing, and a large page would fill in more than what was asked for. */
-    if (ftruncate(slot->fd, 0) < 0 || ftruncate(slot->fd, (off_t)slot->size) < 0)
+    if (ftruncate(slot->fd, 0) < 0 || ftruncate(slot->fd, (off_t)(slot->fd_offset + slot->size)) < 0)
         return error_errno(err, errno, "memory %s: cannot empty it", slot->name);
     madvise(slot->host, slot->size, MADV_NOHUGEPAGE);
     if (ioctl(fetcher->fd, UFFDIO_REGISTER, &area) < 0)

@@ -35,7 +35,7 @@ static void release(void *mapping, uint64_t size)
 
 static void slot_free(struct ram_slot *slot)
 {
-    release(slot->host, slot->size);
+    release(slot->host ? slot->host - slot->fd_offset : NULL, slot->fd_offset + slot->size);
     if (slot->source != slot->host)
         release(slot->source, slot->size);
     release((void *)slot->page, slot_pages(slot) * sizeof(*slot->page));
@@ -76,11 +76,26 @@ static bool range_is_sane(const struct ram *ram, const char *name, uint64_t gpa,
 }
 
 /* Zeroed, granted page by page as it is touched. NULL if the host refuses. */
-static void *reserve(uint64_t size, int fd)
+static void *reserve(uint64_t size)
 {
-    int flags = MAP_NORESERVE | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
-    void *mapping = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+    void *mapping = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_NORESERVE | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return mapping == MAP_FAILED ? NULL : mapping;
+}
+
+/* The file, at an address that is a multiple of RAM_LARGE, so that the host can use large pages. NULL if it refuses. */
+static void *map_aligned(uint64_t size, int fd)
+{
+    uint8_t *space = mmap(NULL, size + RAM_LARGE, PROT_NONE, MAP_NORESERVE | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (space == MAP_FAILED)
+        return NULL;
+    uint8_t *end = space + size + RAM_LARGE, *at = (uint8_t *)align_up((uintptr_t)space, RAM_LARGE);
+    if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_NORESERVE | MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+        munmap(space, size + RAM_LARGE);
+        return NULL;
+    }
+    munmap(space, (size_t)(at - space));
+    munmap(at + size, (size_t)(end - at) - size);
+    return at;
 }
 
 /*
@@ -103,13 +118,15 @@ static bool slot_map(struct ram_slot *slot, struct error *err)
     slot->fd = memfd_create(slot->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (slot->fd < 0)
         return error_errno(err, errno, "memory %s: the host gives no memory file", slot->name);
-    if (ftruncate(slot->fd, (off_t)slot->size) < 0)
+    if (ftruncate(slot->fd, (off_t)(slot->fd_offset + slot->size)) < 0)
         return error_errno(err, errno, "memory %s: the host refuses a memory file of %llu MiB", slot->name, mib);
-    slot->host = reserve(slot->size, slot->fd);
-    if (slot->host)
-        slot->page = reserve(slot_pages(slot) * sizeof(*slot->page), -1);
+    slot->host = map_aligned(slot->fd_offset + slot->size, slot->fd);
+    if (slot->host) {
+        slot->host += slot->fd_offset;
+        slot->page = reserve(slot_pages(slot) * sizeof(*slot->page));
+    }
     if (slot->page)
-        slot->code = reserve(slot_pages(slot) * sizeof(*slot->code), -1);
+        slot->code = reserve(slot_pages(slot) * sizeof(*slot->code));
     if (!slot->code)
         return error_errno(err, errno, "memory %s: the host refuses %llu MiB of address space", slot->name, mib);
     /* Where the host allows it for shared memory, large pages make the guest's memory cheaper to reach. */
@@ -124,7 +141,7 @@ bool ram_add(struct ram *ram, const char *name, uint64_t gpa, uint64_t size, boo
     if (!range_is_sane(ram, name, gpa, size, err))
         return false;
     struct ram_slot *slot = &ram->slot[ram->slot_count];
-    *slot = (struct ram_slot){ .name = name, .gpa = gpa, .size = size, .fd = -1, .rom = rom };
+    *slot = (struct ram_slot){ .name = name, .gpa = gpa, .size = size, .fd = -1, .fd_offset = gpa % RAM_LARGE, .rom = rom };
     if (!slot_map(slot, err)) {
         slot_free(slot);
         return false;
@@ -222,14 +239,14 @@ static void set_bit(void *bitmap, uint64_t page, uint64_t entry) { ((uint64_t *)
 static bool find_in_memfd(const struct ram_slot *slot, uint64_t *bitmap)
 {
     for (uint64_t at = 0; at < slot->size;) {
-        off_t data = lseek(slot->fd, (off_t)at, SEEK_DATA);
+        off_t data = lseek(slot->fd, (off_t)(slot->fd_offset + at), SEEK_DATA);
         if (data < 0)
             return errno == ENXIO;
         off_t hole = lseek(slot->fd, data, SEEK_HOLE);
         if (hole < 0)
             return false;
-        at = min_u64((uint64_t)hole, slot->size);
-        for (uint64_t page = (uint64_t)data >> PAGE_SHIFT; page < at >> PAGE_SHIFT; page++)
+        at = min_u64((uint64_t)hole - slot->fd_offset, slot->size);
+        for (uint64_t page = ((uint64_t)data - slot->fd_offset) >> PAGE_SHIFT; page < at >> PAGE_SHIFT; page++)
             set_bit(bitmap, page, 0);
     }
     return true;

@@ -14,6 +14,7 @@
 
 #include "base/base.h"
 
+struct counters;
 struct error;
 struct ram;
 
@@ -23,6 +24,8 @@ enum dirty_client { DIRTY_MIGRATION, DIRTY_SNAPSHOT, DIRTY_DISPLAY, DIRTY_CLIENT
 /* Bits of a page word. */
 enum {
     PAGE_DIRTY = 1u << 0,           /* DIRTY_CLIENTS bits from here: written since the client last looked */
+    PAGE_LARGE = 1u << 5,           /* of the first page of RAM_LARGE: it was made one large page, ... */
+    PAGE_LARGE_REFUSED = 1u << 6,   /* ... or the host did not */
     PAGE_GRANTED = 1u << 7,         /* of the first page of a piece: ram_grant has seen to the piece */
     PAGE_CODE = 1u << 8,            /* some vCPU has decoded or translated code from it: writes are watched */
     PAGE_HIDDEN = 1u << 9,          /* in a mixed slot: not RAM at present, accesses go to the bus */
@@ -33,7 +36,11 @@ enum {
     PAGE_WRITE_CACHED = 0xFFFF0000u,
 };
 
-enum { RAM_SLOTS_MAX = 16, PAGE_WRITERS = 16, RAM_PIECE = 16 * PAGE_SIZE };
+enum {
+    RAM_SLOTS_MAX = 16, PAGE_WRITERS = 16,
+    RAM_PIECE = 16 * PAGE_SIZE,
+    RAM_LARGE = 512 * PAGE_SIZE,        /* a large page of the host's */
+};
 
 struct ram_slot {
     const char *name;
@@ -48,6 +55,7 @@ struct ram_slot {
      * there is none, and fd is -1: pages are those of a snapshot's files, copied when they are written (ram_map_file).
      */
     int fd;
+    uint64_t fd_offset;             /* of the slot's first byte: congruent with gpa modulo RAM_LARGE, as `host` is */
     bool private_mapping;
     /*
      * A private mapping of what a snapshot holds: `host` itself with private_mapping, else where pages that were not touched yet come
@@ -71,6 +79,7 @@ struct ram {
     unsigned slot_count;
     _Atomic uint32_t dirty_clients;     /* mask of PAGE_DIRTY << client bits that somebody wants */
     struct ram_watcher watcher;
+    struct counters *counters;          /* the set that any thread may add to; NULL: nobody counts */
     pthread_mutex_t code_mutex;         /* orders code_map_add and code_map_remove */
     struct ram_fetcher *fetcher;        /* fetch.h; NULL: nothing is fetched on demand */
 };
@@ -103,6 +112,13 @@ static inline void ram_grant(struct ram_slot *slot, uint64_t gpa)
     if (unlikely(!(atomic_load_explicit(&slot->page[first], memory_order_relaxed) & PAGE_GRANTED)))
         ram_grant_piece(slot, gpa);
 }
+/*
+ * Any thread. The RAM_LARGE around gpa, all of which is in use, becomes a large page of the host's, unless that was tried before: false then, or
+ * where none can be. True: the host was asked, which takes a while (large.c), whatever it answered.
+ */
+bool ram_make_large(struct ram *ram, struct ram_slot *slot, uint64_t gpa);
+/* Any thread: was it? */
+bool ram_is_large(const struct ram_slot *slot, uint64_t gpa);
 /* Bytes of RAM that the host has granted so far: pages touched, or with a private mapping pages written. */
 uint64_t ram_granted(const struct ram *ram);
 

@@ -60,6 +60,9 @@ enum {
     COST_COMPARED_BY_EPT = 6000,        /* with up to as many walks of EPT */
 };
 
+/* That much is asked of the host after each stretch that was worth it: a tenth of its time or so, if that. */
+enum { LARGE_PAGES = 2 };
+
 /* How much a fill brings beside the page that was asked for. */
 enum {
     FILL_BLOCK = 64,                    /* pages around it, at the first fills of a piece; later the whole piece */
@@ -200,6 +203,7 @@ static void judge(struct windows *windows, struct window_space *space)
     space->threshold = max_u64(space->threshold / 2, THRESHOLD_MIN);
     space->judged = true;
     space->run = space->cost = 0;
+    window_make_large(windows, space, LARGE_PAGES);
 }
 
 void window_account(struct vcpu *vcpu, uint64_t instructions)
@@ -461,7 +465,7 @@ static bool shown(const struct piece *piece, uint64_t gla, uint64_t wanted)
 static void fill(struct vcpu *vcpu, struct piece *piece, uint64_t gla, struct window_scan *scan, uint64_t wanted, bool write)
 {
     unsigned page = (gla >> PAGE_SHIFT) % PIECE_PAGES;
-    bool whole = ++piece->fills > FILLS_OF_BLOCK;
+    bool whole = ++piece->fills > FILLS_OF_BLOCK || (scan->large && window_is_large(vcpu->mmu->windows, wanted));
     unsigned first = whole ? 0 : align_down(page, FILL_BLOCK), end = whole ? PIECE_PAGES : first + FILL_BLOCK;
     scan->view[page] = wanted;
     choose_neighbours(vcpu, piece, scan->view, page, write, &first, &end);

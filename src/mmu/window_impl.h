@@ -103,6 +103,11 @@ void window_release_piece(struct windows *windows, struct piece *piece);
  */
 void window_show(struct windows *windows, struct piece *piece, unsigned first, unsigned count, const uint64_t *view);
 
+/* Is what the view shows part of a large page of the host's? */
+bool window_is_large(const struct windows *windows, uint64_t view);
+/* Has up to `most` pieces that show a large page of the guest's get large pages of the host's. */
+void window_make_large(struct windows *windows, struct window_space *space, unsigned most);
+
 /* Takes write access from every view of the guest-physical page. */
 void window_drop_writes(struct windows *windows, uint64_t gpa);
 /* Makes the reverse index, or makes it larger; false: no memory. */

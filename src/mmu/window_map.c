@@ -17,6 +17,8 @@
 enum { NO_LINK = UINT32_MAX, FIRST_WRITABLE_BITS = 10 };
 static const uint64_t window_size = BIT(WINDOW_CHUNK_SHIFT);
 static const uint64_t guard_size = 2 * GiB + 64 * KiB;
+/* The window begins at a multiple of RAM_LARGE. */
+static const uint64_t reserved_size = BIT(WINDOW_CHUNK_SHIFT) + 2 * (2 * GiB + 64 * KiB) + RAM_LARGE;
 static_assert(WINDOW_OPERAND <= 64 * KiB, "an operand that begins in reach ends in the guard");
 
 /* base + poison + disp is not canonical, with 48 bits and with 57, for each base that meets it: see window.c. */
@@ -87,7 +89,7 @@ static void *reserve(uint64_t size, int protection)
 static void window_free(struct window *window)
 {
     if (window->reserved)
-        munmap(window->reserved, window_size + 2 * guard_size);
+        munmap(window->reserved, reserved_size);
     if (window->piece)
         munmap(window->piece, WINDOW_PIECES * sizeof(*window->piece));
 }
@@ -96,13 +98,13 @@ static struct window *new_window(struct windows *windows, struct window_space *s
 {
     if (space->window_count == WINDOWS_PER_SPACE)
         return NULL;
-    struct window window = { .chunk = chunk, .reserved = reserve(window_size + 2 * guard_size, PROT_NONE) };
+    struct window window = { .chunk = chunk, .reserved = reserve(reserved_size, PROT_NONE) };
     window.piece = reserve(WINDOW_PIECES * sizeof(*window.piece), PROT_READ | PROT_WRITE);
     if (!window.reserved || !window.piece) {
         window_free(&window);
         return NULL;
     }
-    window.host = window.reserved + guard_size;
+    window.host = (uint8_t *)align_up((uintptr_t)window.reserved + guard_size, RAM_LARGE);
     space->window[space->window_count] = window;
     space->table[chunk] = (uintptr_t)window.host - (chunk << WINDOW_CHUNK_SHIFT);
     counter_add(windows->counters, COUNTER_windows_made, 1);
@@ -303,13 +305,15 @@ static void add_mappings(struct window_space *space, int64_t borders)
 }
 
 /* ram_find but for pages that another thread is hiding just now: the flush that follows takes them away. */
-static const struct ram_slot *slot_of(const struct windows *windows, uint64_t view)
+static struct ram_slot *slot_of(const struct windows *windows, uint64_t view)
 {
-    const struct ram_slot *slot = windows->ram->slot;
+    struct ram_slot *slot = windows->ram->slot;
     while (frame_of(view) - slot->gpa >= slot->size)
         slot++;
     return slot;
 }
+
+bool window_is_large(const struct windows *windows, uint64_t view) { return ram_is_large(slot_of(windows, view), frame_of(view)); }
 
 enum change { CHANGE_NONE, CHANGE_UNMAP, CHANGE_PROTECT, CHANGE_MAP };
 
@@ -337,7 +341,7 @@ static bool host_change(struct windows *windows, enum change change, uint8_t *ho
     const struct ram_slot *slot = slot_of(windows, view);
     uint64_t offset = frame_of(view) - slot->gpa;
     ram_fetch(slot, offset, size);
-    return mmap(host, size, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE, slot->fd, (off_t)offset) != MAP_FAILED;
+    return mmap(host, size, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE, slot->fd, (off_t)(slot->fd_offset + offset)) != MAP_FAILED;
 }
 
 /* How many pages from the first on one system call can change: at most `count`, in one slot. */
@@ -355,6 +359,13 @@ static unsigned run_length(const struct windows *windows, const uint64_t *old, c
 /* What a system call costs, in instructions of translated code: see window.c. */
 enum { COST_CALL = 8000, COST_MAPPED_PAGE = 500 };
 
+/* A whole piece of one large page takes a single entry of the host's tables. */
+static uint64_t cost_of_mapping(const struct windows *windows, unsigned count, uint64_t view)
+{
+    bool large = count == PIECE_PAGES && frame_of(view) % RAM_LARGE == 0 && window_is_large(windows, view);
+    return COST_MAPPED_PAGE * (large ? 1 : count);
+}
+
 static void show_run(struct windows *windows, struct piece *piece, unsigned first, unsigned count, const uint64_t *view)
 {
     struct window_space *space = piece->space;
@@ -367,7 +378,7 @@ static void show_run(struct windows *windows, struct piece *piece, unsigned firs
     }
     for (unsigned i = 0; i < count; i++)
         set_view(windows, piece, first + i, done ? view[i] : 0);
-    space->cost += COST_CALL + (change == CHANGE_MAP ? COST_MAPPED_PAGE * count : 0);
+    space->cost += COST_CALL + (change == CHANGE_MAP ? cost_of_mapping(windows, count, view[0]) : 0);
     counter_add(windows->counters, change == CHANGE_MAP ? COUNTER_window_pages : COUNTER_window_drops, count);
 }
 
@@ -382,6 +393,19 @@ void window_show(struct windows *windows, struct piece *piece, unsigned first, u
     add_mappings(piece->space, count_borders(piece, first, count) - borders);
     if (windows->writable_pages >> windows->writable_bits)
         window_grow_index(windows);
+}
+
+static bool shows_one_page(const struct piece *piece)
+{
+    uint64_t first = frame_of(piece->view[0]);
+    return piece->large && piece->mapped == PIECE_PAGES && first % RAM_LARGE == 0 && frame_of(piece->view[PIECE_PAGES - 1]) == first + RAM_LARGE - PAGE_SIZE;
+}
+
+void window_make_large(struct windows *windows, struct window_space *space, unsigned most)
+{
+    for (struct piece *piece = space->pieces; piece && most; piece = piece->next)
+        if (shows_one_page(piece))
+            most -= ram_make_large(windows->ram, slot_of(windows, piece->view[0]), frame_of(piece->view[0]));
 }
 
 /* --- ends --- */

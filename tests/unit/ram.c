@@ -1,13 +1,16 @@
-/* RAM slots: what is refused, copies over borders, lazy granting. */
+/* RAM slots: what is refused, copies over borders, lazy granting, large pages of the host's. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/error.h"
+#include "base/stats.h"
 #include "mem/code_map.h"
 #include "mem/ram.h"
 
@@ -101,6 +104,121 @@ static void pages_of_a_slot_hide_and_become_rom(void **state)
     ram_destroy(ram);
 }
 
+/* --- large pages --- */
+
+enum { LARGE_PAGES = 16 };
+
+/* 1 MiB to 33 MiB, as most machines' low RAM begins: 15 whole large pages, and half of one on either side. */
+static struct ram *ram_from_1m(struct counters *counters)
+{
+    struct ram *ram = ram_create();
+    assert_true(ram_add(ram, "low", MiB, LARGE_PAGES * RAM_LARGE, false, NULL));
+    ram->counters = counters;
+    return ram;
+}
+
+static uint64_t large_counted(const struct counters *counters) { return counter_get(counters, COUNTER_ram_large_pages); }
+
+static void write_pages(struct ram *ram)
+{
+    for (uint64_t gpa = MiB; gpa < MiB + LARGE_PAGES * RAM_LARGE; gpa += 5 * PAGE_SIZE)
+        assert_true(ram_write(ram, gpa, &gpa, sizeof(gpa)));
+}
+
+static void check_pages(struct ram *ram)
+{
+    for (uint64_t gpa = MiB; gpa < MiB + LARGE_PAGES * RAM_LARGE; gpa += PAGE_SIZE) {
+        uint64_t value;
+        assert_true(ram_read(ram, gpa, &value, sizeof(value)));
+        assert_int_equal(value, (gpa - MiB) % (5 * PAGE_SIZE) ? 0 : gpa);
+    }
+}
+
+static void host_address_and_file_offset_are_congruent_with_gpa(void **state)
+{
+    struct ram *ram = ram_from_1m(NULL);
+    struct ram_slot *slot = &ram->slot[0];
+    uint64_t bitmap[LARGE_PAGES * 512 / 64] = { 0 };
+    char buffer[4];
+    assert_int_equal(((uintptr_t)slot->host - slot->gpa) % RAM_LARGE, 0);
+    assert_int_equal((slot->fd_offset - slot->gpa) % RAM_LARGE, 0);
+    assert_true(ram_write(ram, 5 * MiB, "abcd", 4));
+    assert_int_equal(pread(slot->fd, buffer, 4, (off_t)(slot->fd_offset + 4 * MiB)), 4);
+    assert_memory_equal(buffer, "abcd", 4);
+    ram_find_granted(slot, bitmap);
+    assert_true(bitmap[4 * MiB / PAGE_SIZE / 64] & 1);
+    for (unsigned i = 0; i < ARRAY_SIZE(bitmap); i++)
+        assert_true(!bitmap[i] || i == 4 * MiB / PAGE_SIZE / 64);
+    ram_destroy(ram);
+}
+
+/* Not by way of mem/: does it make large pages of shared memory? */
+static bool host_makes_large_pages(void)
+{
+    enum { COLLAPSE = 25, SIZE = 4 * RAM_LARGE };
+    int fd = memfd_create("probe", MFD_CLOEXEC);
+    assert_return_code(ftruncate(fd, SIZE), 0);
+    uint8_t *at = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_ptr_not_equal(at, MAP_FAILED);
+    memset(at, 1, SIZE);
+    bool done = !madvise(at + (-(uintptr_t)at % RAM_LARGE), RAM_LARGE, COLLAPSE);
+    munmap(at, SIZE);
+    close(fd);
+    return done;
+}
+
+static void large_pages_are_asked_for_once_and_keep_what_is_there(void **state)
+{
+    struct counters counters = { 0 };
+    struct ram *ram = ram_from_1m(&counters);
+    struct ram_slot *slot = &ram->slot[0];
+    write_pages(ram);
+    assert_false(ram_make_large(ram, slot, MiB));                                       /* no 2 MiB of the slot */
+    assert_false(ram_make_large(ram, slot, MiB + LARGE_PAGES * RAM_LARGE - 1));
+    for (unsigned i = 1; i < LARGE_PAGES; i++) {
+        assert_true(ram_make_large(ram, slot, i * RAM_LARGE + i * PAGE_SIZE));
+        assert_false(ram_make_large(ram, slot, i * RAM_LARGE));
+    }
+    check_pages(ram);
+    unsigned large = 0;
+    for (unsigned i = 0; i <= LARGE_PAGES; i++)
+        large += ram_is_large(slot, max_u64(i * RAM_LARGE, MiB));
+    assert_int_equal(large_counted(&counters), large);
+    assert_true(large || !host_makes_large_pages());
+    assert_true(ram_granted(ram) <= LARGE_PAGES * RAM_LARGE);
+    ram_destroy(ram);
+}
+
+static void a_host_that_refuses_large_pages_does_no_harm(void **state)
+{
+    struct counters counters = { 0 };
+    struct ram *ram = ram_from_1m(&counters);
+    struct ram_slot *slot = &ram->slot[0];
+    write_pages(ram);
+    assert_return_code(madvise(slot->host, slot->size, MADV_NOHUGEPAGE), 0);            /* EINVAL, as where there are none */
+    for (unsigned i = 1; i < LARGE_PAGES; i++) {
+        assert_true(ram_make_large(ram, slot, i * RAM_LARGE));
+        assert_false(ram_make_large(ram, slot, i * RAM_LARGE));
+        assert_false(ram_is_large(slot, i * RAM_LARGE));
+    }
+    check_pages(ram);
+    assert_int_equal(large_counted(&counters), 0);
+    ram_destroy(ram);
+}
+
+static void pages_of_a_snapshot_stay_small(void **state)
+{
+    struct counters counters = { 0 };
+    struct ram *ram = ram_from_1m(&counters);
+    assert_true(ram_make_private(&ram->slot[0], NULL));
+    write_pages(ram);
+    for (unsigned i = 0; i < LARGE_PAGES; i++)
+        assert_false(ram_make_large(ram, &ram->slot[0], MiB + i * RAM_LARGE));
+    check_pages(ram);
+    assert_int_equal(large_counted(&counters), 0);
+    ram_destroy(ram);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -109,6 +227,10 @@ int main(void)
         cmocka_unit_test(copies_cross_slots_and_stop_at_holes),
         cmocka_unit_test(code_map_knows_granules),
         cmocka_unit_test(pages_of_a_slot_hide_and_become_rom),
+        cmocka_unit_test(host_address_and_file_offset_are_congruent_with_gpa),
+        cmocka_unit_test(large_pages_are_asked_for_once_and_keep_what_is_there),
+        cmocka_unit_test(a_host_that_refuses_large_pages_does_no_harm),
+        cmocka_unit_test(pages_of_a_snapshot_stay_small),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -256,6 +256,47 @@ static void large_pages_are_shown_and_flushed_whole(void **state)
     }
 }
 
+static void stamp(struct fixture *f, uint64_t gpa)
+{
+    for (uint64_t at = gpa; at < gpa + RAM_LARGE; at += PAGE_SIZE)
+        assert_true(ram_write(f->vcpu.ram, at, &(uint8_t){ (uint8_t)(at >> PAGE_SHIFT) }, 1));
+}
+
+static void check_stamps(struct fixture *f, uint64_t at, uint64_t gpa)
+{
+    for (uint64_t offset = 0; offset < RAM_LARGE; offset += PAGE_SIZE)
+        assert_int_equal(load(f, at + offset), (uint8_t)((gpa + offset) >> PAGE_SHIFT));
+}
+
+static void large_pages_that_are_worth_it_become_the_hosts(void **state)
+{
+    struct fixture *f = fixture_create(RAM_BYTES);
+    const uint64_t at = 0x7F0040000000, again = 0x7F0080000000, gpa = 0x1000000;
+    const struct ram_slot *slot = ram_find(f->vcpu.ram, gpa);
+    const _Atomic uint32_t *word = ram_page(slot, gpa);
+    const uint32_t asked = PAGE_LARGE | PAGE_LARGE_REFUSED;
+    uint64_t next = tables;
+    fixture_map(f, root, &next, at, gpa | user | PTE_PS, 1);
+    fixture_map(f, root, &next, again, gpa | user | PTE_PS, 1);
+    stamp(f, gpa);
+    enter_user(f, root);
+    heat(f);
+    check_stamps(f, at, gpa);
+    assert_false(*word & asked);
+    window_account(&f->vcpu, 8 * HOT);                  /* the end of a stretch */
+    assert_true(*word & asked);
+    check_stamps(f, at, gpa);
+    assert_true(lets_write(f, at + 0x123000));
+
+    /* A second view of it comes whole at once if it is one page, and where the host can use one entry. */
+    uint64_t before = counted(f, COUNTER_window_pages);
+    assert_int_equal(load(f, again + 0x100000), 0);
+    assert_int_equal(counted(f, COUNTER_window_pages) - before, ram_is_large(slot, gpa) ? 512 : 64);
+    assert_int_equal((reach(window_table(&f->vcpu), again, 0) - again) % RAM_LARGE, 0);
+    check_stamps(f, again, gpa);
+    fixture_destroy(f);
+}
+
 static void decoding_takes_write_access(void **state)
 {
     uint64_t pte[3];
@@ -633,6 +674,7 @@ int main(void)
         cmocka_unit_test(a_flushed_pcid_takes_all_spaces_that_it_had),
         cmocka_unit_test(invlpg_reaches_global_pages_of_other_spaces),
         cmocka_unit_test(large_pages_are_shown_and_flushed_whole),
+        cmocka_unit_test(large_pages_that_are_worth_it_become_the_hosts),
         cmocka_unit_test(decoding_takes_write_access),
         cmocka_unit_test(pages_with_code_are_shown_for_reading),
         cmocka_unit_test(collecting_dirty_pages_takes_write_access),
