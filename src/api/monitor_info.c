@@ -182,13 +182,16 @@ static void info_devices(struct monitor_command *command)
         fprintf(command->out, "%-16s %-16s %s\n", device->name, device->type->name, device->type->text ? device->type->text : "");
 }
 
+/* A part of the state may be in the host's kernel while processors run. */
 static void dump_device(struct monitor_command *command, const struct device *device)
 {
     char prefix[48];
     snprintf(prefix, sizeof(prefix), "%s.", device->name);
+    machine_pause(command->machine);
     pthread_mutex_lock(&command->machine->lock);
     state_dump(device->type->state, device, prefix, command->out);
     pthread_mutex_unlock(&command->machine->lock);
+    machine_resume(command->machine);
 }
 
 static void info_device(struct monitor_command *command)

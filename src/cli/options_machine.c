@@ -199,6 +199,12 @@ bool option_tlb(struct options *options, const char *value, struct error *err)
     return error_set(err, "--tlb is normal, stale or fresh, not '%s'", value);
 }
 
+bool option_kvm_irqchip(struct options *options, const char *value, struct error *err)
+{
+    options->config.board_apic = !strcmp(value, "off");
+    return options->config.board_apic || !strcmp(value, "split") || error_set(err, "--kvm-irqchip is split or off, not '%s'", value);
+}
+
 bool option_code_cache(struct options *options, const char *value, struct error *err)
 {
     return (size_parse(value, &options->config.code_cache) && options->config.code_cache >= 256 * KiB && options->config.code_cache <= 128 * MiB) ||

@@ -78,6 +78,7 @@ struct vm_config *restore_open(struct options *options, struct error *err)
         config->no_reboot = true;
     config->log = options->config.log;
     config->code_cache = options->config.code_cache;
+    config->board_apic = options->config.board_apic;
     config->tlb = options->config.tlb;
     config->translations = options->config.translations;
     config->translations_try = options->config.translations_try;

@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "dev/lapic.h"
+#include "bus/intc_host.h"
 
 enum { APIC_BUS_LAPICS_MAX = 1024 };
 
@@ -15,6 +16,9 @@ struct apic_bus {
     unsigned count;
     struct lapic *lapic[APIC_BUS_LAPICS_MAX];
     struct apic_eoi_listener *listeners;
+    pthread_rwlock_t lock;          /* guards what follows; a sender reads */
+    const struct intc_host *host;   /* where the local APICs are; NULL: here */
+    struct intc_route route[INTC_ROUTES];
     _Atomic unsigned turn;      /* where the search for the lowest priority starts: spreads equals */
 };
 
@@ -24,11 +28,17 @@ struct apic_bus *apic_bus_create(struct log *log, struct counters *counters)
     if (bus) {
         bus->log = log;
         bus->counters = counters;
+        pthread_rwlock_init(&bus->lock, NULL);
     }
     return bus;
 }
 
-void apic_bus_destroy(struct apic_bus *bus) { free(bus); }
+void apic_bus_destroy(struct apic_bus *bus)
+{
+    if (bus)
+        pthread_rwlock_destroy(&bus->lock);
+    free(bus);
+}
 
 void apic_bus_attach(struct apic_bus *bus, struct lapic *lapic)
 {
@@ -84,7 +94,75 @@ static bool send_lowest_priority(struct apic_bus *bus, const struct apic_message
     return best && lapic_deliver(best, message);
 }
 
-bool apic_bus_send(struct apic_bus *bus, const struct apic_message *message)
+/* --- local APICs that are in the host's kernel --- */
+
+/* SDM3 §11.11.1 "Message Address Register Format", §11.11.2; bits 31:8 of the destination are in the upper half. */
+static struct intc_route as_msi(const struct apic_message *message, uint32_t destination, bool logical)
+{
+    return (struct intc_route){
+        .address = 0xFEE00000 | (uint64_t)(destination & ~0xFFu) << 32 | (destination & 0xFF) << 12 | (logical ? BIT(2) : 0),
+        .data = message->vector | (uint32_t)message->delivery << 8 | (message->level ? BIT(15) | BIT(14) : 0),
+    };
+}
+
+static bool send_to_host(const struct apic_bus *bus, const struct apic_message *message, uint32_t destination, bool logical)
+{
+    struct intc_route msi = as_msi(message, destination, logical);
+    return bus->host->send(bus->host->owner, msi.address, msi.data);
+}
+
+/* An MSI knows no shorthands. */
+static bool send_all_to_host(const struct apic_bus *bus, const struct apic_message *message)
+{
+    if (!message->only && !message->everyone)
+        return send_to_host(bus, message, message->destination, message->logical);
+    bool accepted = false;
+    for (unsigned i = 0; i < bus->count; i++)
+        if (bus->lapic[i] != message->except && (!message->only || bus->lapic[i] == message->only))
+            accepted |= send_to_host(bus, message, bus->lapic[i]->apic_id, false);
+    return accepted;
+}
+
+void apic_bus_reclaim(struct apic_bus *bus)
+{
+    pthread_rwlock_wrlock(&bus->lock);
+    for (unsigned i = 0; i < bus->count; i++)
+        lapic_reclaim(bus->lapic[i]);
+    bus->host = NULL;
+    pthread_rwlock_unlock(&bus->lock);
+}
+
+bool apic_bus_lend(struct apic_bus *bus, const struct intc_host *host)
+{
+    bool done = true;
+    pthread_rwlock_wrlock(&bus->lock);
+    for (unsigned i = 0; i < bus->count; i++)
+        done = done && lapic_lend(bus->lapic[i], host);
+    if (done) {
+        bus->host = host;
+        host->route(host->owner, bus->route);
+    }
+    pthread_rwlock_unlock(&bus->lock);
+    if (!done)
+        apic_bus_reclaim(bus);
+    return done;
+}
+
+void apic_bus_route(struct apic_bus *bus, unsigned input, const struct apic_message *message)
+{
+    struct intc_route route = message ? as_msi(message, message->destination, message->logical) : (struct intc_route){ 0 };
+    if (route.address == bus->route[input].address && route.data == bus->route[input].data)
+        return;
+    pthread_rwlock_wrlock(&bus->lock);
+    bus->route[input] = route;
+    if (bus->host)
+        bus->host->route(bus->host->owner, bus->route);
+    pthread_rwlock_unlock(&bus->lock);
+}
+
+/* --- messages --- */
+
+static bool send_here(struct apic_bus *bus, const struct apic_message *message)
 {
     if (message->only)
         return lapic_deliver((struct lapic *)message->only, message);
@@ -94,6 +172,15 @@ bool apic_bus_send(struct apic_bus *bus, const struct apic_message *message)
     for (unsigned i = 0; i < bus->count; i++)
         if (bus->lapic[i] != message->except && lapic_matches(bus->lapic[i], message))
             accepted |= lapic_deliver(bus->lapic[i], message);
+    return accepted;
+}
+
+/* A message that only tells of the 8259's interrupt is always for us, who have that. */
+bool apic_bus_send(struct apic_bus *bus, const struct apic_message *message)
+{
+    pthread_rwlock_rdlock(&bus->lock);
+    bool accepted = bus->host && message->delivery != DELIVERY_EXTINT ? send_all_to_host(bus, message) : send_here(bus, message);
+    pthread_rwlock_unlock(&bus->lock);
     return accepted;
 }
 

@@ -4,6 +4,7 @@
  * APIC and I/O APIC to it before the vCPUs run, and destroys it last.
  *
  * Any thread may send. A sender holds at most the board lock, never a local APIC's lock.
+ * The local APICs may be in the host's kernel, all of them: which place a message goes to does not change while it is on its way.
  */
 #ifndef DOPPEL_DEV_APIC_BUS_H
 #define DOPPEL_DEV_APIC_BUS_H
@@ -15,6 +16,7 @@
 #include "base/stats.h"
 
 struct apic_bus;
+struct intc_host;
 struct lapic;
 
 /* SDM3 §11.6.1 "Interrupt Command Register (ICR)", delivery mode; the same encoding in LVTs, MSIs and redirections. */
@@ -54,6 +56,15 @@ struct apic_eoi_listener {
 };
 void apic_bus_listen(struct apic_bus *bus, struct apic_eoi_listener *listener);
 void apic_bus_unlisten(struct apic_bus *bus, struct apic_eoi_listener *listener);
+
+/*
+ * Every local APIC's registers go to the host (bus/intc_host.h), and messages then, too; and back. No vCPU of the machine runs meanwhile.
+ * False: nothing was done.
+ */
+bool apic_bus_lend(struct apic_bus *bus, const struct intc_host *host);
+void apic_bus_reclaim(struct apic_bus *bus);
+/* What an I/O APIC's input sends if it is level-triggered; NULL: it is not. Board lock held. */
+void apic_bus_route(struct apic_bus *bus, unsigned input, const struct apic_message *message);
 
 /* Delivers to every local APIC that the message means; false: none accepted it. */
 bool apic_bus_send(struct apic_bus *bus, const struct apic_message *message);

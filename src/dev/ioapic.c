@@ -7,6 +7,7 @@
 #include "dev/ioapic.h"
 
 #include "base/base.h"
+#include "bus/intc_host.h"
 
 enum ioapic_window { IOREGSEL = 0x00, IOWIN = 0x10, IOEOI = 0x40 };
 enum ioapic_register { IOAPICID = 0, IOAPICVER = 1, IOAPICARB = 2, IOREDTBL = 0x10 };
@@ -22,22 +23,37 @@ enum ioapic_register { IOAPICID = 0, IOAPICVER = 1, IOAPICARB = 2, IOREDTBL = 0x
 
 enum { IOAPIC_VERSION = 0x20 | (IOAPIC_PINS - 1) << 16 };
 
+_Static_assert((int)IOAPIC_PINS == (int)INTC_ROUTES, "each input has a route");
+
 static const uint64_t ioapic_base_default = 0xFEC00000, ioapic_size = 0x1000;
 
 /* --- helpers --- */
 
-static bool send(struct ioapic *ioapic, unsigned pin)
+static struct apic_message message_of(uint64_t entry)
 {
-    uint64_t entry = ioapic->redirection[pin];
-    struct apic_message message = {
+    return (struct apic_message){
         .destination = (uint32_t)bits(entry, 63, 56),
         .logical = entry & REDIRECTION_LOGICAL,
         .level = entry & REDIRECTION_LEVEL,
         .delivery = (uint8_t)bits(entry, 10, 8),
         .vector = (uint8_t)entry,
     };
+}
+
+static bool send(struct ioapic *ioapic, unsigned pin)
+{
+    uint64_t entry = ioapic->redirection[pin];
+    struct apic_message message = message_of(entry);
     trace(ioapic->device.world.log, ioapic, "input %u entry 0x%llx", pin, (unsigned long long)entry);
     return ioapic->bus && apic_bus_send(ioapic->bus, &message);
+}
+
+/* The bus is told which EOIs will be waited for. A masked entry counts: its interrupt may be in service. */
+static void announce(struct ioapic *ioapic, unsigned pin)
+{
+    struct apic_message message = message_of(ioapic->redirection[pin]);
+    if (ioapic->bus)
+        apic_bus_route(ioapic->bus, pin, message.level && message.delivery <= DELIVERY_LOWEST_PRIORITY ? &message : NULL);
 }
 
 /* A level-triggered entry sends while its input is asserted and no EOI is outstanding. */
@@ -99,6 +115,7 @@ static void write_redirection(struct ioapic *ioapic, unsigned pin, bool high, ui
     if (!(entry & REDIRECTION_LEVEL))
         entry &= ~REDIRECTION_REMOTE_IRR;
     ioapic->redirection[pin] = entry;
+    announce(ioapic, pin);
     service_level(ioapic, pin);
 }
 
@@ -154,8 +171,10 @@ static void ioapic_reset(struct device *device)
     struct ioapic *ioapic = (struct ioapic *)device;
     ioapic->select = ioapic->id = 0;
     ioapic->lines = 0;
-    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
         ioapic->redirection[pin] = REDIRECTION_MASKED;
+        announce(ioapic, pin);
+    }
 }
 
 static bool ioapic_init(struct device *device, struct error *err)
@@ -176,8 +195,10 @@ static void ioapic_resume(struct device *device)
 {
     struct ioapic *ioapic = (struct ioapic *)device;
     ioapic->lines &= BIT(IOAPIC_PINS) - 1;
-    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
         ioapic->redirection[pin] &= REDIRECTION_WRITABLE | REDIRECTION_REMOTE_IRR;
+        announce(ioapic, pin);
+    }
 }
 
 static void ioapic_fini(struct device *device)

@@ -13,39 +13,9 @@
 
 #include <string.h>
 
-/* SDM3 Table 11-1 "Local APIC Register Address Map"; the offset divided by 16. Table 11-6 for x2APIC MSRs: 0x800 plus it. */
-enum lapic_register {
-    APIC_ID = 0x02,
-    APIC_VERSION = 0x03,
-    APIC_TPR = 0x08,
-    APIC_APR = 0x09,
-    APIC_PPR = 0x0A,
-    APIC_EOI = 0x0B,
-    APIC_RRD = 0x0C,
-    APIC_LDR = 0x0D,
-    APIC_DFR = 0x0E,
-    APIC_SVR = 0x0F,
-    APIC_ISR = 0x10,            /* eight of each */
-    APIC_TMR = 0x18,
-    APIC_IRR = 0x20,
-    APIC_ESR = 0x28,
-    APIC_ICR_LOW = 0x30,
-    APIC_ICR_HIGH = 0x31,
-    APIC_LVT_FIRST = 0x32,      /* in the order of enum lapic_lvt */
-    APIC_LVT_LAST = 0x37,
-    APIC_TIMER_INITIAL = 0x38,
-    APIC_TIMER_CURRENT = 0x39,
-    APIC_TIMER_DIVIDE = 0x3E,
-    APIC_SELF_IPI = 0x3F,       /* x2APIC only */
-};
-
-enum { MSR_IA32_APIC_BASE = 0x1B, MSR_IA32_TSC_DEADLINE = 0x6E0, MSR_X2APIC_FIRST = 0x800, MSR_X2APIC_LAST = 0x83F };
-
-/* SDM3 §11.4.4 "Local APIC Status and Location" */
-enum { APIC_BASE_BSP = 1 << 8, APIC_BASE_EXTD = 1 << 10, APIC_BASE_EN = 1 << 11 };
 static const uint64_t apic_base_default = 0xFEE00000;
 
-static const uint32_t lvt_writable[LVT_COUNT] = {
+const uint32_t lapic_lvt_writable[LVT_COUNT] = {
     [LVT_TIMER] = LVT_VECTOR | LVT_MASKED | LVT_TIMER_MODE,
     [LVT_THERMAL] = LVT_VECTOR | LVT_DELIVERY | LVT_MASKED,
     [LVT_PERFMON] = LVT_VECTOR | LVT_DELIVERY | LVT_MASKED,
@@ -53,9 +23,6 @@ static const uint32_t lvt_writable[LVT_COUNT] = {
     [LVT_LINT1] = LVT_VECTOR | LVT_DELIVERY | LVT_POLARITY | LVT_LEVEL | LVT_MASKED,
     [LVT_ERROR] = LVT_VECTOR | LVT_MASKED,
 };
-
-/* SDM3 §11.9 "Spurious Interrupt" */
-enum { SVR_ENABLE = 1 << 8, SVR_SUPPRESS_EOI = 1 << 12, SVR_WRITABLE = 0x13FF };
 
 /* SDM3 §11.5.3 "Error Handling" */
 enum { ESR_SEND_ILLEGAL_VECTOR = 1 << 5, ESR_RECEIVE_ILLEGAL_VECTOR = 1 << 6, ESR_ILLEGAL_REGISTER = 1 << 7 };
@@ -68,9 +35,6 @@ enum {
     ICR_WRITABLE = 0x000CCFFF,
 };
 enum icr_shorthand { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
-
-/* §11.4.8 "Local APIC Version Register": an integrated APIC, six LVT entries, EOI-broadcast suppression. */
-enum { VERSION_VALUE = 0x14 | (LVT_COUNT - 1) << 16 | 1 << 24 };
 
 /* --- helpers --- */
 
@@ -115,7 +79,7 @@ static uint32_t processor_priority(const struct lapic *lapic)
 /* The vector that the processor may take now, or -1. */
 static int deliverable(const struct lapic *lapic)
 {
-    if (!enabled(lapic))
+    if (!enabled(lapic) || lapic->host)
         return -1;
     int vector = highest_vector(lapic->irr);
     return vector >= 0 && ((uint32_t)vector & 0xF0) > (processor_priority(lapic) & 0xF0) ? vector : -1;
@@ -174,6 +138,8 @@ static bool extint_waits(const struct lapic *lapic)
 {
     if (lapic->extint_pending)
         return true;
+    if (lapic->host)
+        return lapic->lint_level[0];    /* who has the registers knows what LINT0 means */
     uint32_t lint0 = lapic->lvt[LVT_LINT0];
     return lapic->lint_level[0] &&
            (!enabled(lapic) || (!(lint0 & LVT_MASKED) && bits(lint0, 10, 8) == DELIVERY_EXTINT));
@@ -204,7 +170,7 @@ static void write_lvt(struct lapic *lapic, enum lapic_lvt n, uint32_t value, str
 {
     uint32_t old = lapic->lvt[n];
     uint32_t kept = value & LVT_LEVEL ? old & LVT_REMOTE_IRR : 0;
-    lapic->lvt[n] = (value & lvt_writable[n]) | kept;
+    lapic->lvt[n] = (value & lapic_lvt_writable[n]) | kept;
     if (!(lapic->svr & SVR_ENABLE))
         lapic->lvt[n] |= LVT_MASKED;    /* SDM3 §11.4.7.2: cannot be unmasked while software-disabled */
     if (n == LVT_TIMER && ((old ^ value) & LVT_TIMER_MODE))
@@ -303,7 +269,7 @@ static bool read_register(struct lapic *lapic, unsigned reg, uint32_t *value)
     *value = 0;
     switch (reg) {
     case APIC_ID: *value = x2apic(lapic) ? lapic->apic_id : lapic->apic_id << 24; return true;
-    case APIC_VERSION: *value = VERSION_VALUE; return true;
+    case APIC_VERSION: *value = LAPIC_VERSION; return true;
     case APIC_TPR: *value = lapic->tpr; return true;
     case APIC_PPR: *value = processor_priority(lapic); return true;
     case APIC_LDR: *value = logical_id(lapic); return true;
@@ -398,10 +364,14 @@ static bool lapic_mmio(void *intc, struct access *access)
     pthread_mutex_lock(&lapic->lock);
     bool ours = enabled(lapic) && !x2apic(lapic) &&
                 align_down(access->address, PAGE_SIZE) == align_down(lapic->apic_base, PAGE_SIZE);
+    if (ours)
+        lapic_host_look(lapic);
     if (ours && access->write)
         page_write(lapic, access, &after);
     else if (ours)
         page_read(lapic, access, &after);
+    if (ours && access->write)
+        lapic_host_put(lapic);
     lapic_finish(lapic, &after);
     return ours;
 }
@@ -423,8 +393,10 @@ static bool write_apic_base(struct lapic *lapic, uint64_t value)
         return false;
     bool was = enabled(lapic);
     lapic->apic_base = value;
-    if (was != en)
-        reset_registers(lapic);
+    if (was == en)
+        return !lapic->host || lapic->host->write_msr(lapic->host->owner, lapic->apic_id, MSR_IA32_APIC_BASE, value);
+    reset_registers(lapic);
+    lapic_host_put(lapic);
     return true;
 }
 
@@ -434,7 +406,7 @@ static uint32_t x2apic_reserved(unsigned reg)
     case APIC_TPR: case APIC_SELF_IPI: return ~0xFFu;
     case APIC_EOI: case APIC_ESR: return ~0u;
     case APIC_SVR: return ~(uint32_t)SVR_WRITABLE;
-    case APIC_LVT_FIRST ... APIC_LVT_LAST: return ~(lvt_writable[reg - APIC_LVT_FIRST] | LVT_STATUS | LVT_REMOTE_IRR);
+    case APIC_LVT_FIRST ... APIC_LVT_LAST: return ~(lapic_lvt_writable[reg - APIC_LVT_FIRST] | LVT_STATUS | LVT_REMOTE_IRR);
     case APIC_TIMER_DIVIDE: return ~0xBu;
     default: return 0;
     }
@@ -468,6 +440,8 @@ static bool read_msr_locked(struct lapic *lapic, uint32_t msr, uint64_t *value)
         *value = lapic->apic_base;
         return true;
     }
+    if (lapic->host && !(msr == MSR_IA32_TSC_DEADLINE && lapic->no_tsc_deadline))
+        return lapic->host->read_msr(lapic->host->owner, lapic->apic_id, msr, value);
     if (msr == MSR_IA32_TSC_DEADLINE) {
         *value = lapic_timer_has_deadline(lapic) ? lapic->tsc_deadline : 0;
         return !lapic->no_tsc_deadline;
@@ -499,6 +473,8 @@ static bool write_msr_locked(struct lapic *lapic, uint32_t msr, uint64_t value, 
 {
     if (msr == MSR_IA32_APIC_BASE)
         return write_apic_base(lapic, value);
+    if (lapic->host && !(msr == MSR_IA32_TSC_DEADLINE && lapic->no_tsc_deadline))
+        return lapic->host->write_msr(lapic->host->owner, lapic->apic_id, msr, value);
     if (msr == MSR_IA32_TSC_DEADLINE) {
         if (lapic->no_tsc_deadline)
             return false;
@@ -529,7 +505,7 @@ static void lapic_set_tsc_offset(void *intc, uint64_t offset)
     struct lapic_after after = { 0 };
     pthread_mutex_lock(&lapic->lock);
     lapic->tsc_offset = offset;
-    if (lapic_timer_has_deadline(lapic) && lapic->tsc_deadline)
+    if (!lapic->host && lapic_timer_has_deadline(lapic) && lapic->tsc_deadline)
         lapic_timer_arm_deadline(lapic, &after);
     lapic_finish(lapic, &after);
 }
@@ -592,6 +568,7 @@ static void lapic_init_received(void *intc)
     struct lapic *lapic = intc;
     pthread_mutex_lock(&lapic->lock);
     reset_registers(lapic);
+    lapic_host_put(lapic);
     pthread_mutex_unlock(&lapic->lock);
 }
 
@@ -604,6 +581,15 @@ static void lapic_send(void *intc, uint32_t destination, uint8_t vector)
     lapic_finish(lapic, &after);
 }
 
+static bool lapic_lend_all(void *intc, const struct intc_host *host)
+{
+    struct lapic *lapic = intc;
+    return lapic->bus && apic_bus_lend(lapic->bus, host);
+}
+
+static void lapic_reclaim_all(void *intc) { apic_bus_reclaim(((struct lapic *)intc)->bus); }
+static void lapic_eoi(void *intc, uint8_t vector) { apic_bus_eoi(((struct lapic *)intc)->bus, vector); }
+
 const struct intc_ops lapic_intc_ops = {
     .pending = lapic_pending,
     .acknowledge = lapic_acknowledge,
@@ -615,6 +601,9 @@ const struct intc_ops lapic_intc_ops = {
     .send = lapic_send,
     .mmio = lapic_mmio,
     .set_tsc_offset = lapic_set_tsc_offset,
+    .lend = lapic_lend_all,
+    .reclaim = lapic_reclaim_all,
+    .eoi = lapic_eoi,
 };
 
 /* --- the bus's side and the wires --- */
@@ -696,7 +685,7 @@ void lapic_set_lint(struct lapic *lapic, unsigned lint, bool level)
     pthread_mutex_lock(&lapic->lock);
     bool rises = level && !lapic->lint_level[lint & 1];
     lapic->lint_level[lint & 1] = level;
-    if (rises && !enabled(lapic))
+    if (rises && (!enabled(lapic) || lapic->host))
         after.request = lint & 1 ? REQUEST_NMI : REQUEST_INTERRUPT;
     else if (rises)
         lapic_deliver_local(lapic, LVT_LINT0 + (lint & 1), &after);

@@ -9,6 +9,7 @@
 
 #include "dev/apic_bus.h"
 #include "dev/device.h"
+#include "bus/intc_host.h"
 #include "vcpu/vcpu.h"
 
 /* The timer's input clock where the configuration says nothing: one tick is a nanosecond. */
@@ -59,6 +60,7 @@ struct lapic {
 
     /* --- not state --- */
     struct timer timer;
+    const struct intc_host *host;   /* guarded by lock: it has the registers (bus/intc_host.h); NULL: they are here */
 };
 
 extern const struct intc_ops lapic_intc_ops;
@@ -69,6 +71,9 @@ void lapic_set_lint(struct lapic *lapic, unsigned lint, bool level);
 void lapic_lint_line(void *sink, unsigned n, bool level);
 
 /* --- for apic_bus.c; any thread --- */
+/* The registers go to the host and come back. */
+bool lapic_lend(struct lapic *lapic, const struct intc_host *host);
+void lapic_reclaim(struct lapic *lapic);
 bool lapic_matches(struct lapic *lapic, const struct apic_message *message);
 /* False: not accepted (disabled). */
 bool lapic_deliver(struct lapic *lapic, const struct apic_message *message);

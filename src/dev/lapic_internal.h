@@ -1,8 +1,45 @@
-/* Between lapic.c and lapic_timer.c. All of it under the APIC's lock. */
+/* Between lapic.c, lapic_timer.c and lapic_host.c. All of it under the APIC's lock. */
 #ifndef DOPPEL_DEV_LAPIC_INTERNAL_H
 #define DOPPEL_DEV_LAPIC_INTERNAL_H
 
 #include "dev/lapic.h"
+
+/* SDM3 Table 11-1 "Local APIC Register Address Map"; the offset divided by 16. Table 11-6 for x2APIC MSRs: 0x800 plus it. */
+enum lapic_register {
+    APIC_ID = 0x02,
+    APIC_VERSION = 0x03,
+    APIC_TPR = 0x08,
+    APIC_APR = 0x09,
+    APIC_PPR = 0x0A,
+    APIC_EOI = 0x0B,
+    APIC_RRD = 0x0C,
+    APIC_LDR = 0x0D,
+    APIC_DFR = 0x0E,
+    APIC_SVR = 0x0F,
+    APIC_ISR = 0x10,            /* eight of each */
+    APIC_TMR = 0x18,
+    APIC_IRR = 0x20,
+    APIC_ESR = 0x28,
+    APIC_ICR_LOW = 0x30,
+    APIC_ICR_HIGH = 0x31,
+    APIC_LVT_FIRST = 0x32,      /* in the order of enum lapic_lvt */
+    APIC_LVT_LAST = 0x37,
+    APIC_TIMER_INITIAL = 0x38,
+    APIC_TIMER_CURRENT = 0x39,
+    APIC_TIMER_DIVIDE = 0x3E,
+    APIC_SELF_IPI = 0x3F,       /* x2APIC only */
+};
+
+enum { MSR_IA32_APIC_BASE = 0x1B, MSR_IA32_TSC_DEADLINE = 0x6E0, MSR_X2APIC_FIRST = 0x800, MSR_X2APIC_LAST = 0x83F };
+
+/* SDM3 §11.4.4 "Local APIC Status and Location" */
+enum { APIC_BASE_BSP = 1 << 8, APIC_BASE_EXTD = 1 << 10, APIC_BASE_EN = 1 << 11 };
+
+/* SDM3 §11.9 "Spurious Interrupt" */
+enum { SVR_ENABLE = 1 << 8, SVR_SUPPRESS_EOI = 1 << 12, SVR_WRITABLE = 0x13FF };
+
+/* §11.4.8 "Local APIC Version Register": an integrated APIC, six LVT entries, EOI-broadcast suppression. */
+enum { LAPIC_VERSION = 0x14 | (LVT_COUNT - 1) << 16 | 1 << 24 };
 
 /* SDM3 §11.5.1 "Local Vector Table" */
 enum {
@@ -26,6 +63,7 @@ struct lapic_after {
 };
 
 /* --- lapic.c --- */
+extern const uint32_t lapic_lvt_writable[LVT_COUNT];
 /* Releases the lock and does what was noted. */
 void lapic_finish(struct lapic *lapic, const struct lapic_after *after);
 /* A local source, with the delivery mode of its LVT entry. */
@@ -44,7 +82,17 @@ void lapic_timer_mode_changed(struct lapic *lapic, uint32_t old_lvt);
 void lapic_timer_arm(struct lapic *lapic, uint64_t deadline_ns);
 /* The same by lapic->tsc_deadline; expires at once if that has passed. */
 void lapic_timer_arm_deadline(struct lapic *lapic, struct lapic_after *after);
+/* What is left of a count that goes on, as of now; 0: it has run out, or there is none. Armed by lapic_timer_resume. */
+void lapic_timer_load(struct lapic *lapic, uint32_t left);
+/* The host's timer for whatever is loaded. */
+void lapic_timer_resume(struct lapic *lapic, struct lapic_after *after);
 /* The host's timer, with the APIC for `owner`; without the lock, on the loop's thread. */
 void lapic_timer_fired(void *owner);
+
+/* --- lapic_host.c; nothing where the registers are ours --- */
+/* What the host has, for a look. */
+void lapic_host_look(struct lapic *lapic);
+/* The host is to have what is here now. */
+void lapic_host_put(struct lapic *lapic);
 
 #endif

@@ -115,6 +115,10 @@ void lapic_timer_fired(void *owner)
     struct lapic_after after = { 0 };
     pthread_mutex_lock(&lapic->lock);
     uint64_t now = clock_ns(lapic->device.world.clock);
+    if (lapic->host) {
+        lapic_finish(lapic, &after);
+        return;
+    }
     if (lapic->timer_next_ns == CLOCK_NEVER || now < lapic->timer_next_ns) {
         if (lapic->timer_next_ns != CLOCK_NEVER)
             lapic_timer_arm(lapic, lapic->timer_next_ns);
@@ -173,4 +177,19 @@ void lapic_timer_mode_changed(struct lapic *lapic, uint32_t old_lvt)
         lapic->tsc_deadline = 0;
     }
     arm_count(lapic);
+}
+
+void lapic_timer_load(struct lapic *lapic, uint32_t left)
+{
+    lapic->counting = left && lapic->initial_count;
+    if (lapic->counting)
+        restart_at(lapic, (uint32_t)min_u64(left, lapic->initial_count));
+}
+
+void lapic_timer_resume(struct lapic *lapic, struct lapic_after *after)
+{
+    if (lapic_timer_has_deadline(lapic))
+        lapic_timer_arm_deadline(lapic, after);
+    else
+        arm_count(lapic);
 }

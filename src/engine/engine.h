@@ -24,6 +24,10 @@ struct engine {
     const char *text;                                           /* one line for help */
     /* Will `run` itself have interrupts and NMIs delivered, so that the loop only ends HLT for them? NULL: never. */
     bool (*takes_events)(struct vcpu *vcpu);
+    /* Will `run` without a budget itself wait until the activity is ACTIVE again? NULL: never. */
+    bool (*waits)(const struct vcpu *vcpu);
+    /* On the vCPU's thread: it is going to stand still, or ends. What of the machine is elsewhere comes back with the last that does. NULL: nothing is. */
+    void (*rest)(struct vcpu *vcpu);
     /* Can this vCPU, which has no engine of that kind yet, have it on this host? False: err tells why not. NULL: always. */
     bool (*available)(const struct vcpu *vcpu, struct error *err);
     bool (*attach)(struct vcpu *vcpu);                          /* makes vcpu->engine_state; the state may have any value */

@@ -187,6 +187,7 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
     vcpu->perf = machine->perf;
     vcpu->translations = machine->translations;
     vcpu->code_cache = machine->config.code_cache;
+    vcpu->board_apic = machine->config.board_apic;
     vcpu->all = machine->vcpu;
     vcpu->all_count = machine->config.cpus;
     vcpu->system_event = system_event;

@@ -93,6 +93,7 @@ struct machine_config {
     bool no_reboot;
     bool perf_map;              /* write a map of translated code for perf */
     const char *jitdump;        /* directory for a dump of translated code for perf; NULL: none */
+    bool board_apic;            /* the kvm engine leaves the local APICs to the board, too */
     enum mmu_policy tlb;        /* how long cached translations are kept (mmu/mmu.h) */
     uint64_t code_cache;        /* bytes of translated code for each vCPU at most; 0: default */
     const char *translations;   /* directory of translations that are kept for later runs; "memory": for this run; NULL: none are */

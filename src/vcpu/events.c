@@ -148,7 +148,8 @@ bool vcpu_take_events(struct vcpu *vcpu)
     if (request & REQUEST_SIPI)
         take_sipi(vcpu);
     if (vcpu->engine->takes_events && vcpu->engine->takes_events(vcpu)) {
-        end_halt(vcpu);
+        if (!vcpu->engine->waits || !vcpu->engine->waits(vcpu))
+            end_halt(vcpu);
         return false;
     }
     bool one_instruction = false;

@@ -30,9 +30,16 @@ static uint32_t wake_mask(const struct vcpu *vcpu)
     return events_count ? REQUESTS_HALTED : REQUESTS_WAIT_SIPI;
 }
 
+static void rest(struct vcpu *vcpu)
+{
+    if (vcpu->engine->rest)
+        vcpu->engine->rest(vcpu);
+}
+
 /* Stands still until the pause ends; serves posted work meanwhile, so that the state can be read and stepped. */
 static void stand_still(struct vcpu *vcpu)
 {
+    rest(vcpu);
     vcpu->stop_ops->stopped(vcpu->system_owner, vcpu);
     while ((atomic_load(&vcpu->request) & (REQUEST_PAUSE | REQUEST_EXIT)) == REQUEST_PAUSE) {
         vcpu_sleep_paused(vcpu);
@@ -66,11 +73,13 @@ static void step_guest(struct vcpu *vcpu)
         vmx_stepped(vcpu);
 }
 
+static bool engine_waits(const struct vcpu *vcpu) { return vcpu->engine->waits && vcpu->engine->waits(vcpu); }
+
 void vcpu_step(struct vcpu *vcpu, uint64_t budget)
 {
     mmu_border(vcpu);
     bool one_instruction = vcpu_take_events(vcpu);
-    if (vcpu->activity != ACTIVITY_ACTIVE)
+    if (vcpu->activity != ACTIVITY_ACTIVE && (budget != UINT64_MAX || !engine_waits(vcpu)))
         return;
     if (unlikely(vmx_steps(vcpu)))
         step_guest(vcpu);
@@ -127,7 +136,7 @@ void vcpu_loop(struct vcpu *vcpu)
     for (;;) {
         uint32_t request = atomic_load(&vcpu->request);
         if (request & REQUEST_EXIT)
-            return;
+            break;
         if (request & REQUEST_WORK)
             vcpu_serve_work(vcpu);
         if (request & REQUEST_PAUSE) {
@@ -141,9 +150,10 @@ void vcpu_loop(struct vcpu *vcpu)
         else
             vcpu_step(vcpu, UINT64_MAX);
         first = false;
-        if (vcpu->activity != ACTIVITY_ACTIVE)
+        if (vcpu->activity != ACTIVITY_ACTIVE && !engine_waits(vcpu))
             sleep_until_event(vcpu);
     }
+    rest(vcpu);
 }
 
 bool vcpu_engine_available(const struct vcpu *vcpu, const struct engine *engine, struct error *err)

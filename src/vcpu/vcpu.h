@@ -27,6 +27,7 @@ struct ram;
 struct clock;
 struct cpu_model;
 struct vcpu_stop_ops;
+struct intc_host;
 
 /* The order of instruction encodings. */
 enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
@@ -138,6 +139,15 @@ struct intc_ops {
     bool (*mmio)(void *intc, struct access *access);
     /* vcpu->tsc_offset changed (IA32_TSC, IA32_TSC_ADJUST written): an armed TSC deadline moves with it. */
     void (*set_tsc_offset)(void *intc, uint64_t offset);
+    /*
+     * The machine's local APICs, this and all others, go to the host (bus/intc_host.h) and come back; no vCPU of the machine runs meanwhile.
+     * While they are there `pending` and `acknowledge` are about the 8259's interrupts alone, whether the processor takes them or not, and
+     * the processor's priority is as of the last set_tpr. False: nothing was done.
+     */
+    bool (*lend)(void *intc, const struct intc_host *host);
+    void (*reclaim)(void *intc);
+    /* Lent: the guest has ended a level-triggered interrupt. */
+    void (*eoi)(void *intc, uint8_t vector);
 };
 
 /* How an interrupt controller talks to a vCPU. Any thread. */
@@ -207,6 +217,7 @@ struct vcpu {
     struct log *log;
     struct perf *perf;                  /* where an engine names the host code that it makes (engine/dbt/perf.h); NULL: nowhere */
     uint64_t code_cache;                /* bytes of host code that an engine may keep; 0: as it likes */
+    bool board_apic;                    /* the local APIC stays the board's on every engine (bus/intc_host.h) */
     struct store *translations;         /* that engines keep for later (engine/dbt/store.h); NULL: none */
     struct counters counters;
     struct vcpu **all;                  /* every vCPU of the machine, all_count of them */

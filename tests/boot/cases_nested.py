@@ -158,6 +158,41 @@ def doppel_in_doppel_engine_switch(test):
         leave(machine)
 
 
+@case("on --engine kvm two processors boot with the local APICs left to the board, as where KVM has no split irqchip", long=True, cpus=2)
+def doppel_in_doppel_board_apic(test):
+    with hypervisor(test, cpus=2) as machine:
+        machine.command_line("truncate -s 64M /tmp/disk; echo made", "^made$", BOOT_SECONDS)
+        boots(machine, "--kvm-irqchip off --cpus 2 --disk /tmp/disk", "cpu,smp,clock,disk_write doppel.cpus=2")
+        leave(machine)
+
+
+@case("two processors of the guest's guest work and sleep while they are moved between kvm and dbt several times", long=True, cpus=2)
+def doppel_in_doppel_switch_smp(test):
+    with hypervisor(test, cpus=2) as machine:
+        machine.send("(for engine in dbt kvm dbt kvm dbt kvm dbt kvm; do sleep 0.5; "
+                     "until doppel monitor inner engine $engine; do sleep 0.5; done; done) >/tmp/switches 2>/dev/null &\n")
+        machine.expect(PROMPT)
+        boots(machine, "--name inner --cpus 2", "cpu,smp,clock,smp,clock,memory doppel.cpus=2")
+        machine.command_line("cat /tmp/switches | tr '\\n' ' '", r"^engine dbt engine kvm engine dbt engine kvm", BOOT_SECONDS)
+        leave(machine)
+
+
+@case("a machine with two processors that is saved at work on kvm goes on under dbt, and under kvm", long=True, cpus=2)
+def doppel_in_doppel_snapshot(test):
+    with hypervisor(test, cpus=2, memory="1536M") as machine:
+        machine.command_line("doppel run -d --name inner --engine kvm --cpus 2 --console file:/tmp/console %s --append 'console=ttyS0 panic=-1 quiet "
+                             "doppel.test=cpu,smp,clock doppel.cpus=2 doppel.end=shell'; until grep -q 'TEST cpu ok' /tmp/console; do sleep 0.2; done; "
+                             "doppel snapshot inner /tmp/kept; doppel stop --force inner; echo status=$?" % GUEST, "^status=0$", 3 * BOOT_SECONDS)
+        for engine in "dbt", "kvm":
+            machine.send("doppel restore /tmp/kept --engine %s; echo status=$?\n" % engine)
+            machine.send("\n")
+            machine.command_line("sleep 1; seq 1 2000 | sha256sum | cut -c1-8; taskset -c 1 echo on $((1 + 1)) processors", "^on 2 processors$", BOOT_SECONDS)
+            machine.send("poweroff -f\n")
+            machine.expect(r"^status=%d$" % exit_status("DONE"), BOOT_SECONDS)
+            machine.expect(PROMPT)
+        leave(machine)
+
+
 def built(*names):
     """Programs that the tests' build makes."""
     paths = [os.path.join(os.path.dirname(DOPPEL), "tests", name) for name in names]

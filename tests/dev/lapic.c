@@ -1,11 +1,13 @@
 /* Local APIC, APIC bus and I/O APIC together: acceptance, priorities, IPIs, both modes, the timer, levels and EOI. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "unit/cmocka_all.h"
 
 #include "dev/board.h"
 #include "dev/ioapic.h"
 #include "dev/lapic.h"
+#include "state/state.h"
 
 enum { CPUS = 4 };
 static const uint64_t page = 0xFEE00000, ioapic_base = 0xFEC00000;
@@ -682,6 +684,236 @@ static void messages_of_many_threads_do_not_get_lost_or_lock_up(void **state)
     assert_int_equal(take(f, 0), 0x50);
 }
 
+/* --- registers that are lent --- */
+
+enum { SENT_MAX = 8 };
+
+/* A host's kernel that only keeps what it is given. */
+struct kernel {
+    struct intc_host host;
+    struct intc_registers held[CPUS];
+    unsigned stores, sent;
+    struct intc_route message[SENT_MAX], route[INTC_ROUTES];
+    uint32_t refuses;                       /* this APIC ID */
+};
+
+static bool kernel_store(void *owner, uint32_t apic_id, const struct intc_registers *registers)
+{
+    struct kernel *kernel = owner;
+    kernel->held[apic_id] = *registers;
+    kernel->stores++;
+    return apic_id != kernel->refuses;
+}
+
+static bool kernel_fetch(void *owner, uint32_t apic_id, struct intc_registers *registers)
+{
+    *registers = ((struct kernel *)owner)->held[apic_id];
+    return true;
+}
+
+static bool kernel_read_msr(void *owner, uint32_t apic_id, uint32_t msr, uint64_t *value)
+{
+    const struct intc_registers *held = &((struct kernel *)owner)->held[apic_id];
+    *value = msr == 0x6E0 ? held->deadline : held->reg[(msr - 0x800) % INTC_REGISTERS];
+    return msr != 0x83E;
+}
+
+static bool kernel_write_msr(void *owner, uint32_t apic_id, uint32_t msr, uint64_t value)
+{
+    struct intc_registers *held = &((struct kernel *)owner)->held[apic_id];
+    if (msr == 0x1B)
+        held->base = value;
+    else
+        held->reg[(msr - 0x800) % INTC_REGISTERS] = (uint32_t)value;
+    return true;
+}
+
+static bool kernel_send(void *owner, uint64_t address, uint32_t data)
+{
+    struct kernel *kernel = owner;
+    assert_true(kernel->sent < SENT_MAX);
+    kernel->message[kernel->sent++] = (struct intc_route){ address, data };
+    return true;
+}
+
+static void kernel_route(void *owner, const struct intc_route route[INTC_ROUTES])
+{
+    memcpy(((struct kernel *)owner)->route, route, sizeof(((struct kernel *)owner)->route));
+}
+
+static void lend(struct fixture *f, struct kernel *kernel)
+{
+    *kernel = (struct kernel){
+        .host = { kernel_store, kernel_fetch, kernel_read_msr, kernel_write_msr, kernel_send, kernel_route, kernel }, .refuses = UINT32_MAX,
+    };
+    assert_true(ops->lend(f->cpu[0].lapic, &kernel->host));
+}
+
+static void reclaim(struct fixture *f) { ops->reclaim(f->cpu[0].lapic); }
+
+/* Every field of every local APIC, as text. */
+static char *dump(const struct fixture *f)
+{
+    char *text;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    for (unsigned n = 0; n < CPUS; n++)
+        state_dump(device_lapic.state, f->cpu[n].lapic, "", out);
+    fclose(out);
+    return text;
+}
+
+static void stays_the_same_lent_and_back(struct fixture *f)
+{
+    struct kernel kernel;
+    char *before = dump(f);
+    lend(f, &kernel);
+    assert_int_equal(kernel.stores, CPUS);
+    reclaim(f);
+    char *after = dump(f);
+    assert_string_equal(before, after);
+    free(before);
+    free(after);
+}
+
+static void what_is_lent_comes_back_as_it_was(void **state)
+{
+    struct fixture *f = *state;
+    stays_the_same_lent_and_back(f);
+    x2apic_on(f, 1);
+    reg_write(f, 0, 0x80, 0x23);
+    reg_write(f, 0, 0xE0, 0x0FFFFFFF);
+    reg_write(f, 0, 0x350, 0x8733);
+    reg_write(f, 0, 0x280, 0);
+    ipi(f, 2, 0, 0x51);
+    ipi(f, 2, 0, 0x91);
+    ipi(f, 2, 3u << 24, 0x05);                          /* an error of 2's */
+    assert_int_equal(take(f, 0), 0x91);
+    redirect(f, 16, 0x80E1);
+    set_pin(f, 16, true);                               /* level-triggered, in TMR and IRR */
+    reg_write(f, 2, 0x3E0, 0x3);
+    reg_write(f, 2, 0x320, 0x60);
+    reg_write(f, 2, 0x380, 1000);
+    reg_write(f, 3, 0x320, 0x20061);
+    reg_write(f, 3, 0x380, 100000);
+    assert_true(msr_write(f, 1, 0x832, 0x40062));
+    assert_true(msr_write(f, 1, 0x6E0, 1000000));
+    board_advance(f->board, 8000);
+    stays_the_same_lent_and_back(f);
+}
+
+static void timers_run_on_only_where_they_are(void **state)
+{
+    struct fixture *f = *state;
+    struct kernel kernel;
+    reg_write(f, 0, 0x3E0, 0xB);
+    reg_write(f, 0, 0x320, 0x60);
+    reg_write(f, 0, 0x380, 1000);
+    reg_write(f, 1, 0x320, 0x40061);
+    assert_true(msr_write(f, 1, 0x6E0, 1000));
+    board_advance(f->board, 400);
+    lend(f, &kernel);
+    assert_int_equal(kernel.held[0].reg[0x38], 1000);
+    assert_int_equal(kernel.held[0].reg[0x39], 600);
+    assert_int_equal(kernel.held[1].deadline, 1000);
+    board_advance(f->board, 5000);
+    kernel.held[0].reg[0x39] = 100;                     /* slower there than here */
+    reclaim(f);
+    assert_int_equal(take(f, 1), 0x61);                 /* the deadline has passed, and the kernel did not say so */
+    assert_int_equal(take(f, 0), -1);
+    board_advance(f->board, 99);
+    assert_int_equal(take(f, 0), -1);
+    board_advance(f->board, 1);
+    assert_int_equal(take(f, 0), 0x60);
+    lend(f, &kernel);
+    assert_int_equal(kernel.held[0].reg[0x38], 0);      /* run out: not to be started again */
+    reclaim(f);
+}
+
+static void messages_go_where_the_registers_are(void **state)
+{
+    struct fixture *f = *state;
+    struct kernel kernel;
+    redirect(f, 5, 0x0044);
+    redirect(f, 16, 2ull << 56 | 0x8951);
+    lend(f, &kernel);
+    assert_true(kernel.route[16].address == 0xFEE02004 && kernel.route[16].data == 0xC151);
+    assert_int_equal(kernel.route[5].address, 0);       /* an edge needs no EOI */
+    apic_bus_msi(f->bus, 0xFEE01000, 0x61);
+    set_pin(f, 5, true);
+    set_pin(f, 16, true);
+    assert_int_equal(kernel.sent, 3);
+    assert_true(kernel.message[0].address == 0xFEE01000 && kernel.message[0].data == 0x61);
+    assert_true(kernel.message[1].address == 0xFEE00000 && kernel.message[1].data == 0x44);
+    assert_true(kernel.message[2].address == 0xFEE02004 && kernel.message[2].data == 0xC151);
+    assert_int_equal(redirection(f, 16), 2ull << 56 | 0xC951);
+    ops->eoi(f->cpu[1].lapic, 0x51);
+    assert_int_equal(kernel.sent, 4);                   /* still asserted */
+    set_pin(f, 16, false);
+    ops->eoi(f->cpu[1].lapic, 0x51);
+    assert_int_equal(kernel.sent, 4);
+    redirect(f, 16, 0x0051);
+    assert_int_equal(kernel.route[16].address, 0);
+    for (unsigned n = 0; n < CPUS; n++)
+        assert_int_equal(take(f, n), -1);
+    reclaim(f);
+    apic_bus_msi(f->bus, 0xFEE01000, 0x61);
+    assert_int_equal(kernel.sent, 4);
+    assert_int_equal(take(f, 1), 0x61);
+}
+
+/* By an instruction that the host's kernel cannot carry out. */
+static void accesses_reach_registers_that_are_lent(void **state)
+{
+    struct fixture *f = *state;
+    struct kernel kernel;
+    uint64_t value;
+    lend(f, &kernel);
+    kernel.held[0].reg[0x21] |= 1u << 0x10;             /* IRR: vector 0x30 */
+    reg_write(f, 0, 0x80, 0x40);
+    assert_int_equal(kernel.held[0].reg[0x08], 0x40);
+    assert_int_equal(kernel.held[0].reg[0x21], 1u << 0x10);
+    ipi(f, 0, 0, 0xC0071);                              /* all but itself: an MSI for each */
+    assert_int_equal(kernel.sent, CPUS - 1);
+    assert_true(kernel.message[0].address == 0xFEE01000 && kernel.message[0].data == 0x71);
+    x2apic_on(f, 0);
+    assert_int_equal(kernel.held[0].base & 0xC00, 0xC00);
+    assert_true(msr_write(f, 0, 0x808, 0x50));
+    assert_int_equal(msr_read(f, 0, 0x808), 0x50);
+    assert_false(ops->read_msr(f->cpu[0].lapic, 0x83E, &value));
+    ops->init(f->cpu[0].lapic);
+    assert_int_equal(kernel.held[0].reg[0x08], 0);
+    assert_int_equal(kernel.held[0].reg[0x21], 0);
+    reclaim(f);
+}
+
+static void the_8259s_interrupt_is_for_who_has_the_registers_to_judge(void **state)
+{
+    struct fixture *f = *state;
+    struct kernel kernel;
+    f->extint_vector = 0x30;
+    reg_write(f, 0, 0x350, 0x10700);
+    lend(f, &kernel);
+    f->cpu[0].requests = 0;
+    lapic_set_lint(f->cpu[0].lapic, 0, true);
+    assert_true(f->cpu[0].requests & REQUEST_INTERRUPT);
+    assert_int_equal(ops->pending(f->cpu[0].lapic), LAPIC_VECTOR_EXTINT);
+    assert_int_equal(take(f, 0), 0x30);
+    reclaim(f);
+    assert_int_equal(ops->pending(f->cpu[0].lapic), -1);        /* masked */
+}
+
+static void a_host_that_refuses_one_gets_none(void **state)
+{
+    struct fixture *f = *state;
+    struct kernel kernel = { .refuses = 2 };
+    kernel.host = (struct intc_host){ kernel_store, kernel_fetch, kernel_read_msr, kernel_write_msr, kernel_send, kernel_route, &kernel };
+    assert_false(ops->lend(f->cpu[0].lapic, &kernel.host));
+    apic_bus_msi(f->bus, 0xFEE01000, 0x61);
+    assert_int_equal(kernel.sent, 0);
+    assert_int_equal(take(f, 1), 0x61);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -716,6 +948,12 @@ int main(void)
         CASE(masked_level_is_sent_when_unmasked),
         CASE(directed_eoi),
         CASE(becoming_edge_clears_a_stuck_remote_irr),
+        CASE(what_is_lent_comes_back_as_it_was),
+        CASE(timers_run_on_only_where_they_are),
+        CASE(messages_go_where_the_registers_are),
+        CASE(accesses_reach_registers_that_are_lent),
+        CASE(the_8259s_interrupt_is_for_who_has_the_registers_to_judge),
+        CASE(a_host_that_refuses_one_gets_none),
         CASE(messages_of_many_threads_do_not_get_lost_or_lock_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

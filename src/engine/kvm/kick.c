@@ -37,3 +37,23 @@ bool kvm_enter(struct vcpu *vcpu, struct kvm_cpu *cpu, int *status)
     errno = code;
     return go;
 }
+
+/* A signal that waits, is blocked here and not in KVM. What KVM does on the way in and out is done. */
+void kvm_enter_interrupted(const struct kvm_cpu *cpu)
+{
+    struct {
+        struct kvm_signal_mask head;
+        uint8_t set[8];                 /* the kernel's sigset_t */
+    } mask = { .head.len = 8 };
+    sigset_t kick, before;
+    sigemptyset(&kick);
+    sigaddset(&kick, VCPU_KICK_SIGNAL);
+    pthread_sigmask(SIG_BLOCK, &kick, &before);
+    pthread_kill(pthread_self(), VCPU_KICK_SIGNAL);
+    cpu->run->immediate_exit = 0;
+    if (!ioctl(cpu->fd, KVM_SET_SIGNAL_MASK, &mask)) {
+        ioctl(cpu->fd, KVM_RUN, 0);
+        ioctl(cpu->fd, KVM_SET_SIGNAL_MASK, NULL);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}

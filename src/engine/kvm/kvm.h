@@ -4,8 +4,9 @@
  * All state is the vCPU's between two calls of `run`, as with every engine: `run` pushes it into KVM, lets the guest run, and
  * pulls it back. So engines change places at any border, and the monitor, snapshots and the delivery of events know nothing of KVM.
  *
- * The board stays ours as a whole: the local APIC too, for KVM's is not asked for. KVM leaves for each access to a device, and
- * for each MSR but those that it keeps in the processor (msr.c); an interrupt is offered to it when the guest can take one.
+ * The board stays ours, but for the local APICs, where KVM can have them without the rest (apic.c). It leaves for each access to a device, and
+ * for each MSR but those that it keeps in the processor (msr.c). Where the local APIC is ours, too, each access to that leaves as well, HLT is our
+ * sleep, and an interrupt is offered when the guest can take one.
  * What KVM cannot carry out is interpreted, one instruction, so the engine is built on the interpreter.
  */
 #ifndef DOPPEL_KVM_KVM_H
@@ -15,6 +16,7 @@
 #include <pthread.h>
 
 #include "engine/interp/op.h"
+#include "bus/intc_host.h"
 
 struct error;
 
@@ -43,6 +45,14 @@ struct kvm_vm {
     unsigned long get_xsave;            /* the request that reads one of that size */
     unsigned parts_most;
     bool rings;                         /* each vCPU tells of pages that it has written in a ring; else there is a bitmap for each part */
+    bool apics;                         /* it can have the local APICs: what follows is used */
+    struct vcpu **all;
+    unsigned all_count;
+    struct intc_host host;
+    pthread_mutex_t apic_mutex;         /* guards lent, awake of all vCPUs; taken before any lock of the board's */
+    bool lent;                          /* it has them */
+    _Atomic bool refused;               /* it did not take them, or a vCPU has another engine: then all is interpreted */
+    unsigned awake;                     /* vCPUs that go in and out of KVM; the others rest */
     pthread_mutex_t mutex;              /* guards what follows */
     struct kvm_part part[KVM_PARTS_MAX];
     unsigned part_count;
@@ -59,6 +69,7 @@ struct kvm_cpu {
     unsigned ring_next;                 /* the entry that KVM fills next, or has filled and we have not seen */
     bool unfinished;                    /* the present exit's instruction ends when KVM is entered again (KVM §5) */
     bool outdated;                      /* the state must be pushed again */
+    bool awake;                         /* since it was in KVM it has not come to rest (apic.c); written by its own thread */
     bool stepping;                      /* KVM_GUESTDBG_SINGLESTEP is on */
     bool complained;
     bool told_of_deadline;
@@ -97,6 +108,22 @@ void kvm_close_ring(struct kvm_cpu *cpu);
 /* Marks what this vCPU (by bitmaps: the guest) has written since the last time (mem/ram.h), while somebody wants to know. */
 void kvm_collect_dirty(struct vcpu *vcpu, struct kvm_cpu *cpu);
 
+/* --- apic.c --- */
+
+/* For a machine without processors yet. False: the host cannot have local APICs and nothing else, and the board keeps them. */
+bool kvm_ask_for_apics(int vm_fd);
+void kvm_open_apics(struct kvm_vm *vm, const struct vcpu *vcpu);
+/* The vCPU's thread: before it goes into KVM, and when it stands still. False: the host refuses. */
+bool kvm_wake(struct vcpu *vcpu, struct kvm_cpu *cpu);
+void kvm_rest(struct vcpu *vcpu);
+/* The vCPU's thread: the activity with the registers; nothing where KVM does not have the APICs. */
+bool kvm_push_activity(const struct vcpu *vcpu, const struct kvm_cpu *cpu);
+void kvm_pull_activity(struct vcpu *vcpu, const struct kvm_cpu *cpu);
+/* The guest's TSC has been set: an armed deadline is told again. */
+void kvm_move_deadline(const struct kvm_cpu *cpu);
+/* An interrupt that the guest can take at once. */
+bool kvm_inject(const struct kvm_cpu *cpu, uint8_t vector);
+
 /* --- state.c, xsave.c, msr.c: the vCPU's thread --- */
 
 bool kvm_push(struct vcpu *vcpu, struct kvm_cpu *cpu);
@@ -106,8 +133,11 @@ bool kvm_set_cpuid(struct vcpu *vcpu, struct kvm_cpu *cpu);
 /* Between the vCPU and cpu->xsave. */
 void kvm_put_xsave(const struct vcpu *vcpu, const struct kvm_cpu *cpu);
 void kvm_take_xsave(struct vcpu *vcpu, const struct kvm_cpu *cpu);
-/* For a machine without processors yet: MSRs but those that KVM keeps are left to us. False: the host refuses. */
-bool kvm_leave_msrs(int vm_fd);
+/*
+ * For a machine without processors yet: MSRs but those that KVM keeps are left to us; it has no filter for x2APIC's. deadline: IA32_TSC_DEADLINE
+ * is kept. False: the host refuses.
+ */
+bool kvm_leave_msrs(int vm_fd, bool deadline);
 void kvm_push_msrs(struct vcpu *vcpu, struct kvm_cpu *cpu);
 void kvm_pull_msrs(struct vcpu *vcpu, struct kvm_cpu *cpu);
 /* Tells KVM where the guest's TSC stands, if that has changed. */
@@ -125,5 +155,7 @@ bool kvm_prepare_kicks(void);
  * our look at them sees vcpu->in_kernel, and kicks.
  */
 bool kvm_enter(struct vcpu *vcpu, struct kvm_cpu *cpu, int *status);
+/* Any thread, while nobody else is in there: as if called out on the way in, so that no instruction is carried out. */
+void kvm_enter_interrupted(const struct kvm_cpu *cpu);
 
 #endif

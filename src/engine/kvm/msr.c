@@ -28,17 +28,20 @@ static bool is_kept(uint32_t number)
     return number == 0xC0000080 || number == 0xC0000100 || number == 0xC0000101;
 }
 
+/* With the local APICs in KVM. IA32_APIC_BASE is not kept: KVM takes values of it that are not valid. */
+enum { MSR_TSC_DEADLINE = 0x6E0, X2APIC_FIRST = 0x800, X2APIC_LAST = 0x8FF };
+
 /* The ranges of the filter: where MSRs that are kept lie. */
 enum { RANGE_MSRS = 0x200 };
-static const uint32_t ranges[] = { 0x0, 0x200, 0xC00, 0xC0000000 };
+static const uint32_t ranges[] = { 0x0, 0x200, 0x600, 0xC00, 0xC0000000 };
 
-static bool filter_msrs(int vm_fd)
+static bool filter_msrs(int vm_fd, bool deadline)
 {
     uint8_t bitmap[ARRAY_SIZE(ranges)][RANGE_MSRS / 8] = { 0 };
     struct kvm_msr_filter filter = { .flags = KVM_MSR_FILTER_DEFAULT_DENY };
     for (unsigned i = 0; i < ARRAY_SIZE(ranges); i++) {
         for (unsigned n = 0; n < RANGE_MSRS; n++)
-            bitmap[i][n / 8] |= (uint8_t)(is_kept(ranges[i] + n) << n % 8);
+            bitmap[i][n / 8] |= (uint8_t)((is_kept(ranges[i] + n) || (deadline && ranges[i] + n == MSR_TSC_DEADLINE)) << n % 8);
         filter.ranges[i] = (struct kvm_msr_filter_range){
             .flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .nmsrs = RANGE_MSRS, .base = ranges[i], .bitmap = bitmap[i],
         };
@@ -46,13 +49,13 @@ static bool filter_msrs(int vm_fd)
     return !ioctl(vm_fd, KVM_X86_SET_MSR_FILTER, &filter);
 }
 
-bool kvm_leave_msrs(int vm_fd)
+bool kvm_leave_msrs(int vm_fd, bool deadline)
 {
     struct kvm_enable_cap cap = {
         .cap = KVM_CAP_X86_USER_SPACE_MSR,
         .args = { KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL },
     };
-    return !ioctl(vm_fd, KVM_ENABLE_CAP, &cap) && filter_msrs(vm_fd);
+    return !ioctl(vm_fd, KVM_ENABLE_CAP, &cap) && filter_msrs(vm_fd, deadline);
 }
 
 struct one_msr {
@@ -111,6 +114,7 @@ void kvm_tell_tsc(struct vcpu *vcpu, struct kvm_cpu *cpu)
         ioctl(cpu->fd, KVM_SET_MSRS, &tsc);
     cpu->tsc_offset = offset;
     cpu->tsc_told = true;
+    kvm_move_deadline(cpu);
 }
 
 /* A guest of another engine may have begun with it, or one that does not look at CPUID. */
@@ -130,6 +134,11 @@ bool kvm_loses_deadline(struct vcpu *vcpu)
 
 /* --- accesses that are ours --- */
 
+static bool is_apics(const struct kvm_vm *vm, uint32_t number)
+{
+    return vm->apics && number >= X2APIC_FIRST && number <= X2APIC_LAST;
+}
+
 /* KVM has looked at the privilege level. One that KVM keeps comes here only if KVM refuses it. */
 bool kvm_do_msr(struct vcpu *vcpu, struct kvm_run *run)
 {
@@ -139,7 +148,7 @@ bool kvm_do_msr(struct vcpu *vcpu, struct kvm_run *run)
     bool write = run->exit_reason == KVM_EXIT_X86_WRMSR;
     vcpu->cpl = 0;
     counter_add(&vcpu->counters, write ? COUNTER_trap_msr_writes : COUNTER_trap_msr_reads, 1);
-    bool done = !is_kept(run->msr.index) &&
+    bool done = !is_kept(run->msr.index) && !is_apics(kvm_cpu_of(vcpu)->vm, run->msr.index) &&
                 (write ? x86_wrmsr(vcpu, run->msr.index, value) : x86_rdmsr(vcpu, run->msr.index, &value));
     vcpu->pending.kind = EVENT_NONE;
     run->msr.data = value;

@@ -115,10 +115,8 @@ bool kvm_fast(double *nanoseconds, struct error *err)
 
 /* --- does a write of IA32_TSC_DEADLINE come to us? --- */
 
-static bool leave_msrs_and_mwait(int vm)
-{
-    return kvm_let_mwait(vm) && kvm_leave_msrs(vm);
-}
+static bool leave_msrs(int vm) { return kvm_leave_msrs(vm, false); }
+static bool leave_msrs_and_mwait(int vm) { return kvm_let_mwait(vm) && leave_msrs(vm); }
 
 static bool deadline_comes(int kvm, bool (*prepare)(int vm))
 {
@@ -133,6 +131,6 @@ static bool deadline_comes(int kvm, bool (*prepare)(int vm))
 
 enum kvm_deadline kvm_probe_deadline(int kvm)
 {
-    return deadline_comes(kvm, kvm_leave_msrs) ? KVM_DEADLINE_COMES : deadline_comes(kvm, leave_msrs_and_mwait) ? KVM_DEADLINE_WITH_MWAIT :
+    return deadline_comes(kvm, leave_msrs) ? KVM_DEADLINE_COMES : deadline_comes(kvm, leave_msrs_and_mwait) ? KVM_DEADLINE_WITH_MWAIT :
            KVM_DEADLINE_LOST;
 }

@@ -102,10 +102,9 @@ static void offer_interrupt(struct vcpu *vcpu, struct kvm_cpu *cpu, bool *ready)
     int vector = vcpu->intc_ops->acknowledge(vcpu->intc);
     if (vector < 0)
         return;
-    struct kvm_interrupt interrupt = { .irq = (uint32_t)vector };
     counter_add(&vcpu->counters, COUNTER_interrupts, 1);
     trace(vcpu->log, cpu_interrupt, "vcpu%u vector %#x, by KVM", vcpu->index, vector);
-    ioctl(cpu->fd, KVM_INTERRUPT, &interrupt);
+    kvm_inject(cpu, (uint8_t)vector);
     *ready = false;
     if (vcpu->intc_ops->pending(vcpu->intc) >= 0)
         cpu->run->request_interrupt_window = 1;
@@ -125,7 +124,7 @@ static void offer_events(struct vcpu *vcpu, struct kvm_cpu *cpu, bool *ready)
 
 static void take_tpr(struct vcpu *vcpu, const struct kvm_cpu *cpu)
 {
-    if (vcpu->intc_ops && cpu->run->cr8 != vcpu->intc_ops->get_tpr(vcpu->intc))
+    if (vcpu->intc_ops && !cpu->vm->apics && cpu->run->cr8 != vcpu->intc_ops->get_tpr(vcpu->intc))
         vcpu->intc_ops->set_tpr(vcpu->intc, cpu->run->cr8);
 }
 
@@ -148,6 +147,7 @@ static enum outcome outcome_of(struct vcpu *vcpu, struct kvm_cpu *cpu)
     switch (cpu->run->exit_reason) {
     case KVM_EXIT_IRQ_WINDOW_OPEN: case KVM_EXIT_SET_TPR: case KVM_EXIT_INTR: return ON;
     case KVM_EXIT_DIRTY_RING_FULL: kvm_collect_dirty(vcpu, cpu); return ON;
+    case KVM_EXIT_IOAPIC_EOI: vcpu->intc_ops->eoi(vcpu->intc, cpu->run->eoi.vector); return ON;
     case KVM_EXIT_HLT: return HALTED;
     case KVM_EXIT_SHUTDOWN: return DEAD;
     case KVM_EXIT_DEBUG: return DONE;
@@ -186,9 +186,16 @@ static enum outcome run_in_kvm(struct vcpu *vcpu, struct kvm_cpu *cpu, bool read
     }
 }
 
-static bool can_take_interrupt(const struct vcpu *vcpu)
+/* With the state pushed. Where KVM has the APIC it is asked: it knows whether that lets the 8259's interrupts in. */
+static bool can_take_interrupt(const struct vcpu *vcpu, struct kvm_cpu *cpu)
 {
-    return (vcpu->rflags & RFLAGS_IF) && !(vcpu->shadow & (SHADOW_STI | SHADOW_MOV_SS));
+    if (!cpu->vm->apics)
+        return (vcpu->rflags & RFLAGS_IF) && !(vcpu->shadow & (SHADOW_STI | SHADOW_MOV_SS));
+    if (vcpu->intc_ops->pending(vcpu->intc) < 0)
+        return false;
+    cpu->run->immediate_exit = 1;
+    ioctl(cpu->fd, KVM_RUN, 0);
+    return is_ready(cpu);
 }
 
 static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu, bool step)
@@ -196,7 +203,7 @@ static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu, bool step)
     cpu->outdated = false;
     if (!kvm_push(vcpu, cpu) || !set_stepping(cpu, step))
         return interpret(vcpu, cpu, KVM_EXIT_UNKNOWN, 0);
-    enum outcome outcome = run_in_kvm(vcpu, cpu, can_take_interrupt(vcpu));
+    enum outcome outcome = run_in_kvm(vcpu, cpu, can_take_interrupt(vcpu, cpu));
     uint32_t reason = cpu->run->exit_reason;
     uint64_t detail = cpu->run->fail_entry.hardware_entry_failure_reason;        /* of an internal error: its number */
     if (finish(vcpu, cpu))
@@ -206,6 +213,8 @@ static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu, bool step)
         atomic_fetch_or(&vcpu->request, REQUEST_INTERRUPT);
     if (event)
         return RUN_EVENT;
+    if (vcpu->activity != ACTIVITY_ACTIVE && outcome != DEAD)
+        outcome = STOP;
     switch (outcome) {
     case HALTED:
         vcpu->activity = ACTIVITY_HLT;
@@ -220,7 +229,7 @@ static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu, bool step)
     default:
         if (outcome == DONE && cpu->stepping)
             counter_add(&vcpu->counters, COUNTER_instructions, 1);
-        return RUN_REQUEST;
+        return vcpu->activity == ACTIVITY_ACTIVE ? RUN_REQUEST : RUN_IDLE;
     }
 }
 
@@ -240,19 +249,31 @@ static enum run_result interpret_for_deadline(struct vcpu *vcpu, struct kvm_cpu 
     return interp_run(vcpu, budget);
 }
 
+/* HLT, and the wait for SIPI, where KVM has the APIC that ends them. */
+static bool engine_waits(const struct vcpu *vcpu)
+{
+    const struct kvm_vm *vm = kvm_cpu_of(vcpu)->vm;
+    return vm->apics && !atomic_load(&vm->refused) && vcpu->activity != ACTIVITY_SHUTDOWN;
+}
+
 static enum run_result engine_run(struct vcpu *vcpu, uint64_t budget)
 {
     struct kvm_cpu *cpu = kvm_cpu_of(vcpu);
+    bool step = budget != UINT64_MAX;
     if (vcpu->pending.kind != EVENT_NONE)
         return RUN_EVENT;
-    if (vcpu->activity != ACTIVITY_ACTIVE)
+    if (vcpu->activity != ACTIVITY_ACTIVE && (step || !engine_waits(vcpu)))
         return RUN_IDLE;
     if (vcpu->pending_debug || !memory_is_told(vcpu, cpu))      /* a debug trap that an interpreted instruction left */
         return interp_run(vcpu, 1);
+    if (!kvm_wake(vcpu, cpu))
+        return vcpu->activity == ACTIVITY_ACTIVE ? interp_run(vcpu, budget) : RUN_IDLE;
     if (kvm_loses_deadline(vcpu))
         return interpret_for_deadline(vcpu, cpu, budget);
-    enum run_result result = visit(vcpu, cpu, budget != UINT64_MAX);
+    enum run_result result = visit(vcpu, cpu, step);
     kvm_collect_dirty(vcpu, cpu);
+    if (step)
+        kvm_rest(vcpu);
     return result;
 }
 
@@ -263,6 +284,7 @@ static void detach(struct vcpu *vcpu)
     struct kvm_cpu *cpu = vcpu->engine_state;
     if (!cpu)
         return;
+    kvm_rest(vcpu);
     kvm_close_ring(cpu);
     if (cpu->run)
         munmap(cpu->run, cpu->vm->run_size);
@@ -308,7 +330,7 @@ static bool attach(struct vcpu *vcpu)
     return false;
 }
 
-static bool takes_events(struct vcpu *vcpu) { return !kvm_loses_deadline(vcpu); }
+static bool takes_events(struct vcpu *vcpu) { return !kvm_loses_deadline(vcpu) && !atomic_load(&kvm_cpu_of(vcpu)->vm->refused); }
 
 /* KVM runs what memory holds; but this is also how a change of what is RAM becomes known (ram_set_pages). */
 static void code_written(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
@@ -331,6 +353,8 @@ const struct engine engine_kvm = {
     .name = "kvm",
     .text = "the host's KVM: the guest runs on the processor itself",
     .takes_events = takes_events,
+    .waits = engine_waits,
+    .rest = kvm_rest,
     .available = available,
     .attach = attach,
     .detach = detach,

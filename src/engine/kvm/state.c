@@ -92,6 +92,13 @@ static bool push_system(const struct vcpu *vcpu, const struct kvm_cpu *cpu)
     return !ioctl(cpu->fd, KVM_SET_SREGS2, &sregs);
 }
 
+/* Where KVM does not have it, run->cr8 has told (run.c). */
+static void pull_priority(struct vcpu *vcpu, const struct kvm_cpu *cpu, uint64_t cr8)
+{
+    if (cpu->vm->apics && cr8 != vcpu->intc_ops->get_tpr(vcpu->intc))
+        vcpu->intc_ops->set_tpr(vcpu->intc, cr8);
+}
+
 static void pull_system(struct vcpu *vcpu, const struct kvm_cpu *cpu)
 {
     struct kvm_sregs2 sregs;
@@ -108,6 +115,7 @@ static void pull_system(struct vcpu *vcpu, const struct kvm_cpu *cpu)
     vcpu->cr3 = sregs.cr3;
     vcpu->cr4 = sregs.cr4;
     vcpu->efer = sregs.efer;
+    pull_priority(vcpu, cpu, sregs.cr8);
     vcpu->cpl = vcpu->seg[SS].attr & SEG_UNUSABLE && !vcpu_protected(vcpu) ? 0 : sregs.ss.dpl;
     if (sregs.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID)
         memcpy(vcpu->pdpte, sregs.pdptrs, sizeof(vcpu->pdpte));
@@ -142,13 +150,14 @@ static void pull_rest(struct vcpu *vcpu, const struct kvm_cpu *cpu)
 
 /* --- events --- */
 
+/* With the APICs in KVM an NMI may come at any time, and waits there. */
 static bool push_events(const struct vcpu *vcpu, const struct kvm_cpu *cpu)
 {
     struct kvm_vcpu_events events = {
         .interrupt.shadow = (vcpu->shadow & SHADOW_STI ? KVM_X86_SHADOW_INT_STI : 0) |
                             (vcpu->shadow & SHADOW_MOV_SS ? KVM_X86_SHADOW_INT_MOV_SS : 0),
         .nmi.masked = (vcpu->shadow & SHADOW_NMI) != 0,
-        .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
+        .flags = (cpu->vm->apics ? 0 : KVM_VCPUEVENT_VALID_NMI_PENDING) | KVM_VCPUEVENT_VALID_SHADOW,
     };
     return !ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &events);
 }
@@ -175,7 +184,7 @@ static bool pull_events(struct vcpu *vcpu, const struct kvm_cpu *cpu)
     vcpu->shadow = (events.interrupt.shadow & KVM_X86_SHADOW_INT_STI ? SHADOW_STI : 0) |
                    (events.interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS ? SHADOW_MOV_SS : 0) |
                    (events.nmi.masked ? SHADOW_NMI : 0);
-    if (events.nmi.pending)
+    if (events.nmi.pending && !cpu->vm->apics)
         atomic_fetch_or(&vcpu->request, REQUEST_NMI);
     vcpu->pending = begun(&events);
     if (vcpu->pending.vector == VEC_PF && vcpu->pending.kind == EVENT_FAULT)
@@ -187,7 +196,7 @@ static bool pull_events(struct vcpu *vcpu, const struct kvm_cpu *cpu)
 
 bool kvm_push(struct vcpu *vcpu, struct kvm_cpu *cpu)
 {
-    if (!push_system(vcpu, cpu) || !push_registers(vcpu, cpu) || !push_rest(vcpu, cpu) || !push_events(vcpu, cpu))
+    if (!push_system(vcpu, cpu) || !push_registers(vcpu, cpu) || !push_rest(vcpu, cpu) || !push_events(vcpu, cpu) || !kvm_push_activity(vcpu, cpu))
         return false;
     kvm_push_msrs(vcpu, cpu);
     kvm_tell_tsc(vcpu, cpu);
@@ -197,6 +206,7 @@ bool kvm_push(struct vcpu *vcpu, struct kvm_cpu *cpu)
 /* Our own TLB knows nothing of what the guest has done to its tables meanwhile. */
 bool kvm_pull(struct vcpu *vcpu, struct kvm_cpu *cpu)
 {
+    kvm_pull_activity(vcpu, cpu);
     pull_registers(vcpu, cpu);
     pull_system(vcpu, cpu);
     pull_rest(vcpu, cpu);

@@ -44,18 +44,25 @@ static void size_xsave(struct kvm_vm *vm)
     vm->xsave_size = size > (int)sizeof(struct kvm_xsave) ? (size_t)size : sizeof(struct kvm_xsave);
 }
 
-static bool set_up(struct kvm_vm *vm)
+/* A machine whose APIC has no deadline timer must see #GP, which KVM knows nothing of. */
+static bool keeps_deadline(const struct kvm_vm *vm, const struct vcpu *vcpu) { return vm->apics && x86_has(vcpu, FEATURE_TSC_DEADLINE); }
+
+static bool set_up(struct kvm_vm *vm, const struct vcpu *vcpu)
 {
     uint64_t identity = IDENTITY_MAP;
     int most = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
     size_xsave(vm);
     vm->parts_most = most > 0 && most < KVM_PARTS_MAX ? (unsigned)most : KVM_PARTS_MAX;
     kvm_ask_for_rings(vm);
+    kvm_open_apics(vm, vcpu);
     return !ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) && !ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_PAGES) &&
-           kvm_leave_msrs(vm->fd) && leave_failed_emulation(vm->fd) && (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));
+           kvm_leave_msrs(vm->fd, keeps_deadline(vm, vcpu)) && leave_failed_emulation(vm->fd) && (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));
 }
 
-static struct kvm_vm *create(void)
+/* Fixtures have no local APIC, or one that cannot be lent. */
+static bool wants_apics(const struct vcpu *vcpu) { return !vcpu->board_apic && vcpu->intc_ops && vcpu->intc_ops->lend; }
+
+static struct kvm_vm *create(struct vcpu *vcpu)
 {
     struct error err;
     struct kvm_vm *vm = calloc(1, sizeof(*vm));
@@ -66,10 +73,12 @@ static struct kvm_vm *create(void)
     }
     vm->fd = ioctl(kvm, KVM_CREATE_VM, 0);
     vm->run_size = (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-    vm->deadline = kvm_probe_deadline(kvm);
+    vm->apics = vm->fd >= 0 && wants_apics(vcpu) && kvm_ask_for_apics(vm->fd);
+    vm->deadline = vm->apics ? KVM_DEADLINE_COMES : kvm_probe_deadline(kvm);
     close(kvm);
     pthread_mutex_init(&vm->mutex, NULL);
-    if (vm->fd >= 0 && set_up(vm))
+    pthread_mutex_init(&vm->apic_mutex, NULL);
+    if (vm->fd >= 0 && set_up(vm, vcpu))
         return vm;
     if (vm->fd >= 0)
         close(vm->fd);
@@ -81,7 +90,7 @@ struct kvm_vm *kvm_vm_get(struct vcpu *vcpu)
 {
     struct kvm_vm *vm = find(vcpu);
     if (!vm)
-        vm = create();
+        vm = create(vcpu);
     if (vm)
         vm->users++;
     return vm;
@@ -92,6 +101,7 @@ void kvm_vm_put(struct kvm_vm *vm)
     if (--vm->users)
         return;
     close(vm->fd);
+    pthread_mutex_destroy(&vm->apic_mutex);
     pthread_mutex_destroy(&vm->mutex);
     free(vm);
 }
