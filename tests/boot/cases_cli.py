@@ -191,6 +191,8 @@ def bad_input(test):
     refused(test, ["cpus"], "--kernel", kernel, "--cpus", "0")
     refused(test, ["nonsense"], "--kernel", kernel, "--engine", "nonsense")
     refused(test, ["nonsense"], "--kernel", kernel, "--net", "nonsense")
+    refused(test, ["kvm", "--tlb"], "--kernel", kernel, "--engine", "kvm", "--tlb", "stale")
+    refused(test, ["translations", "passwd"], "--kernel", kernel, "--translation-cache", "/etc/passwd")
 
 
 @case("a disk image that another run has open for writing is refused")

@@ -107,7 +107,7 @@ def workload_order(test):
 
 @case("the kernel's code changes under running programs: probes, tracers and static keys on and off", cpus=2)
 def workload_tracing(test):
-    programs(test, [alone("tracing", "bash tracing.sh")], cpus=2)
+    programs(test, [alone("tracing", "bash tracing.sh")], cpus=2, limit=LONG_SECONDS)     # processors wait for each other at each step
 
 
 def stress_longer(test, cpus):

@@ -343,6 +343,8 @@ static bool available(const struct vcpu *vcpu, struct error *err)
 {
     if (vcpu->counted)
         return error_set(err, "the kvm engine cannot count instructions; use --engine dbt");
+    if (vcpu->mmu->policy != MMU_NORMAL)
+        return error_set(err, "with the kvm engine the host's processor keeps translations, not as --tlb says; use --engine dbt");
     if (x86_has(vcpu, FEATURE_VMX))
         return error_set(err, "the kvm engine does not offer VT-x to its guest; use --engine dbt, or a processor model without it");
     struct error why;
