@@ -202,9 +202,9 @@ def built(*names):
     return paths
 
 
-# Not rings32: a fault that KVM's own task switch meets (a bad SS, a bad LDT) is lost, and the guest goes on in a state between the two tasks.
+# Not tasks32: a fault that KVM's own task switch meets (a bad SS, a bad LDT) is lost, and the guest goes on in a state between the two tasks.
 # Not hostile, which takes too long here.
-BARE_METAL = "smoke", "paging", "events", "system", "interrupts", "kernel_paths", "modes32"
+BARE_METAL = "smoke", "paging", "events", "system", "interrupts", "kernel_paths", "modes32", "rings32"
 
 
 @case("bare-metal guests find on Linux' kvm-intel what the manual says; state moves among the engines", long=True)

@@ -28,6 +28,14 @@ static void expect(bool user, access_fn *fn, uint64_t flags, unsigned error, con
     check_equal(got, error, name);
 }
 
+/* CPUID tells how many address bits there are. */
+static uint64_t highest_address_bit(void)
+{
+    uint32_t leaf[4];
+    cpuid(0x80000008, 0, leaf);
+    return 1ull << ((leaf[0] & 0xFF) - 1);
+}
+
 static void rights(void)
 {
     expect(false, do_read, 0, 0, "supervisor read, not present");
@@ -45,6 +53,7 @@ static void rights(void)
     expect(true, do_fetch, P | U, NO_FAULT, "user fetch");
     expect(false, do_modify, P, 3, "LOCK INC on read-only is a write fault");
     expect(true, do_modify, P | U, 7, "and for user code");
+    expect(false, do_read, P | highest_address_bit(), NO_FAULT, "the highest address bit");
     expect(false, do_read, P | 1ull << 51, 9, "reserved address bit");
     expect(false, do_write, P | W | 1ull << 51, 0xB, "reserved address bit, write");
     write_cr0(read_cr0() & ~0x10000ull);

@@ -1,4 +1,5 @@
 /* Registers between the vCPU and KVM (KVM §4.11, §4.12, §4.21, §4.31, §4.135). */
+#include <cpuid.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -246,6 +247,20 @@ static void add_range(struct vcpu *vcpu, struct kvm_cpuid2 *cpuid, uint32_t firs
         add_leaf(vcpu, cpuid, leaf);
 }
 
+/* To the host's processor an address bit that it has not is a reserved one, in the guest's tables, too. */
+static void hide_address_bits(struct kvm_cpuid2 *cpuid)
+{
+    enum { ADDRESSES = 0x80000008u, PHYSICAL_BITS = 0xFF };
+    unsigned host, b, c, d;
+    if (!__get_cpuid(ADDRESSES, &host, &b, &c, &d))
+        return;
+    for (unsigned i = 0; i < cpuid->nent; i++) {
+        struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
+        if (entry->function == ADDRESSES && (entry->eax & PHYSICAL_BITS) > (host & PHYSICAL_BITS))
+            entry->eax = (entry->eax & ~(uint32_t)PHYSICAL_BITS) | (host & PHYSICAL_BITS);
+    }
+}
+
 /* A guest is not told of a timer that does not work here. */
 static void hide_deadline(struct kvm_cpuid2 *cpuid)
 {
@@ -265,6 +280,7 @@ bool kvm_set_cpuid(struct vcpu *vcpu, struct kvm_cpu *cpu)
     add_range(vcpu, cpuid, 0x80000000);
     if (cpu->vm->deadline == KVM_DEADLINE_LOST)
         hide_deadline(cpuid);
+    hide_address_bits(cpuid);
     bool done = !ioctl(cpu->fd, KVM_SET_CPUID2, cpuid);
     free(cpuid);
     return done;
