@@ -6,13 +6,6 @@
 
 struct error;
 
-/* How a vCPU tells its machine that it stands still, or goes on, or has nothing to do and will sleep; on the vCPU's thread. */
-struct vcpu_stop_ops {
-    void (*stopped)(void *owner, struct vcpu *vcpu);
-    void (*resumed)(void *owner, struct vcpu *vcpu);
-    void (*idle)(void *owner, struct vcpu *vcpu);
-};
-
 /* Initialises the mutex, the condition and the signal; the state is as memset to 0 otherwise. */
 void vcpu_thread_init(struct vcpu *vcpu);
 void vcpu_thread_fini(struct vcpu *vcpu);

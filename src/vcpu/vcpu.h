@@ -26,7 +26,6 @@ struct bus;
 struct ram;
 struct clock;
 struct cpu_model;
-struct vcpu_stop_ops;
 struct intc_host;
 
 /* The order of instruction encodings. */
@@ -148,6 +147,13 @@ struct intc_ops {
     void (*reclaim)(void *intc);
     /* Lent: the guest has ended a level-triggered interrupt. */
     void (*eoi)(void *intc, uint8_t vector);
+};
+
+/* How a vCPU tells its machine that it stands still, or goes on, or has nothing to do and will sleep; on the vCPU's thread. */
+struct vcpu_stop_ops {
+    void (*stopped)(void *owner, struct vcpu *vcpu);
+    void (*resumed)(void *owner, struct vcpu *vcpu);
+    void (*idle)(void *owner, struct vcpu *vcpu);
 };
 
 /* How an interrupt controller talks to a vCPU. Any thread. */

@@ -166,14 +166,21 @@ def doppel_in_doppel_board_apic(test):
         leave(machine)
 
 
-@case("two processors of the guest's guest work and sleep while they are moved between kvm and dbt several times", long=True, cpus=2)
+def moves(machine, cpu):
+    """One guest of the guest that is moved all the time."""
+    machine.send("(for engine in dbt kvm dbt kvm dbt kvm dbt kvm; do sleep 0.5; "
+                 "until doppel monitor inner engine $engine; do sleep 0.5; done; done) >/tmp/switches 2>/dev/null &\n")
+    machine.expect(PROMPT)
+    boots(machine, "--name inner --cpus 2 --cpu " + cpu, "cpu,smp,clock,smp,clock,memory doppel.cpus=2")
+    machine.command_line("kill $!; cat /tmp/switches | tr '\\n' ' '", r"^engine dbt engine kvm engine dbt engine kvm", BOOT_SECONDS)
+
+
+@case("two processors of the guest's guest work and sleep while they are moved between kvm and dbt: with a timer that has a deadline, and one that counts",
+      long=True, cpus=2)
 def doppel_in_doppel_switch_smp(test):
     with hypervisor(test, cpus=2) as machine:
-        machine.send("(for engine in dbt kvm dbt kvm dbt kvm dbt kvm; do sleep 0.5; "
-                     "until doppel monitor inner engine $engine; do sleep 0.5; done; done) >/tmp/switches 2>/dev/null &\n")
-        machine.expect(PROMPT)
-        boots(machine, "--name inner --cpus 2", "cpu,smp,clock,smp,clock,memory doppel.cpus=2")
-        machine.command_line("cat /tmp/switches | tr '\\n' ' '", r"^engine dbt engine kvm engine dbt engine kvm", BOOT_SECONDS)
+        for cpu in "x86-64-v2", "x86-64-v2,-tsc-deadline":
+            moves(machine, cpu)
         leave(machine)
 
 

@@ -1,6 +1,7 @@
 /* A machine's state among the engines: moved at a pause, saved under one and restored under another, with what was written known to all. */
 #include "state/tiny.h"
 
+#include "dev/lapic.h"
 #include "engine/engine.h"
 #include "engine/kvm/host.h"
 
@@ -34,6 +35,28 @@ static void a_running_guest_goes_on_wherever_it_is_moved(void **state)
         move(&tiny, engines[i % count]);
         tiny_await_work(&tiny);
         assert_true((int32_t)(tiny_count(&tiny) - before) >= 1000);
+    }
+    tiny_end(&tiny);
+}
+
+/* Also where the machine begins with that engine, before it has a local APIC. */
+static void the_hosts_kernel_has_the_local_apics_while_the_guest_runs_and_no_longer(void **state)
+{
+    struct tiny tiny;
+    bool has = engine_count() == ARRAY_SIZE(engines) && kvm_has_apics();
+    tiny_new(&tiny, has ? "kvm" : NULL, 2);
+    for (unsigned i = 0; i < 5; i++) {
+        const struct lapic *const lapic[] = { (struct lapic *)tiny.machine->lapic[0], (struct lapic *)tiny.machine->lapic[1] };
+        bool kvm = has && i % 2 == 0;
+        move(&tiny, kvm ? "kvm" : "dbt");
+        tiny_await_work(&tiny);
+        assert_int_equal(lapic[0]->host && lapic[1]->host, kvm);
+        machine_pause(tiny.machine);
+        assert_null(lapic[0]->host);
+        assert_null(lapic[1]->host);
+        machine_step(tiny.machine, 0, 3);
+        assert_null(lapic[0]->host);
+        machine_resume(tiny.machine);
     }
     tiny_end(&tiny);
 }
@@ -150,6 +173,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_running_guest_goes_on_wherever_it_is_moved),
+        cmocka_unit_test(the_hosts_kernel_has_the_local_apics_while_the_guest_runs_and_no_longer),
         cmocka_unit_test(saved_under_one_it_goes_on_under_another),
         cmocka_unit_test(every_engine_steps_into_the_same_state),
         cmocka_unit_test(what_changed_is_known_across_engines),

@@ -45,6 +45,18 @@ int kvm_open(struct error *err)
     return -1;
 }
 
+bool kvm_has_apics(void)
+{
+    struct error err;
+    int kvm = kvm_open(&err), vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
+    bool has = vm >= 0 && kvm_ask_for_apics(vm);
+    if (vm >= 0)
+        close(vm);
+    if (kvm >= 0)
+        close(kvm);
+    return has;
+}
+
 bool kvm_usable(struct error *err)
 {
     int kvm = kvm_open(err);

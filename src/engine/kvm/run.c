@@ -15,6 +15,13 @@
 /* What is answered without leaving `run`. */
 enum { INSIDE = REQUEST_INTERRUPT | REQUEST_NMI | REQUEST_VMX | REQUEST_CLOCK };
 
+/* HLT, and the wait for SIPI, where KVM has the APIC that ends them. */
+static bool engine_waits(const struct vcpu *vcpu)
+{
+    const struct kvm_vm *vm = kvm_cpu_of(vcpu)->vm;
+    return vm->apics && !atomic_load(&vm->refused) && vcpu->activity != ACTIVITY_SHUTDOWN;
+}
+
 /* --- exits --- */
 
 static void do_port(struct vcpu *vcpu, struct kvm_run *run)
@@ -165,12 +172,20 @@ static bool set_stepping(struct kvm_cpu *cpu, bool on)
     return !ioctl(cpu->fd, KVM_SET_GUEST_DEBUG, &debug);
 }
 
+/* A HLT that KVM keeps to itself is not seen: the processor may have nothing else to do from now on. */
+static void tell_idle(struct vcpu *vcpu)
+{
+    if (engine_waits(vcpu) && vcpu->stop_ops)
+        vcpu->stop_ops->idle(vcpu->system_owner, vcpu);
+}
+
 /* Between the first and the last entry KVM has the state. `ready`: the guest can take an interrupt at once. */
 static enum outcome run_in_kvm(struct vcpu *vcpu, struct kvm_cpu *cpu, bool ready)
 {
     for (;;) {
         if (atomic_load(&vcpu->request) & ~(uint32_t)INSIDE)
             return STOP;
+        tell_idle(vcpu);
         offer_events(vcpu, cpu, &ready);
         int status = 0;
         if (!kvm_enter(vcpu, cpu, &status))
@@ -247,13 +262,6 @@ static enum run_result interpret_for_deadline(struct vcpu *vcpu, struct kvm_cpu 
                     "Start it on --engine kvm, or change to --engine dbt", vcpu->index);
     cpu->told_of_deadline = true;
     return interp_run(vcpu, budget);
-}
-
-/* HLT, and the wait for SIPI, where KVM has the APIC that ends them. */
-static bool engine_waits(const struct vcpu *vcpu)
-{
-    const struct kvm_vm *vm = kvm_cpu_of(vcpu)->vm;
-    return vm->apics && !atomic_load(&vm->refused) && vcpu->activity != ACTIVITY_SHUTDOWN;
 }
 
 static enum run_result engine_run(struct vcpu *vcpu, uint64_t budget)

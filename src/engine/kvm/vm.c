@@ -59,9 +59,6 @@ static bool set_up(struct kvm_vm *vm, const struct vcpu *vcpu)
            kvm_leave_msrs(vm->fd, keeps_deadline(vm, vcpu)) && leave_failed_emulation(vm->fd) && (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));
 }
 
-/* Fixtures have no local APIC, or one that cannot be lent. */
-static bool wants_apics(const struct vcpu *vcpu) { return !vcpu->board_apic && vcpu->intc_ops && vcpu->intc_ops->lend; }
-
 static struct kvm_vm *create(struct vcpu *vcpu)
 {
     struct error err;
@@ -73,7 +70,7 @@ static struct kvm_vm *create(struct vcpu *vcpu)
     }
     vm->fd = ioctl(kvm, KVM_CREATE_VM, 0);
     vm->run_size = (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-    vm->apics = vm->fd >= 0 && wants_apics(vcpu) && kvm_ask_for_apics(vm->fd);
+    vm->apics = vm->fd >= 0 && !vcpu->board_apic && kvm_ask_for_apics(vm->fd);
     vm->deadline = vm->apics ? KVM_DEADLINE_COMES : kvm_probe_deadline(kvm);
     close(kvm);
     pthread_mutex_init(&vm->mutex, NULL);
