@@ -39,7 +39,12 @@ static bool set_msr(const struct kvm_cpu *cpu, uint32_t msr, uint64_t value)
     return ioctl(cpu->fd, KVM_SET_MSRS, &one) == 1;
 }
 
-static uint32_t *at(struct kvm_lapic_state *page, unsigned reg) { return (uint32_t *)(void *)(page->regs + 16 * reg); }
+/* A register is the first word of each 16 bytes. */
+union apic_page {
+    struct kvm_lapic_state state;
+    uint32_t reg[INTC_REGISTERS][4];
+};
+_Static_assert(sizeof(union apic_page) == sizeof(struct kvm_lapic_state), "64 registers");
 
 static struct vcpu *vcpu_of(const struct kvm_vm *vm, uint32_t apic_id)
 {
@@ -102,17 +107,17 @@ static void settle_timer(const struct kvm_cpu *cpu)
         kvm_enter_interrupted(cpu);
 }
 
-static bool counts(struct kvm_lapic_state *page)
+static bool counts(const union apic_page *page)
 {
-    return (*at(page, APIC_LVT_TIMER) & LVT_TIMER_MODE) != LVT_TSC_DEADLINE && *at(page, APIC_TIMER_INITIAL);
+    return (page->reg[APIC_LVT_TIMER][0] & LVT_TIMER_MODE) != LVT_TSC_DEADLINE && page->reg[APIC_TIMER_INITIAL][0];
 }
 
 /* One that has run out may have done so just now. A deadline that has passed needs nothing: it is told as long as it is not in IRR. */
-static bool get_page(const struct kvm_cpu *cpu, struct kvm_lapic_state *page)
+static bool get_page(const struct kvm_cpu *cpu, union apic_page *page)
 {
     if (ioctl(cpu->fd, KVM_GET_LAPIC, page))
         return false;
-    if (!counts(page) || (*at(page, APIC_TIMER_CURRENT) && !(*at(page, APIC_LVT_TIMER) & LVT_PERIODIC)))
+    if (!counts(page) || (page->reg[APIC_TIMER_CURRENT][0] && !(page->reg[APIC_LVT_TIMER][0] & LVT_PERIODIC)))
         return true;
     settle_timer(cpu);
     return !ioctl(cpu->fd, KVM_GET_LAPIC, page);
@@ -126,11 +131,11 @@ static bool store(void *owner, uint32_t apic_id, const struct intc_registers *re
     struct kvm_vm *vm = owner;
     struct vcpu *vcpu = vcpu_of(vm, apic_id);
     struct kvm_cpu *cpu = cpu_with(vm, vcpu);
-    struct kvm_lapic_state page = { 0 };
+    union apic_page page = { 0 };
     if (!cpu)
         return false;
     for (unsigned i = 0; i < INTC_REGISTERS; i++)
-        *at(&page, i) = registers->reg[i];
+        page.reg[i][0] = registers->reg[i];
     kvm_tell_tsc(vcpu, cpu);
     return set_msr(cpu, MSR_APIC_BASE, registers->base) && !ioctl(cpu->fd, KVM_SET_LAPIC, &page) &&
            (!registers->deadline || set_msr(cpu, MSR_TSC_DEADLINE, registers->deadline));
@@ -140,11 +145,11 @@ static bool fetch(void *owner, uint32_t apic_id, struct intc_registers *register
 {
     const struct kvm_vm *vm = owner;
     const struct kvm_cpu *cpu = cpu_with(vm, vcpu_of(vm, apic_id));
-    struct kvm_lapic_state page;
+    union apic_page page;
     if (!cpu || !(vm->awake ? !ioctl(cpu->fd, KVM_GET_LAPIC, &page) : get_page(cpu, &page)))
         return false;
     for (unsigned i = 0; i < INTC_REGISTERS; i++)
-        registers->reg[i] = *at(&page, i);
+        registers->reg[i] = page.reg[i][0];
     return get_msr(cpu, MSR_APIC_BASE, &registers->base) && get_msr(cpu, MSR_TSC_DEADLINE, &registers->deadline);
 }
 
