@@ -48,8 +48,7 @@ def all_is_used(machine):
         raise Failure("kvm_intel has %s" % said)
 
 
-@case("Debian's QEMU with KVM in the guest boots the cloud kernel; kvm-intel uses all of VT-x that it can",
-      tries=2)
+@case("Debian's QEMU with KVM in the guest boots the cloud kernel; kvm-intel uses all of VT-x that it can")
 def qemu_kvm(test):
     with hypervisor(test) as machine:
         all_is_used(machine)

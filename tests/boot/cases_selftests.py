@@ -87,7 +87,7 @@ def run(test, rows, cpus):
             machine.end(exit_status("DONE"), BOOT_SECONDS)
 
 
-@case("those of KVM's selftests that show VT-x best say what the table expects", tries=2)
+@case("those of KVM's selftests that show VT-x best say what the table expects")
 def kvm_selftests_quick(test):
     run(test, [row for row in table() if row.when == "QUICK"], cpus=1)
 

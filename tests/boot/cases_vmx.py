@@ -31,17 +31,17 @@ def boots_a_guest(test, *options, **how):
         end(machine)
 
 
-@case("kvm-intel loads with all its features, and a guest of the guest boots Debian's cloud kernel to user space", tries=2)
+@case("kvm-intel loads with all its features, and a guest of the guest boots Debian's cloud kernel to user space")
 def kvm(test):
     boots_a_guest(test)
 
 
-@case("the same without EPT and virtual interrupts: the guest's KVM has shadow page tables and injects what it emulates", tries=2)
+@case("the same without EPT and virtual interrupts: the guest's KVM has shadow page tables and injects what it emulates")
 def kvm_shadow_paging(test):
     boots_a_guest(test, cpu="i7-7500U,vmx-enable-ept=off,vmx-use-tpr-shadow=off", append="doppel.kvm_features=any ")
 
 
-@case("two processors in the guest, and two in its guest", cpus=2, tries=2)
+@case("two processors in the guest, and two in its guest", cpus=2)
 def kvm_smp(test):
     boots_a_guest(test, "--cpus", "2", append="doppel.kvm_cpus=2 ")
 
@@ -58,7 +58,7 @@ def monitor_of(machine, path):
             time.sleep(0.05)
 
 
-@case("a machine is kept twice while its guest's guest boots, and goes on under the other engine", tries=2)
+@case("a machine is kept twice while its guest's guest boots, and goes on under the other engine")
 def kvm_snapshot(test):
     sockets, kept = [test.path("monitor1"), test.path("monitor2")], [test.path("dbt"), test.path("interp")]
     with hypervisor(test, "--engine", "dbt", "--monitor", "socket:" + sockets[0]) as machine:
