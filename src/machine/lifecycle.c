@@ -12,6 +12,7 @@
 #include "dev/device.h"
 #include "machine/image.h"
 #include "machine/pc.h"
+#include "mem/gather.h"
 #include "mmu/mmu.h"
 #include "vcpu/loop.h"
 #include "vcpu/work.h"
@@ -56,6 +57,7 @@ bool machine_start(struct machine *machine, struct error *err)
     if (status)
         return error_errno(err, status, "cannot start the event loop's thread");
     pthread_setname_np(machine->loop_thread, "loop");
+    ram_gatherer_start(machine->ram->gatherer);
     machine->running = true;
     /*
      * The monitor may pause the machine already: then its vCPUs start standing still. The second lock keeps a guest that ends

@@ -23,6 +23,7 @@
 #include "machine/layout.h"
 #include "machine/lifecycle.h"
 #include "machine/pc.h"
+#include "mem/gather.h"
 #include "mem/ram.h"
 #include "mmu/mmu.h"
 #include "vcpu/loop.h"
@@ -289,8 +290,10 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     machine->clock = config->clock_instructions ? clock_create_counted(&machine->lock, config->clock_instructions)
                                                 : clock_create(machine->loop, &machine->lock, origin ? origin->tsc_hz : 0);
     machine->ram = ram_create();
-    if (machine->ram)
+    if (machine->ram) {
         machine->ram->counters = &machine->counters;
+        machine->ram->gatherer = origin ? NULL : ram_gatherer_create(machine->ram);         /* a snapshot's pages stay as they are */
+    }
     machine->mmio = bus_create("mmio", 0, &machine->log);
     machine->ports = bus_create("port", 0x10000, &machine->log);
     if (!machine->clock || !machine->ram || !machine->mmio || !machine->ports)

@@ -5,7 +5,8 @@
  *
  * RAM is shared memory, for which MADV_COLLAPSE is the only way to large pages that needs no setting of the host's. It allocates a large page,
  * copies what was there, and keeps every mapping. It is not free: half a millisecond was measured, and 5 where the host has to
- * get the memory first. So RAM is granted in small pieces all the same, and who asks for a large page knows that it is used much, and all of it.
+ * get the memory first. So RAM is granted in small pieces all the same. Large pages are asked for by windows for what runs hot in them (mmu/window.c), and by
+ * a thread for what has been granted anyway (gather.h).
  */
 #include <sys/mman.h>
 
@@ -23,6 +24,8 @@ static _Atomic uint32_t *large_word(const struct ram_slot *slot, uint64_t gpa)
     bool whole = from >= slot->gpa && slot->size >= RAM_LARGE && from - slot->gpa <= slot->size - RAM_LARGE;
     return whole && !slot->source ? ram_page(slot, from) : NULL;
 }
+
+bool ram_can_be_large(const struct ram_slot *slot, uint64_t gpa) { return large_word(slot, gpa); }
 
 bool ram_is_large(const struct ram_slot *slot, uint64_t gpa)
 {

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "mem/code_map.h"
 #include "mem/fetch.h"
+#include "mem/gather.h"
 
 /* No processor addresses more (SDM3 §4.1.4: MAXPHYADDR is at most 52). */
 static const uint64_t physical_limit = BIT(52);
@@ -50,6 +51,7 @@ void ram_destroy(struct ram *ram)
     if (!ram)
         return;
     ram_fetcher_destroy(ram->fetcher);
+    ram_gatherer_destroy(ram->gatherer);
     for (unsigned i = 0; i < ram->slot_count; i++)
         slot_free(&ram->slot[i]);
     pthread_mutex_destroy(&ram->code_mutex);
@@ -262,7 +264,7 @@ void ram_find_granted(const struct ram_slot *slot, uint64_t *bitmap)
             set_bit(bitmap, page, 0);
 }
 
-void ram_grant_piece(struct ram_slot *slot, uint64_t gpa)
+void ram_grant_piece(struct ram *ram, struct ram_slot *slot, uint64_t gpa)
 {
     uint64_t offset = align_down(gpa - slot->gpa, RAM_PIECE);
     atomic_fetch_or(&slot->page[offset >> PAGE_SHIFT], PAGE_GRANTED);
@@ -270,6 +272,8 @@ void ram_grant_piece(struct ram_slot *slot, uint64_t gpa)
     if (!slot->source)                          /* a refusal is no harm: pages come as they are touched */
         madvise(slot->host + offset, min_u64(RAM_PIECE, slot->size - offset), MADV_POPULATE_WRITE);
 #endif
+    if (ram->gatherer)
+        ram_gather_later(ram->gatherer, slot, gpa);
 }
 
 /* --- copies --- */
@@ -283,10 +287,10 @@ static struct ram_slot *slot_at(struct ram *ram, uint64_t gpa)
     return NULL;
 }
 
-static void grant(struct ram_slot *slot, uint64_t gpa, uint64_t size)
+static void grant(struct ram *ram, struct ram_slot *slot, uint64_t gpa, uint64_t size)
 {
     for (uint64_t at = gpa; at < gpa + size; at = slot->gpa + align_down(at - slot->gpa, RAM_PIECE) + RAM_PIECE)
-        ram_grant(slot, at);
+        ram_grant(ram, slot, at);
 }
 
 enum copy { COPY_OUT, COPY_IN, COPY_LOAD };
@@ -303,7 +307,7 @@ static bool copy_range(struct ram *ram, uint64_t gpa, void *buffer, size_t size,
         if (copy == COPY_OUT) {
             memcpy(bytes, slot->host + offset, part);
         } else if (copy == COPY_LOAD || !ram_is_rom(slot, gpa)) {
-            grant(slot, gpa, part);
+            grant(ram, slot, gpa, part);
             memcpy(slot->host + offset, bytes, part);
             ram_written(ram, gpa, part);
         }

@@ -24,6 +24,7 @@ enum dirty_client { DIRTY_MIGRATION, DIRTY_SNAPSHOT, DIRTY_DISPLAY, DIRTY_CLIENT
 /* Bits of a page word. */
 enum {
     PAGE_DIRTY = 1u << 0,           /* DIRTY_CLIENTS bits from here: written since the client last looked */
+    PAGE_LARGE_WANTED = 1u << 4,    /* of the first page of RAM_LARGE: gather.h has it on its list */
     PAGE_LARGE = 1u << 5,           /* of the first page of RAM_LARGE: it was made one large page, ... */
     PAGE_LARGE_REFUSED = 1u << 6,   /* ... or the host did not */
     PAGE_GRANTED = 1u << 7,         /* of the first page of a piece: ram_grant has seen to the piece */
@@ -81,6 +82,7 @@ struct ram {
     struct ram_watcher watcher;
     struct counters *counters;          /* the set that any thread may add to; NULL: nobody counts */
     pthread_mutex_t code_mutex;         /* orders code_map_add and code_map_remove */
+    struct ram_gatherer *gatherer;      /* gather.h; NULL: nothing is gathered */
     struct ram_fetcher *fetcher;        /* fetch.h; NULL: nothing is fetched on demand */
 };
 
@@ -105,19 +107,20 @@ uint64_t ram_total(const struct ram *ram);
  * Any thread: somebody is about to touch the page. The host is asked once for the whole piece of RAM_PIECE bytes around it, which costs a
  * fraction of as many faults. Pages that are a snapshot's come one by one as they are touched.
  */
-void ram_grant_piece(struct ram_slot *slot, uint64_t gpa);
-static inline void ram_grant(struct ram_slot *slot, uint64_t gpa)
+void ram_grant_piece(struct ram *ram, struct ram_slot *slot, uint64_t gpa);
+static inline void ram_grant(struct ram *ram, struct ram_slot *slot, uint64_t gpa)
 {
     uint64_t first = align_down(gpa - slot->gpa, RAM_PIECE) >> PAGE_SHIFT;
     if (unlikely(!(atomic_load_explicit(&slot->page[first], memory_order_relaxed) & PAGE_GRANTED)))
-        ram_grant_piece(slot, gpa);
+        ram_grant_piece(ram, slot, gpa);
 }
 /*
- * Any thread. The RAM_LARGE around gpa, all of which is in use, becomes a large page of the host's, unless that was tried before: false then, or
+ * Any thread. The RAM_LARGE around gpa, most of which is in use, becomes a large page of the host's, unless that was tried before: false then, or
  * where none can be. True: the host was asked, which takes a while (large.c), whatever it answered.
  */
 bool ram_make_large(struct ram *ram, struct ram_slot *slot, uint64_t gpa);
-/* Any thread: was it? */
+/* Any thread: is there a RAM_LARGE around gpa that could become one? Has it? */
+bool ram_can_be_large(const struct ram_slot *slot, uint64_t gpa);
 bool ram_is_large(const struct ram_slot *slot, uint64_t gpa);
 /* Bytes of RAM that the host has granted so far: pages touched, or with a private mapping pages written. */
 uint64_t ram_granted(const struct ram *ram);

@@ -110,7 +110,7 @@ bool tlb_fill(struct vcpu *vcpu, uint64_t gla, enum mmu_use use, enum mmu_class 
         entry->tag[use] = tag | TLB_MMIO;
         return true;
     }
-    ram_grant(slot, walk.gpa);
+    ram_grant(vcpu->ram, slot, walk.gpa);
     entry->addend = (uintptr_t)(slot->host + ((walk.gpa & ~PAGE_MASK) - slot->gpa)) - page;
     if (use == MMU_FETCH) {
         entry->tag[MMU_FETCH] = page;

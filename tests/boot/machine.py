@@ -178,7 +178,15 @@ class Monitor:
     def __init__(self, path, seconds=30):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(seconds)
-        self.socket.connect(path)
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.socket.connect(path)
+                return
+            except (FileNotFoundError, ConnectionRefusedError):     # a machine that was just started may not listen yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def __enter__(self):
         return self

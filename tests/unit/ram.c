@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/stats.h"
 #include "mem/code_map.h"
+#include "mem/gather.h"
 #include "mem/ram.h"
 
 static void absurd_slots_are_refused(void **state)
@@ -219,6 +220,44 @@ static void pages_of_a_snapshot_stay_small(void **state)
     ram_destroy(ram);
 }
 
+static void what_is_mostly_granted_is_gathered_once(void **state)
+{
+    enum { PIECES = RAM_LARGE / RAM_PIECE, ENOUGH = PIECES * 3 / 4 };
+    struct counters counters = { 0 };
+    struct ram *ram = ram_from_1m(&counters);
+    struct ram_slot *slot = &ram->slot[0];
+    ram->gatherer = ram_gatherer_create(ram);
+    assert_non_null(ram->gatherer);
+    for (unsigned i = 1; i < PIECES / 2; i++)               /* half a large page before the first whole one: never */
+        ram_grant(ram, slot, MiB + i * RAM_PIECE);
+    for (unsigned i = 0; i < ENOUGH - 1; i++)
+        ram_grant(ram, slot, 2 * RAM_LARGE + (PIECES - 1 - i) * RAM_PIECE);
+    assert_false(ram_gather_next(ram->gatherer));
+    assert_true(ram_write(ram, 2 * RAM_LARGE, "abcd", 4));  /* grants one more */
+    for (unsigned i = 0; i < PIECES; i++)
+        ram_grant(ram, slot, 4 * RAM_LARGE + i * RAM_PIECE);
+    for (unsigned i = 0; i < 2; i++)
+        assert_true(ram_gather_next(ram->gatherer));
+    assert_false(ram_gather_next(ram->gatherer));
+    assert_memory_equal(ram_host(ram, 2 * RAM_LARGE), "abcd", 4);
+    assert_int_equal(large_counted(&counters), ram_is_large(slot, 2 * RAM_LARGE) + ram_is_large(slot, 4 * RAM_LARGE));
+    for (unsigned i = 0; i < PIECES; i++)
+        ram_grant(ram, slot, 2 * RAM_LARGE + i * RAM_PIECE);
+    assert_false(ram_gather_next(ram->gatherer));
+    assert_false(ram_make_large(ram, slot, 4 * RAM_LARGE)); /* was asked for */
+    ram_destroy(ram);
+}
+
+static void a_gatherer_ends_when_it_is_told(void **state)
+{
+    struct ram *ram = ram_from_1m(NULL);
+    ram->gatherer = ram_gatherer_create(ram);
+    ram_gatherer_start(ram->gatherer);
+    write_pages(ram);
+    check_pages(ram);
+    ram_destroy(ram);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -231,6 +270,8 @@ int main(void)
         cmocka_unit_test(large_pages_are_asked_for_once_and_keep_what_is_there),
         cmocka_unit_test(a_host_that_refuses_large_pages_does_no_harm),
         cmocka_unit_test(pages_of_a_snapshot_stay_small),
+        cmocka_unit_test(what_is_mostly_granted_is_gathered_once),
+        cmocka_unit_test(a_gatherer_ends_when_it_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
