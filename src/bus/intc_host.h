@@ -28,7 +28,7 @@ struct intc_host {
     /* By lend and reclaim, or on the processor's thread. False: nothing was done. */
     bool (*store)(void *owner, uint32_t apic_id, const struct intc_registers *registers);
     bool (*fetch)(void *owner, uint32_t apic_id, struct intc_registers *registers);
-    /* On the processor's thread: IA32_APIC_BASE (that KVM takes any valid value of), IA32_TSC_DEADLINE, x2APIC's. False: #GP. */
+    /* On the processor's thread: IA32_APIC_BASE (a valid value), IA32_TSC_DEADLINE, x2APIC's. False: #GP. */
     bool (*read_msr)(void *owner, uint32_t apic_id, uint32_t msr, uint64_t *value);
     bool (*write_msr)(void *owner, uint32_t apic_id, uint32_t msr, uint64_t value);
     /* Any thread: a message as an MSI, with bits 31:8 of the destination in the address's upper half. False: nobody accepted it. */

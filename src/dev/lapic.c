@@ -685,7 +685,9 @@ void lapic_set_lint(struct lapic *lapic, unsigned lint, bool level)
     pthread_mutex_lock(&lapic->lock);
     bool rises = level && !lapic->lint_level[lint & 1];
     lapic->lint_level[lint & 1] = level;
-    if (rises && (!enabled(lapic) || lapic->host))
+    if (rises && lapic->host)
+        after.request = lint & 1 ? 0 : REQUEST_INTERRUPT;       /* of the two only the 8259's is connected there */
+    else if (rises && !enabled(lapic))
         after.request = lint & 1 ? REQUEST_NMI : REQUEST_INTERRUPT;
     else if (rises)
         lapic_deliver_local(lapic, LVT_LINT0 + (lint & 1), &after);

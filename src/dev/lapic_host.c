@@ -53,14 +53,16 @@ static void from_host(struct lapic *lapic, const struct intc_registers *r)
 bool lapic_lend(struct lapic *lapic, const struct intc_host *host)
 {
     struct intc_registers registers;
+    struct lapic_after after = { 0 };
     pthread_mutex_lock(&lapic->lock);
+    lapic_timer_catch_up(lapic, &after);        /* its interrupt goes along, in IRR */
     to_host(lapic, &registers);
     bool done = host->store(host->owner, lapic->apic_id, &registers);
     if (done) {
         lapic->host = host;
         lapic_timer_arm(lapic, CLOCK_NEVER);
     }
-    pthread_mutex_unlock(&lapic->lock);
+    lapic_finish(lapic, &after);
     return done;
 }
 

@@ -84,6 +84,8 @@ void lapic_timer_arm(struct lapic *lapic, uint64_t deadline_ns);
 void lapic_timer_arm_deadline(struct lapic *lapic, struct lapic_after *after);
 /* What is left of a count that goes on, as of now; 0: it has run out, or there is none. Armed by lapic_timer_resume. */
 void lapic_timer_load(struct lapic *lapic, uint32_t left);
+/* A count that has run out, of which the host's timer has not told yet. */
+void lapic_timer_catch_up(struct lapic *lapic, struct lapic_after *after);
 /* The host's timer for whatever is loaded. */
 void lapic_timer_resume(struct lapic *lapic, struct lapic_after *after);
 /* The host's timer, with the APIC for `owner`; without the lock, on the loop's thread. */

@@ -108,6 +108,23 @@ static void arm_count(struct lapic *lapic)
     }
 }
 
+static void count_ran_out(struct lapic *lapic, uint64_t now, struct lapic_after *after)
+{
+    lapic->timer_next_ns = CLOCK_NEVER;
+    expire(lapic, after);
+    if (timer_mode(lapic) == TIMER_PERIODIC && lapic->initial_count)
+        lapic_timer_arm(lapic, next_period_ns(lapic, now));
+    else
+        lapic->counting = false;
+}
+
+void lapic_timer_catch_up(struct lapic *lapic, struct lapic_after *after)
+{
+    uint64_t now = clock_ns(lapic->device.world.clock);
+    if (timer_mode(lapic) < TIMER_TSC_DEADLINE && lapic->timer_next_ns <= now)
+        count_ran_out(lapic, now, after);
+}
+
 /* On the loop's thread. May come late for a deadline that has since been moved: timer_next_ns decides. */
 void lapic_timer_fired(void *owner)
 {
@@ -125,12 +142,7 @@ void lapic_timer_fired(void *owner)
     } else if (timer_mode(lapic) == TIMER_TSC_DEADLINE) {
         lapic_timer_arm_deadline(lapic, &after);        /* expires, or waits on if the TSC is not there yet */
     } else {
-        lapic->timer_next_ns = CLOCK_NEVER;
-        expire(lapic, &after);
-        if (timer_mode(lapic) == TIMER_PERIODIC && lapic->initial_count)
-            lapic_timer_arm(lapic, next_period_ns(lapic, now));
-        else
-            lapic->counting = false;
+        count_ran_out(lapic, now, &after);
     }
     lapic_finish(lapic, &after);
 }

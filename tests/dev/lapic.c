@@ -828,6 +828,14 @@ static void timers_run_on_only_where_they_are(void **state)
     lend(f, &kernel);
     assert_int_equal(kernel.held[0].reg[0x38], 0);      /* run out: not to be started again */
     reclaim(f);
+    reg_write(f, 2, 0x320, 0x62);
+    reg_write(f, 2, 0x380, 1000);
+    timer_disarm(&f->cpu[2].lapic->timer);              /* the host is late with it */
+    board_advance(f->board, 5000);
+    lend(f, &kernel);
+    assert_int_equal(kernel.held[2].reg[0x23], 1u << 2);
+    reclaim(f);
+    assert_int_equal(take(f, 2), 0x62);
 }
 
 static void messages_go_where_the_registers_are(void **state)

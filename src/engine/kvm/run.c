@@ -228,7 +228,7 @@ static enum run_result visit(struct vcpu *vcpu, struct kvm_cpu *cpu, bool step)
         atomic_fetch_or(&vcpu->request, REQUEST_INTERRUPT);
     if (event)
         return RUN_EVENT;
-    if (vcpu->activity != ACTIVITY_ACTIVE && outcome != DEAD)
+    if (vcpu->activity != ACTIVITY_ACTIVE && outcome == INTERPRET)
         outcome = STOP;
     switch (outcome) {
     case HALTED:
@@ -272,7 +272,8 @@ static enum run_result engine_run(struct vcpu *vcpu, uint64_t budget)
         return RUN_EVENT;
     if (vcpu->activity != ACTIVITY_ACTIVE && (step || !engine_waits(vcpu)))
         return RUN_IDLE;
-    if (vcpu->pending_debug || !memory_is_told(vcpu, cpu))      /* a debug trap that an interpreted instruction left */
+    bool told = memory_is_told(vcpu, cpu);
+    if (vcpu->activity == ACTIVITY_ACTIVE && (vcpu->pending_debug || !told))        /* a debug trap that an interpreted instruction left */
         return interp_run(vcpu, 1);
     if (!kvm_wake(vcpu, cpu))
         return vcpu->activity == ACTIVITY_ACTIVE ? interp_run(vcpu, budget) : RUN_IDLE;

@@ -56,7 +56,8 @@ static bool set_up(struct kvm_vm *vm, const struct vcpu *vcpu)
     kvm_ask_for_rings(vm);
     kvm_open_apics(vm, vcpu);
     return !ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) && !ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_PAGES) &&
-           kvm_leave_msrs(vm->fd, keeps_deadline(vm, vcpu)) && leave_failed_emulation(vm->fd) && (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));
+           kvm_leave_msrs(vm->fd, keeps_deadline(vm, vcpu)) && leave_failed_emulation(vm->fd) &&
+           (vm->deadline != KVM_DEADLINE_WITH_MWAIT || kvm_let_mwait(vm->fd));
 }
 
 static struct kvm_vm *create(struct vcpu *vcpu)
