@@ -48,7 +48,10 @@ static bool map_code(struct dbt *dbt, uint8_t *execute)
     close(fd);
     if (!write || write == MAP_FAILED)
         return false;
-    dbt->code_base = dbt->code = dbt->granted = write;
+    uint8_t *base = write;
+    dbt->hot = (struct code_part){ .base = base, .next = base, .granted = base };
+    base += DBT_HOT_SIZE;
+    dbt->cold = (struct code_part){ .base = base, .next = base, .granted = base };
     dbt->shift = execute - (uint8_t *)write;
     return there != MAP_FAILED;
 }
@@ -77,11 +80,13 @@ struct dbt *dbt_create(void)
         munmap(at, size);
         return NULL;
     }
+    madvise(at, state_size(), MADV_HUGEPAGE);
     dbt->data = reserve(DBT_DATA_SIZE);
     if (dbt->data)
         madvise(dbt->data, DBT_DATA_SIZE, MADV_HUGEPAGE);       /* it is filled from its beginning on */
     dbt->order = reserve(ORDER_MOST * sizeof(struct translation *));
     dbt->tables = reserve(JUMPS_TABLES * sizeof(struct jump_table));
+    madvise(dbt->tables, JUMPS_TABLES * sizeof(struct jump_table), MADV_HUGEPAGE);
     dbt->mini = calloc(1, sizeof(*dbt->mini));
     dbt->work = calloc(1, sizeof(*dbt->work));
     dbt->site_runs = site_runs_create();
@@ -90,7 +95,7 @@ struct dbt *dbt_create(void)
     dbt->jumps = dbt->tables;
     if (dbt->tables)
         dbt_forget_jumps(dbt);
-    dbt->hot = DBT_HOT;
+    dbt->heat_wanted = DBT_HOT;
     dbt->generation = 1;
     dbt_limit(dbt, 0);
     if (!dbt->data || !dbt->order || !dbt->tables || !dbt->mini || !dbt->work || !dbt->site_runs || !map_code(dbt, at + state_size())) {
@@ -102,8 +107,8 @@ struct dbt *dbt_create(void)
 
 void dbt_destroy(struct dbt *dbt)
 {
-    if (dbt->code_base)
-        munmap(dbt->code_base, DBT_CODE_SIZE);
+    if (dbt->hot.base)
+        munmap(dbt->hot.base, DBT_CODE_SIZE);
     release(dbt->data, DBT_DATA_SIZE);
     release(dbt->order, ORDER_MOST * sizeof(struct translation *));
     release(dbt->tables, JUMPS_TABLES * sizeof(struct jump_table));
@@ -115,7 +120,8 @@ void dbt_destroy(struct dbt *dbt)
 
 void dbt_flush(struct dbt *dbt)
 {
-    dbt->code = dbt->code_start;
+    dbt->hot.next = dbt->code_start;
+    dbt->cold.next = dbt->cold.base;
     dbt->data_used = 0;
     dbt->stub_flushes = dbt->interp.cache->stub_flushes;
     dbt->generation++;
@@ -137,24 +143,26 @@ void *dbt_alloc(struct dbt *dbt, size_t size)
 
 void dbt_limit(struct dbt *dbt, size_t bytes)
 {
-    dbt->code_most = bytes && bytes < DBT_CODE_SIZE ? bytes : DBT_CODE_SIZE;
-    if (dbt->code_most < DBT_CODE_LEAST)
-        dbt->code_most = DBT_CODE_LEAST;
-    dbt->data_most = dbt->code_most / (DBT_CODE_SIZE >> 20) * (DBT_DATA_SIZE >> 20);
+    size_t most = bytes && bytes < DBT_CODE_SIZE ? bytes : DBT_CODE_SIZE;
+    if (most < DBT_CODE_LEAST)
+        most = DBT_CODE_LEAST;
+    dbt->hot.end = dbt->hot.base + most / (DBT_CODE_SIZE >> 20) * (DBT_HOT_SIZE >> 20);
+    dbt->cold.end = dbt->cold.base + most / (DBT_CODE_SIZE >> 20) * (DBT_COLD_SIZE >> 20);
+    dbt->data_most = most / (DBT_CODE_SIZE >> 20) * (DBT_DATA_SIZE >> 20);
 }
 
 /*
  * Large pages for both views, which are asked for by the first page of each. Programs like compilers run through megabytes of code, and
  * the processor's TLB reaches a few hundred small pages.
  */
-static void grant_large(struct dbt *dbt, uint8_t *at)
+static void grant_large(const struct dbt *dbt, uint8_t *at)
 {
     *(volatile uint8_t *)at = *at;
     madvise(at, CODE_LARGE, MADV_COLLAPSE);
     madvise(at + dbt->shift, CODE_LARGE, MADV_COLLAPSE);
 }
 
-static void populate(struct dbt *dbt, uint8_t *at, size_t size)
+static void populate(const struct dbt *dbt, uint8_t *at, size_t size)
 {
 #ifdef MADV_POPULATE_WRITE
     madvise(at, size, MADV_POPULATE_WRITE);
@@ -163,28 +171,31 @@ static void populate(struct dbt *dbt, uint8_t *at, size_t size)
 }
 
 /* Both views of what will be written next: a fault for each of its pages would cost as much as translating. */
-static void grant_code(struct dbt *dbt)
+static void grant_code(const struct dbt *dbt, struct code_part *part)
 {
-    while (dbt->code + CODE_MOST > dbt->granted && dbt->granted < dbt->code_base + DBT_CODE_SIZE) {
-        bool large = dbt->granted >= dbt->code_base + CODE_LARGE;
+    while (part->next + CODE_MOST > part->granted && part->granted < part->end) {
+        bool large = part->granted >= part->base + CODE_LARGE;
         size_t size = large ? CODE_LARGE : CODE_PIECE;
         if (large)
-            grant_large(dbt, dbt->granted);
-        populate(dbt, dbt->granted, size);
-        dbt->granted += size;
-        if (dbt->granted == dbt->code_base + CODE_LARGE)
-            grant_large(dbt, dbt->code_base);
+            grant_large(dbt, part->granted);
+        populate(dbt, part->granted, size);
+        part->granted += size;
+        if (part->granted == part->base + CODE_LARGE)
+            grant_large(dbt, part->base);
     }
 }
 
+static bool is_full(const struct code_part *part) { return part->next + CODE_MOST > part->end; }
+
 void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt)
 {
-    if (dbt->code + CODE_MOST > dbt->code_base + dbt->code_most || dbt->data_used + DATA_MOST > dbt->data_most ||
+    if (is_full(&dbt->hot) || is_full(&dbt->cold) || dbt->data_used + DATA_MOST > dbt->data_most ||
         dbt->order_count == ORDER_MOST) {
         dbt_flush(dbt);
         counter_add(&vcpu->counters, COUNTER_code_flushes, 1);
     }
-    grant_code(dbt);
+    grant_code(dbt, &dbt->hot);
+    grant_code(dbt, &dbt->cold);
 }
 
 /* --- finding --- */
@@ -203,12 +214,12 @@ struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, 
     return t;
 }
 
-static void name_for_perf(struct perf *perf, const struct translation *t, size_t size)
+static void name_for_perf(struct perf *perf, const struct translation *t, const char *part, const uint8_t *code, size_t size)
 {
     char name[64];
-    snprintf(name, sizeof(name), "%s_%llx%s", t->mode & MODE_USER ? "user" : "kernel", (unsigned long long)t->rip,
-             t->mode & MODE_WINDOW ? "_window" : "");
-    perf_name(perf, name, t->code, size);
+    snprintf(name, sizeof(name), "%s_%llx%s%s", t->mode & MODE_USER ? "user" : "kernel", (unsigned long long)t->rip,
+             t->mode & MODE_WINDOW ? "_window" : "", part);
+    perf_name(perf, name, code, size);
 }
 
 static void add(struct dbt *dbt, struct translation *t)
@@ -224,17 +235,20 @@ static void add(struct dbt *dbt, struct translation *t)
     dbt->order[dbt->order_count++] = t;
 }
 
-void dbt_publish(struct vcpu *vcpu, struct dbt *dbt, struct translation *t, uint8_t *end)
+void dbt_publish(struct vcpu *vcpu, struct dbt *dbt, struct translation *t, uint8_t *hot_end, uint8_t *cold_end)
 {
-    if (unlikely(vcpu->perf))
-        name_for_perf(vcpu->perf, t, (size_t)(end - dbt->code));
-    dbt->code = (uint8_t *)align_up((uintptr_t)end, 16);
+    if (unlikely(vcpu->perf)) {
+        name_for_perf(vcpu->perf, t, "", t->code, (size_t)(hot_end - dbt->hot.next));
+        name_for_perf(vcpu->perf, t, "_out", dbt->cold.next + dbt->shift, (size_t)(cold_end - dbt->cold.next));
+    }
+    dbt->hot.next = (uint8_t *)align_up((uintptr_t)hot_end, 16);
+    dbt->cold.next = cold_end;
     add(dbt, t);
 }
 
 struct translation *dbt_at(const struct dbt *dbt, uintptr_t host)
 {
-    if (host - (uintptr_t)(dbt->code_start + dbt->shift) >= DBT_CODE_SIZE)
+    if (host - (uintptr_t)(dbt->code_start + dbt->shift) >= (size_t)(dbt->hot.next - dbt->code_start))
         return NULL;
     unsigned low = 0, high = dbt->order_count;
     while (low < high) {

@@ -9,7 +9,7 @@
  * Registers in translated code:
  *   rax rcx rdx rbx rbp rsi rdi r8 r9 r12 r13    the guest's of the same name
  *   r14                                          the guest's RSP
- *   r10 r11 r15                                  scratch; the guest's r10 r11 r14 r15 live in the vCPU
+ *   r10 r11 r15                                  scratch; the guest's r10 r11 r14 r15 are in a frame at rsp (plan.h)
  *   rsp                                          the host's stack: calls and signals are as everywhere
  *   GS                                           points at the vCPU
  *   vectors, opmasks, MXCSR                      the guest's while dbt->simd_live, else nobody's
@@ -46,12 +46,13 @@
 #include "engine/interp/flags.h"
 
 enum {
-    DBT_CODE_SIZE = 128 << 20,
+    DBT_HOT_SIZE = 80 << 20, DBT_COLD_SIZE = 48 << 20, DBT_CODE_SIZE = DBT_HOT_SIZE + DBT_COLD_SIZE,
     DBT_CODE_LEAST = 256 << 10,
     DBT_DATA_SIZE = 160 << 20,          /* translations, sites, links, traps */
     DBT_HASH_BITS = 19,                 /* so that a look-up is one access to memory, and one more if it finds something */
     DBT_PAGE_BITS = 12,
     DBT_JUMP_BITS = 16,
+    DBT_JUMP_SHIFT = 2,                 /* targets are seldom closer: so neighbours share lines of the processor's cache, and more of a program fits */
     DBT_JUMPS_LISTED = 16384,
     DBT_JUMP_PAGES = 4096,              /* that the entries of a table lie in */
     DBT_HOT = 12,                       /* runs in the interpreter before a block is translated */
@@ -123,9 +124,10 @@ struct translation {
     struct link *incoming;              /* jumps that are patched to lead here */
 };
 
-/* A direct jump out of a translation. */
+/* A direct jump out of a translation, or another way out of it. */
 struct link {
-    uint8_t *field;                     /* its 32-bit target */
+    uint8_t *field;                     /* its 32-bit target; NULL: no jump that could be patched */
+    uint64_t target;                    /* the guest's address that it leads to */
     const uint8_t *ask;                 /* executable address of what leaves, so that the jump is patched */
     const uint8_t *stub;                /* the way without patching: the same, or through the jump table (user code, between pages) */
     const struct translation *from;
@@ -135,6 +137,7 @@ struct link {
     bool patched;
     uint8_t live;                       /* LIVE_*, here */
     bool far, far_listed;               /* between pages */
+    uint16_t uncount;                   /* instructions that were counted and are not run, on the way through `ask` */
 };
 
 /* One instruction that the interpreter's handler runs. */
@@ -186,6 +189,15 @@ struct jump_table {
 
 struct store;
 
+/*
+ * Where code lies. What a trace does if all goes well is in the hot part; ways out and slow ways are in the cold one, which lies
+ * behind it, so that the processor's caches hold what runs. Addresses are those of the writable view.
+ */
+struct code_part {
+    uint8_t *base, *next, *end;         /* the first byte, the next free one, and where it ends for now */
+    uint8_t *granted;                   /* up to where the host has been asked for pages */
+};
+
 struct dbt {
     struct interp interp;               /* first: interp_of finds it */
     /* What translated code reads and writes: relative to RIP. */
@@ -202,13 +214,14 @@ struct dbt {
     const uint8_t *onward;              /* where a helper goes on */
     uint64_t trap_addend, trap_indexed; /* for r11 and r10 */
     uint64_t missed_at;                 /* the host's address of the indirect jump that missed */
+    struct link *link;                  /* while its target is looked up */
 
     struct trap *trap;                  /* the one that was hit, its translation, and what the signal told */
     struct translation *trapped;
     struct trap_fault fault;
-    uint8_t *enter, *leave, *help, *help_host, *trap_entry, *missed, *go_on, *x87_load, *simd_load[SIMD_LEVELS], *look_up[2];     /* shared code, executable */
+    uint8_t *enter, *leave, *by_table, *help, *help_host, *trap_entry, *missed, *go_on, *x87_load, *simd_load[SIMD_LEVELS], *look_up[2];     /* shared code, executable */
     struct work *work;                  /* of the translator, plan.h */
-    unsigned hot;
+    unsigned heat_wanted;               /* runs in the interpreter before a block is translated */
     uint8_t mode;                       /* of the present state of the vCPU */
     bool tsc_known;                     /* tsc_base is the clock's as long as run_blocks runs */
     uint64_t tsc_base;
@@ -216,12 +229,12 @@ struct dbt {
     bool gs_instruction;                /* gs.h */
     uint64_t stub_flushes;              /* of interp's cache, at our own last flush */
     uint32_t generation;                /* counts our own flushes, from 1 */
-    uint8_t *code, *code_start;         /* writable view: next free byte; first behind the shared pieces */
-    uint8_t *code_base, *granted;       /* ... ; up to where the host has been asked for its pages */
-    intptr_t shift;
+    struct code_part hot, cold;
+    uint8_t *code_start;                /* of the hot part: first byte behind the shared pieces */
+    intptr_t shift;                     /* from the writable to the executable view */
     uint8_t *data;                      /* DBT_DATA_SIZE */
     size_t data_used;
-    size_t code_most, data_most;
+    size_t data_most;
     struct { struct block block; struct op op[2]; } *mini;      /* where a site runs: its op, then one that returns */
     struct translation **order;         /* by address of their code */
     unsigned order_count;
@@ -258,8 +271,8 @@ void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt);
 /* At most so many bytes of code, within the bounds above; 0: as many as there are. With nothing translated yet. */
 void dbt_limit(struct dbt *dbt, size_t bytes);
 struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, uint8_t mode);
-/* A new translation, whose code goes from dbt->code to `end`, can be found, and by perf, too. */
-void dbt_publish(struct vcpu *vcpu, struct dbt *dbt, struct translation *translation, uint8_t *end);
+/* A new translation, whose code goes from the next free byte of each part to these, can be found, and by perf, too. */
+void dbt_publish(struct vcpu *vcpu, struct dbt *dbt, struct translation *translation, uint8_t *hot_end, uint8_t *cold_end);
 /* A bit for each granule of the page that [gpa, end) touches. */
 uint64_t dbt_granules(uint64_t page, uint64_t gpa, uint64_t end);
 /* The translation that the executable address lies in, NULL if none. */
@@ -278,7 +291,7 @@ const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip);
 void dbt_forget_jump(struct dbt *dbt, const struct translation *translation);
 void dbt_forget_jumps(struct dbt *dbt);
 /* insn_branch.c computes the same. */
-static inline unsigned jump_index(uint64_t rip) { return rip & ((1u << DBT_JUMP_BITS) - 1); }
+static inline unsigned jump_index(uint64_t rip) { return rip >> DBT_JUMP_SHIFT & ((1u << DBT_JUMP_BITS) - 1); }
 
 /* --- run.c --- */
 /*

@@ -125,12 +125,6 @@ static void emit_short_constant(struct emitter *e, unsigned reg, uint64_t value,
 
 void emit_constant(struct emitter *e, unsigned reg, uint64_t value) { emit_short_constant(e, reg, value, true); }
 
-void emit_address_of(struct emitter *e, unsigned reg, const void *at, enum reloc_kind kind, unsigned number)
-{
-    emit_long_constant(e, reg, (uintptr_t)at);
-    reloc_note(e->relocs, e->at - 8, kind, number);
-}
-
 void emit_guest_address(struct emitter *e, unsigned reg, uint64_t gla)
 {
     bool zero = gla == (uint32_t)gla, sign = gla == (uint64_t)(int64_t)(int32_t)gla;
@@ -145,6 +139,7 @@ void emit_target(const struct emitter *e, uint8_t *field, const uint8_t *target)
 {
     int32_t relative = (int32_t)(target - (field + e->shift + 4));
     memcpy(field, &relative, 4);
+    reloc_note_jump(e->relocs, field, target - e->shift);
 }
 
 uint8_t *emit_jump(struct emitter *e, unsigned opcode, const uint8_t *target)

@@ -73,7 +73,6 @@ void emit_rotate(struct emitter *e, unsigned to, unsigned from, unsigned count);
 /* The shortest MOV of a constant; no flags. */
 void emit_constant(struct emitter *e, unsigned reg, uint64_t value);
 /* Always 10 bytes: the address of a site or a link, by number, which changes with the place of the code. */
-void emit_address_of(struct emitter *e, unsigned reg, const void *at, enum reloc_kind kind, unsigned number);
 /* As emit_constant, an address of guest code or beside it. */
 void emit_guest_address(struct emitter *e, unsigned reg, uint64_t gla);
 /* The 32 bits, `after` bytes before the instruction's end, that make an operand of a field of the engine's own state. */

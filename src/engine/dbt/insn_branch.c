@@ -42,6 +42,13 @@ enum { CODE_OF_ENTRY = offsetof(struct jump_entry, code) };
 static_assert(DBT_JUMP_BITS == 16, "MOVZX makes the index");
 static_assert(sizeof(struct jump_entry) == 16 && offsetof(struct jump_table, way) == 0, "scales and addresses below");
 
+/* S2 = jump_index(S1). */
+static void emit_jump_index(struct emitter *e)
+{
+    emit_rotate(e, S2, S1, DBT_JUMP_SHIFT);
+    emit_insn(e, EMIT_0F, 0xB7, S2, rm_reg(S2), 0);             /* movzx */
+}
+
 /*
  * To the target in S1, by its way in, which compares it (translate.c). In S3 it finds where the jump was: one to an address that is not
  * canonical has not happened (trap.c). No flags are touched.
@@ -50,7 +57,7 @@ static void emit_way(struct work *w)
 {
     struct emitter *e = &w->e;
     want_flags_in_host(w);
-    emit_insn(e, EMIT_0F, 0xB7, S2, rm_reg(S1), 0);             /* movzx */
+    emit_jump_index(e);
     emit_load(e, S3, rm_data(&w->dbt->jumps));
     emit_load(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
     emit_lea_next(e, S3);
@@ -62,20 +69,20 @@ static void emit_way(struct work *w)
  * S1 = a target: S2 becomes the address of its entry in the jump table. An entry is only made for a target that the
  * interpreter has gone to, so a hit needs no check of the address. No flags are touched.
  */
-static void emit_entry_of(struct work *w)
+static void emit_entry_of(struct emitter *e, const struct dbt *dbt)
 {
-    emit_insn(&w->e, EMIT_0F, 0xB7, S2, rm_reg(S1), 0);         /* movzx */
-    emit_load(&w->e, S3, rm_data(&w->dbt->jumps));
-    emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S2 });
-    emit_lea(&w->e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3, .disp = offsetof(struct jump_table, entry) });
+    emit_jump_index(e);
+    emit_load(e, S3, rm_data(&dbt->jumps));
+    emit_lea(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S2 });
+    emit_lea(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3, .disp = offsetof(struct jump_table, entry) });
 }
 
 /* RCX, kept in S3, carries the difference between the target and the entry's address. */
-static void emit_difference(struct work *w)
+static void emit_difference(struct emitter *e)
 {
-    emit_move(&w->e, S3, RCX);
-    emit_load(&w->e, RCX, rm_mem(S2, 0));
-    emit_lea(&w->e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
+    emit_move(e, S3, RCX);
+    emit_load(e, RCX, rm_mem(S2, 0));
+    emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
 }
 
 /*
@@ -88,14 +95,14 @@ static void emit_find_target(struct work *w)
     w->addend_of = NO_ADDEND;
     if (!w->in_host || w->in_memory) {
         w->in_host = false;
-        emit_entry_of(w);
+        emit_entry_of(e, w->dbt);
         emit_move(e, S3, S1);
         emit_insn(e, EMIT_W, 0x03, S3, rm_mem(S2, 0), 0);
         emit_slow(w, CC_NZ);
         return;
     }
-    emit_entry_of(w);
-    emit_difference(w);
+    emit_entry_of(e, w->dbt);
+    emit_difference(e);
     emit8(e, 0xE3);                                             /* jrcxz over the way out */
     uint8_t *hit = e->at++;
     emit_move(e, RCX, S3);
@@ -204,45 +211,60 @@ static void emit_uncount(struct work *w, unsigned done)
     emit_store(&w->e, rm_frame(FRAME_LEFT), S1);
 }
 
-/* Leaves, and asks for the link to be patched. */
-static void emit_ask(struct work *w, const struct edge *edge, struct link *link)
+struct link *add_link(struct work *w, uint64_t target)
 {
-    link->ask = emit_here(&w->e);
-    emit_guest_address(&w->e, S1, edge->target);
-    emit_address_of(&w->e, S2, link, RELOC_LINK, w->link_count - 1);
-    emit_jump(&w->e, JUMP, w->dbt->leave);
+    struct link *link = w->link_list[w->link_count++] = dbt_alloc(w->dbt, sizeof(*link));
+    *link = (struct link){ .target = target, .from = w->t, .live = w->t->live };
+    return link;
 }
 
-/* Through the jump table, whose place for the target is known; what is not there asks. */
-static void emit_by_table(struct work *w, const struct edge *edge, struct link *link)
+void emit_leave(struct work *w, struct link *link)
+{
+    link->ask = emit_here(&w->e);
+    if (!link->stub)
+        link->stub = link->ask;
+    emit_jump(&w->e, CALL, w->dbt->leave);
+    emit_data_offset(&w->e, w->dbt, link, RELOC_LINK, w->link_count - 1);
+}
+
+/* Through the jump table; what is not there asks. */
+static void emit_by_table(struct work *w, const struct link *link)
 {
     struct emitter *e = &w->e;
-    emit_guest_address(e, S1, edge->target);
-    emit_load(e, S2, rm_data(&w->dbt->jumps));
-    emit_insn(e, EMIT_W | EMIT_WIDE, 0x8D, S2, rm_mem(S2, (int32_t)(offsetof(struct jump_table, entry) + jump_index(edge->target) * sizeof(struct jump_entry))), 0);  /* lea */
-    reloc_note_guest(e->relocs, e->at - 4, RELOC_GUEST_JUMP, edge->target);
-    emit_difference(w);
+    emit_offset_to(e, S2, w->dbt, link, RELOC_LINK, w->link_count - 1);
+    emit_jump(e, JUMP, w->dbt->by_table);
+}
+
+void make_by_table(struct emitter *e, struct dbt *dbt, const uint8_t *leave_by)
+{
+    dbt->by_table = emit_here(e);
+    emit_constant(e, S3, (uintptr_t)dbt->data);
+    emit_lea(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2 });
+    emit_store(e, rm_data(&dbt->link), S2);
+    emit_load(e, S1, rm_mem(S2, offsetof(struct link, target)));
+    emit_entry_of(e, dbt);
+    emit_difference(e);
     emit8(e, 0xE3);                                             /* jrcxz over the way out */
     uint8_t *hit = e->at++;
     emit_move(e, RCX, S3);
-    emit_ask(w, edge, link);
+    emit_load(e, S2, rm_data(&dbt->link));
+    emit_jump(e, JUMP, leave_by);
     *hit = (uint8_t)(e->at - (hit + 1));
     emit_move(e, RCX, S3);
-    emit_context_back(w);
+    emit_load(e, S3, rm_data(&dbt->context));
     emit_insn(e, 0, 0xFF, 4, rm_mem(S2, CODE_OF_ENTRY), 0);
 }
 
 /* With nothing to do before the link, the edge itself is what is patched. */
 static void emit_link(struct work *w, const struct edge *edge, bool far, bool bare)
 {
-    struct link *link = w->link_list[w->link_count++] = dbt_alloc(w->dbt, sizeof(*link));
-    *link = (struct link){ .from = w->t, .live = w->t->live, .far = far };
+    struct link *link = add_link(w, edge->target);
+    link->far = far;
     link->field = bare ? edge->field : emit_jump(&w->e, JUMP, emit_here(&w->e));
     link->stub = emit_here(&w->e);
     if (far && w->user)
-        emit_by_table(w, edge, link);
-    else
-        emit_ask(w, edge, link);
+        emit_by_table(w, link);
+    emit_leave(w, link);
     emit_target(&w->e, link->field, !w->user || w->window || !far ? link->ask : link->stub);
 }
 
@@ -260,10 +282,12 @@ void close_edges(struct work *w)
     for (unsigned i = 0; i < w->edge_count; i++) {
         const struct edge *edge = &w->edge[i];
         bool near = is_near(w, edge->target);
-        const uint8_t *start = w->e.at;
-        emit_target(&w->e, edge->field, emit_here(&w->e));
+        const uint8_t *start = w->e.at, *here = emit_here(&w->e);
         emit_uncount(w, edge->done);
         emit_x87_noted(w, edge->done);
-        emit_link(w, edge, !near, w->e.at == start);
+        bool bare = w->e.at == start;
+        if (!bare)
+            emit_target(&w->e, edge->field, here);
+        emit_link(w, edge, !near, bare);
     }
 }

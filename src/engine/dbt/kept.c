@@ -23,7 +23,8 @@ enum {
 static const uint8_t probe[PROBES] = { PROBE, 5, 3 };
 
 struct kept_site { uint16_t in_page, remaining, bytes_at; uint8_t length, early; struct x87_noted x87; };
-struct kept_link { uint16_t field, ask, stub; uint8_t live, far; };
+struct kept_link { uint16_t field, ask, stub, uncount; int32_t target; uint8_t live, far, spare[2]; };         /* field NO_FIELD: none; target: from the trace's RIP */
+enum { NO_FIELD = 0xFFFF };
 struct kept_range { uint16_t at, size; };       /* of guest code in the page */
 struct kept_hole {
     uint16_t at;                        /* in `bytes` */
@@ -34,11 +35,12 @@ struct kept_hole {
 
 /* What follows it is in this order; code last. */
 struct kept {
-    uint16_t code_size, entry, live_entry;
+    uint16_t code_size, hot_size;       /* both parts of the code, and the hot one, which comes first */
+    uint16_t entry, live_entry;
     uint16_t in_page, mode;
     uint16_t count;                     /* guest instructions */
     uint16_t relocs, links, sites, traps, ranges, holes, bytes;
-    uint16_t live, spare[2];
+    uint16_t live, spare[1];
 };
 
 struct parts {
@@ -51,7 +53,7 @@ struct parts {
     const uint8_t *bytes, *code;
     size_t size;                        /* of the whole, a multiple of 8 */
 };
-static_assert(sizeof(struct kept) % 8 == 0 && sizeof(struct reloc) == 8 && sizeof(struct kept_link) == 8 && sizeof(struct kept_site) == 12 &&
+static_assert(sizeof(struct kept) % 8 == 0 && sizeof(struct reloc) == 8 && sizeof(struct kept_link) == 16 && sizeof(struct kept_site) == 12 &&
               sizeof(struct trap) % 4 == 0 && sizeof(struct kept_range) == 4 && sizeof(struct kept_hole) == 8, "parts follow each other without gaps");
 
 static struct parts parts_of(const struct kept *k)
@@ -136,7 +138,7 @@ static void host_cpuid(struct shape_parts *parts)
 
 void kept_attach(struct vcpu *vcpu, struct dbt *dbt)
 {
-    struct shape_parts parts = { .zydis = ZydisGetVersion(), .code_start = (uint64_t)(dbt->code_start - dbt->code_base),
+    struct shape_parts parts = { .zydis = ZydisGetVersion(), .code_start = (uint64_t)(dbt->code_start - dbt->hot.base),
                                  .vector_bytes = native_host_vector_bytes() };
     dl_iterate_phdr(find_build_id, &parts.build);
     if (!vcpu->translations || !parts.build)
@@ -273,13 +275,20 @@ static unsigned probe_of(const struct kept *k, const struct kept_range *range, c
     return 0;
 }
 
-static void take_links(const struct work *w, struct kept_link *out)
+static uint16_t position(const struct work *w, const uint8_t *at) { return (uint16_t)reloc_position(&w->relocs, at); }
+
+/* False: one leads too far away. */
+static bool take_links(const struct work *w, struct kept_link *out)
 {
     for (unsigned i = 0; i < w->link_count; i++) {
         const struct link *link = w->link_list[i];
-        out[i] = (struct kept_link){ .field = (uint16_t)(link->field + w->dbt->shift - w->t->code),
-                                     .ask = (uint16_t)(link->ask - w->t->code), .stub = (uint16_t)(link->stub - w->t->code), .live = link->live, .far = link->far };
+        int64_t target = (int64_t)(link->target - w->t->rip);
+        if (target != (int32_t)target)
+            return false;
+        out[i] = (struct kept_link){ .field = link->field ? position(w, link->field) : NO_FIELD, .target = (int32_t)target, .uncount = link->uncount, .ask = position(w, link->ask - w->dbt->shift),
+                                     .stub = position(w, link->stub - w->dbt->shift), .live = link->live, .far = link->far };
     }
+    return true;
 }
 
 static void take_sites(const struct work *w, const struct kept *k, const struct kept_range *range, struct kept_site *out)
@@ -292,14 +301,22 @@ static void take_sites(const struct work *w, const struct kept *k, const struct 
     }
 }
 
+static void take_traps(const struct work *w, struct trap *out)
+{
+    memcpy(out, w->trap, w->trap_count * sizeof(*out));
+    for (unsigned i = 0; i < w->trap_count; i++)
+        if (out[i].stub)
+            out[i].stub = position(w, w->t->code + out[i].stub - w->dbt->shift);
+}
+
 static bool lies_in(uint64_t address, const void *start, size_t size) { return address - (uintptr_t)start < size; }
 
 static bool is_ours(const struct work *w, uint64_t v)
 {
     extern const char __executable_start[], end[];
     const struct dbt *dbt = w->dbt;
-    return lies_in(v, dbt, sizeof(*dbt)) || lies_in(v, dbt->code_base, DBT_CODE_SIZE) ||
-           lies_in(v, dbt->code_base + dbt->shift, DBT_CODE_SIZE) || lies_in(v, dbt->data, DBT_DATA_SIZE) ||
+    return lies_in(v, dbt, sizeof(*dbt)) || lies_in(v, dbt->hot.base, DBT_CODE_SIZE) ||
+           lies_in(v, dbt->hot.base + dbt->shift, DBT_CODE_SIZE) || lies_in(v, dbt->data, DBT_DATA_SIZE) ||
            lies_in(v, w->vcpu, sizeof(*w->vcpu)) || lies_in(v, __executable_start, (size_t)(end - __executable_start));
 }
 
@@ -324,19 +341,20 @@ void kept_add(struct work *w)
     struct kept_range range[TRACE_MAX];
     struct kept_hole hole[HOLES_MOST];
     uint8_t bytes[BYTES_MOST];
-    const uint8_t *code = w->t->code - w->dbt->shift;
-    size_t code_size = (size_t)(w->e.at - code);
+    size_t hot_size = w->relocs.hot_size, cold_size = (size_t)(w->e.at - w->relocs.cold), code_size = hot_size + cold_size;
     uint64_t gpa;
     const uint8_t *guest = code_at(w->vcpu, &gpa);
     struct kept k = {
-        .code_size = (uint16_t)code_size, .entry = (uint16_t)(w->t->entry - w->t->code),
+        .code_size = (uint16_t)code_size, .hot_size = (uint16_t)hot_size, .entry = (uint16_t)(w->t->entry - w->t->code),
         .live_entry = (uint16_t)(w->t->live_entry - w->t->code), .in_page = w->t->rip & PAGE_MASK, .mode = mode_of(w->dbt),
         .count = w->t->count, .links = (uint16_t)w->link_count,
         .sites = (uint16_t)w->site_count, .traps = (uint16_t)w->trap_count, .live = w->t->live,
     };
     if (!guest || code_size > UINT16_MAX || !take_bytes(w, &k, range, bytes))
         return;
-    take_holes(w, &k, hole, bytes, code);
+    memcpy(w->joined, w->relocs.code, hot_size);
+    memcpy(w->joined + hot_size, w->relocs.cold, cold_size);
+    take_holes(w, &k, hole, bytes, w->joined);
     unsigned probed = probe_of(&k, range, hole);
     if (w->relocs.incomplete || !probed)
         return;
@@ -347,15 +365,15 @@ void kept_add(struct work *w)
     *out = k;
     struct parts p = parts_of(out);
     memcpy((void *)p.reloc, w->relocs.reloc, k.relocs * sizeof(struct reloc));
-    take_links(w, (void *)p.link);
+    bool near = take_links(w, (void *)p.link);
     take_sites(w, &k, range, (void *)p.site);
-    memcpy((void *)p.trap, w->trap, k.traps * sizeof(struct trap));
+    take_traps(w, (void *)p.trap);
     memcpy((void *)p.range, range, k.ranges * sizeof(*range));
     memcpy((void *)p.hole, hole, k.holes * sizeof(*hole));
     memcpy((void *)p.bytes, bytes, k.bytes);
-    memcpy((void *)p.code, code, code_size);
-    reloc_normalize(&w->relocs, (void *)p.code, (uint32_t)(code - w->dbt->code_base));
-    if (!has_foreign_address(w, p.code, code_size))
+    memcpy((void *)p.code, w->joined, code_size);
+    reloc_normalize(&w->relocs, (void *)p.code, w->dbt->hot.base);
+    if (near && !has_foreign_address(w, p.code, code_size))
         store_add(w->dbt->store, key_of(k.mode, guest, k.in_page, probed), out, (uint32_t)size);
     free(out);
 }
@@ -370,7 +388,8 @@ static bool relocs_fit(const struct kept *k, const struct parts *p)
         bool numbered = reloc->kind == RELOC_SITE || reloc->kind == RELOC_LINK;
         if (reloc->kind == RELOC_GUEST_BYTES && (reloc->addend < 0 || reloc->addend + HOLE > k->bytes))
             return false;
-        if (reloc->kind >= RELOC_KINDS || reloc->at + reloc_size(reloc->kind) > k->code_size ||
+        size_t end = reloc->at + reloc_size(reloc->kind);
+        if (reloc->kind >= RELOC_KINDS || end > k->code_size || (reloc->at < k->hot_size && end > k->hot_size) ||
             (numbered && (reloc->addend < 0 || (unsigned)reloc->addend >= numbers)))
             return false;
     }
@@ -425,14 +444,19 @@ static bool addend_fits(const struct trap *trap)
            (none || (indexed->base <= 15 && (indexed->index <= 15 || indexed->index == HOST_NONE) && indexed->scale <= 3));
 }
 
+static bool field_fits(const struct kept *k, uint16_t at)
+{
+    return at == NO_FIELD || at + 4 <= k->hot_size || (at >= k->hot_size && at + 4 <= k->code_size);
+}
+
 static bool links_and_traps_fit(const struct kept *k, const struct parts *p)
 {
     for (unsigned i = 0; i < k->links; i++)
-        if (p->link[i].field + 4 > k->code_size || p->link[i].ask >= k->code_size || p->link[i].stub >= k->code_size)
+        if (!field_fits(k, p->link[i].field) || p->link[i].uncount > k->count || p->link[i].ask >= k->code_size || p->link[i].stub >= k->code_size)
             return false;
     for (unsigned i = 0; i < k->traps; i++) {
         const struct trap *trap = &p->trap[i];
-        if (trap->at >= k->code_size || trap->back >= k->code_size || trap->stub >= k->code_size || trap->in_page >= PAGE_SIZE ||
+        if (trap->at >= k->hot_size || trap->back >= k->hot_size || trap->stub >= k->code_size || trap->in_page >= PAGE_SIZE ||
             trap->remaining > k->count || trap->mnemonic > ZYDIS_MNEMONIC_MAX_VALUE || !addend_fits(trap) ||
             !x87_fits(k, trap->x87))
             return false;
@@ -452,7 +476,7 @@ static bool has_shape(const struct kept *k, size_t size)
 static bool parts_fit(const struct kept *k)
 {
     struct parts p = parts_of(k);
-    return k->count && k->count <= TRACE_MAX && k->entry < k->code_size && k->live_entry < k->code_size &&
+    return k->count && k->count <= TRACE_MAX && k->hot_size <= k->code_size && k->entry < k->hot_size && k->live_entry < k->hot_size &&
            !(k->live & ~(LIVE_VECTORS | LIVE_X87)) && relocs_fit(k, &p) && sites_fit(k, &p) && links_and_traps_fit(k, &p);
 }
 
@@ -502,23 +526,40 @@ static struct site *make_sites(struct dbt *dbt, const struct kept *k, const stru
     return sites;
 }
 
+/* Where a place in the entry's code will lie, in the writable view. */
+static uint8_t *place_of(const struct dbt *dbt, const struct kept *k, unsigned at)
+{
+    return at < k->hot_size ? dbt->hot.next + at : dbt->cold.next + (at - k->hot_size);
+}
+
+static void make_traps(const struct dbt *dbt, const struct kept *k, const struct parts *p, struct translation *t)
+{
+    t->trap_count = k->traps;
+    memcpy(t->trap, p->trap, k->traps * sizeof(struct trap));
+    for (unsigned i = 0; i < k->traps; i++)
+        if (t->trap[i].stub)
+            t->trap[i].stub = (uint32_t)(place_of(dbt, k, t->trap[i].stub) - dbt->hot.next);
+}
+
 static struct link *make_links(struct dbt *dbt, const struct kept *k, const struct parts *p, const struct translation *t)
 {
     struct link *links = dbt_alloc(dbt, k->links * sizeof(*links));
     for (unsigned i = 0; i < k->links; i++)
-        links[i] = (struct link){ .field = dbt->code + p->link[i].field, .ask = t->code + p->link[i].ask, .stub = t->code + p->link[i].stub, .from = t,
-                                  .live = p->link[i].live, .far = p->link[i].far };
+        links[i] = (struct link){ .field = p->link[i].field == NO_FIELD ? NULL : place_of(dbt, k, p->link[i].field),
+                                  .target = t->rip + (uint64_t)(int64_t)p->link[i].target, .uncount = p->link[i].uncount, .ask = place_of(dbt, k, p->link[i].ask) + dbt->shift,
+                                  .stub = place_of(dbt, k, p->link[i].stub) + dbt->shift, .from = t, .live = p->link[i].live, .far = p->link[i].far };
     return links;
 }
 
 static bool make_code(struct dbt *dbt, const struct kept *k, const struct parts *p, struct translation *t, const uint8_t *now)
 {
     struct reloc_place place = {
-        .code = dbt->code, .offset = (uint32_t)(dbt->code - dbt->code_base), .rip = t->rip, .guest = now,
-        .sites = (uintptr_t)make_sites(dbt, k, p, t, now), .site_size = sizeof(struct site),
-        .links = (uintptr_t)make_links(dbt, k, p, t), .link_size = sizeof(struct link),
+        .code = dbt->hot.next, .cold = dbt->cold.next, .hot_size = k->hot_size, .cache = dbt->hot.base, .rip = t->rip, .guest = now,
+        .sites = (size_t)((uint8_t *)make_sites(dbt, k, p, t, now) - dbt->data), .site_size = sizeof(struct site),
+        .links = (size_t)((uint8_t *)make_links(dbt, k, p, t) - dbt->data), .link_size = sizeof(struct link),
     };
-    memcpy(dbt->code, p->code, k->code_size);
+    memcpy(dbt->hot.next, p->code, k->hot_size);
+    memcpy(dbt->cold.next, p->code + k->hot_size, k->code_size - k->hot_size);
     return reloc_apply(p->reloc, k->relocs, &place);
 }
 
@@ -536,18 +577,17 @@ static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const str
     t->count = k->count;
     t->mode = dbt->mode;
     t->live = (uint8_t)k->live;
-    t->code = dbt->code + dbt->shift;
+    t->code = dbt->hot.next + dbt->shift;
     t->entry = t->code + k->entry;
     t->live_entry = t->code + k->live_entry;
-    t->trap_count = k->traps;
     t->trap = dbt_alloc(dbt, k->traps * sizeof(struct trap));
-    memcpy(t->trap, p.trap, k->traps * sizeof(struct trap));
+    make_traps(dbt, k, &p, t);
     watch(vcpu, k, &p, t);
     if (!same_code(k, &p, page, t->rip & ~PAGE_MASK, now) || !make_code(dbt, k, &p, t, now)) {
         dbt->data_used = used;
         return NULL;
     }
-    dbt_publish(vcpu, dbt, t, dbt->code + k->code_size);
+    dbt_publish(vcpu, dbt, t, dbt->hot.next + k->hot_size, dbt->cold.next + (k->code_size - k->hot_size));
     counter_add(&vcpu->counters, COUNTER_translations_reused, 1);
     return t;
 }

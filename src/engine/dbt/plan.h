@@ -80,7 +80,7 @@ struct planned {
     uint8_t bytes[INSN_LENGTH_MAX];
 };
 
-enum { TRACE_MAX = 96, TRACE_BLOCKS = 16, SLOW_MAX = 5 * TRACE_MAX, EDGES_MAX = 2 * TRACE_BLOCKS + 2, TRAPS_MAX = 2 * TRACE_MAX };
+enum { TRACE_MAX = 96, TRACE_BLOCKS = 16, SLOW_MAX = 5 * TRACE_MAX, EDGES_MAX = 2 * TRACE_BLOCKS + 2, LINKS_MAX = EDGES_MAX + 1, TRAPS_MAX = 2 * TRACE_MAX };
 enum { NO_REPLAY = 0xFFFF };
 
 /* A jump out of the line to a site, and where it comes back. */
@@ -108,6 +108,7 @@ struct edge {
 
 struct work {
     struct emitter e;
+    uint8_t *hot_end;                   /* of the trace's hot part, once it is whole */
     struct dbt *dbt;
     struct vcpu *vcpu;
     struct translation *t;
@@ -129,9 +130,10 @@ struct work {
     struct edge edge[EDGES_MAX];
     struct trap trap[TRAPS_MAX];
     struct site *site_list[TRACE_MAX];
-    struct link *link_list[EDGES_MAX];
+    struct link *link_list[LINKS_MAX];
     struct reloc_list relocs;
     struct planned plan[TRACE_MAX];
+    uint8_t joined[UINT16_MAX + 1];     /* both parts of the code, while they are kept */
 };
 
 static inline struct planned *present(struct work *w) { return &w->plan[w->i]; }
@@ -153,6 +155,21 @@ void plan_flags(struct work *w);
 bool plan_looks_at_requests(const struct work *w);
 
 /* --- flags.c --- */
+/* The place of a site or a link (number `number`) in dbt->data, in 32 bits. */
+static inline void emit_data_offset(struct emitter *e, const struct dbt *dbt, const void *at, enum reloc_kind kind, unsigned number)
+{
+    emit32(e, (uint32_t)((const uint8_t *)at - dbt->data));
+    reloc_note(e->relocs, e->at - 4, kind, number);
+}
+
+/* The same into r8 to r15. */
+static inline void emit_offset_to(struct emitter *e, unsigned reg, const struct dbt *dbt, const void *at, enum reloc_kind kind, unsigned number)
+{
+    emit8(e, 0x41);                     /* mov, of 32 bits */
+    emit8(e, 0xB8 | (reg & 7));
+    emit_data_offset(e, dbt, at, kind, number);
+}
+
 /* H to AX, as flags.h packs them, and back. */
 void emit_pack_flags(struct emitter *e);
 void emit_unpack_flags(struct emitter *e);
@@ -269,6 +286,12 @@ void translate_jcc(struct work *w, const struct planned *p);
 void translate_jmp(struct work *w, const struct planned *p);
 void translate_call(struct work *w, const struct planned *p);
 void translate_ret(struct work *w, const struct planned *p);
+/* A way out of the trace, the last in its list. */
+struct link *add_link(struct work *w, uint64_t target);
+/* Leaves by it. */
+void emit_leave(struct work *w, struct link *link);
+/* The shared code of jumps through the jump table: S2 is the link's offset, which leave_by leaves by (a pointer to it in S2) if nothing is there. */
+void make_by_table(struct emitter *e, struct dbt *dbt, const uint8_t *leave_by);
 /* Goes on at a known address. */
 void translate_goto(struct work *w, uint64_t target);
 void close_edges(struct work *w);

@@ -5,11 +5,18 @@
 #include "engine/dbt/dbt.h"
 #include "mmu/window.h"
 
+static bool is_cold(const struct reloc_list *list, const uint8_t *at) { return at >= list->cold; }
+
+size_t reloc_position(const struct reloc_list *list, const uint8_t *at)
+{
+    return is_cold(list, at) ? list->hot_size + (size_t)(at - list->cold) : (size_t)(at - list->code);
+}
+
 void reloc_note(struct reloc_list *list, const uint8_t *field, enum reloc_kind kind, int64_t addend)
 {
     if (!list)
         return;
-    ptrdiff_t at = field - list->code;
+    size_t at = reloc_position(list, field);
     if (list->count == RELOCS_MAX || at > UINT16_MAX || addend != (int32_t)addend) {
         list->incomplete = true;
         return;
@@ -21,6 +28,12 @@ void reloc_note_guest(struct reloc_list *list, const uint8_t *field, enum reloc_
 {
     if (list)
         reloc_note(list, field, kind, (int64_t)(gla - list->rip));
+}
+
+void reloc_note_jump(struct reloc_list *list, const uint8_t *field, const uint8_t *target)
+{
+    if (list && target >= list->code && is_cold(list, field) != is_cold(list, target))
+        reloc_note(list, field, RELOC_PART, 0);
 }
 
 void reloc_note_constant(struct reloc_list *list, const uint8_t *field)
@@ -39,12 +52,19 @@ static void add32(uint8_t *field, uint32_t value)
     memcpy(field, &old, 4);
 }
 
-void reloc_normalize(const struct reloc_list *list, uint8_t *code, uint32_t offset)
+/* By how much what is relative to a field of the cold part differs from what it would be, if that followed the hot one. */
+static uint32_t distance(const uint8_t *code, const uint8_t *cold, size_t hot_size) { return (uint32_t)(cold - code - (ptrdiff_t)hot_size); }
+
+void reloc_normalize(const struct reloc_list *list, uint8_t *joined, const uint8_t *cache)
 {
+    uint32_t offset = (uint32_t)(list->code - cache), between = distance(list->code, list->cold, list->hot_size);
     for (unsigned i = 0; i < list->count; i++) {
-        uint8_t *field = code + list->reloc[i].at;
+        uint8_t *field = joined + list->reloc[i].at;
+        bool cold = list->reloc[i].at >= list->hot_size;
         if (list->reloc[i].kind == RELOC_RELATIVE)
-            add32(field, offset);
+            add32(field, offset + (cold ? between : 0));
+        else if (list->reloc[i].kind == RELOC_PART)
+            add32(field, cold ? between : -between);
         else if (list->reloc[i].kind != RELOC_GUEST_BYTES)
             memset(field, 0, reloc_size(list->reloc[i].kind));
     }
@@ -65,16 +85,21 @@ static bool put64(uint8_t *field, uint64_t value)
 
 static bool apply(const struct reloc *reloc, const struct reloc_place *place)
 {
-    uint8_t *field = place->code + reloc->at;
+    bool cold = reloc->at >= place->hot_size;
+    uint8_t *field = cold ? place->cold + (reloc->at - place->hot_size) : place->code + reloc->at;
+    uint32_t offset = (uint32_t)(place->code - place->cache), between = distance(place->code, place->cold, place->hot_size);
     uint64_t gla = place->rip + (uint64_t)(int64_t)reloc->addend;
     switch (reloc->kind) {
     case RELOC_RELATIVE:
-        add32(field, -place->offset);
+        add32(field, -offset - (cold ? between : 0));
+        return true;
+    case RELOC_PART:
+        add32(field, cold ? -between : between);
         return true;
     case RELOC_SITE:
-        return put64(field, place->sites + (size_t)reloc->addend * place->site_size);
+        return put32(field, place->sites + (size_t)reloc->addend * place->site_size, false);
     case RELOC_LINK:
-        return put64(field, place->links + (size_t)reloc->addend * place->link_size);
+        return put32(field, place->links + (size_t)reloc->addend * place->link_size, false);
     case RELOC_GUEST64:
         return put64(field, gla);
     case RELOC_GUEST_ZERO:
@@ -83,8 +108,6 @@ static bool apply(const struct reloc *reloc, const struct reloc_place *place)
         return put32(field, gla, true);
     case RELOC_GUEST_CHUNK:
         return put32(field, (gla >> WINDOW_CHUNK_SHIFT) * 8 - WINDOW_BIAS, true);
-    case RELOC_GUEST_JUMP:
-        return put32(field, offsetof(struct jump_table, entry) + jump_index(gla) * sizeof(struct jump_entry), true);
     case RELOC_GUEST_BYTES:
         memcpy(field, place->guest + reloc->addend, 4);
         return true;

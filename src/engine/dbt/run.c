@@ -12,12 +12,17 @@ enum { DROPS_MAX = 2, FORGET_AFTER = 4 << 20 };
 
 typedef struct link *enter_fn(const uint8_t *code);
 
+/* The jump that asks to be patched, or NULL. */
 static struct link *enter(struct vcpu *vcpu, struct dbt *dbt, const uint8_t *code)
 {
     dbt->flags = flags_pack(vcpu->rflags);
     struct link *link = ((enter_fn *)dbt->enter)(code);
     flags_set(vcpu, dbt->flags);
-    return link;
+    if (!link)
+        return NULL;
+    vcpu->rip = link->target;
+    dbt->interp.left += link->uncount;
+    return link->field ? link : NULL;
 }
 
 /*
@@ -27,7 +32,7 @@ static struct link *enter(struct vcpu *vcpu, struct dbt *dbt, const uint8_t *cod
 static bool is_hot(const struct dbt *dbt, const struct block *block)
 {
     unsigned drops = dbt->drops[dbt_page(block->gpa)];
-    return block->heat >= dbt->hot << (drops < DROPS_MAX ? drops : DROPS_MAX);
+    return block->heat >= dbt->heat_wanted << (drops < DROPS_MAX ? drops : DROPS_MAX);
 }
 
 static void forget_drops(struct dbt *dbt, uint64_t instructions)
@@ -312,7 +317,7 @@ static void run_blocks(struct vcpu *vcpu, struct interp *interp)
     account(vcpu, dbt);
 }
 
-void dbt_set_hot(struct vcpu *vcpu, unsigned runs) { dbt_of(vcpu)->hot = runs; }
+void dbt_set_hot(struct vcpu *vcpu, unsigned runs) { dbt_of(vcpu)->heat_wanted = runs; }
 
 /* --- the engine --- */
 

@@ -19,7 +19,7 @@ static struct site *site_of(struct work *w)
 
 static void emit_call_site(struct work *w, const struct site *site, const uint8_t *helper)
 {
-    emit_address_of(&w->e, S1, site, RELOC_SITE, site->number);
+    emit_offset_to(&w->e, S1, w->dbt, site, RELOC_SITE, site->number);
     emit_jump(&w->e, CALL, helper);
 }
 

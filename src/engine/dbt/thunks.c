@@ -283,16 +283,21 @@ static void emit_return(struct emitter *e)
     emit8(e, 0xC3);
 }
 
-/* S1: rip to go on at; S2: the link or 0; flags in H. */
-static void make_leave(struct emitter *e, struct dbt *dbt)
+/* `leave` is called with flags in H, never to return: behind the call is the link's offset. */
+static void make_leaves(struct emitter *e, struct dbt *dbt)
 {
     dbt->leave = emit_here(e);
-    emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
+    emit_pop(e, S2);
+    emit_constant(e, S3, (uintptr_t)dbt->data);
+    emit_insn(e, 0, 0x8B, S2, rm_mem(S2, 0), 0);
+    emit_lea(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2 });
+    const uint8_t *leave_by = emit_here(e);
     save_rax_and_flags(e, dbt);
     spill(e, dbt, 0);
     save_vectors(e, dbt);
     emit_move(e, RAX, S2);
     emit_return(e);
+    make_by_table(e, dbt, leave_by);
 }
 
 /* RAX: the entry of a translation, or 0; all guest state is in the vCPU, vector state too. */
@@ -363,7 +368,7 @@ static uint8_t *jump_unless_same(struct emitter *e)
 }
 
 /*
- * Called, S1: the site; returns only if the trace goes on. `host`: flags are in H before, and behind it in H and M; else they
+ * Called, S1: the site's offset; returns only if the trace goes on. `host`: flags are in H before, and behind it in H and M; else they
  * are in M.
  */
 static void make_help(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt, bool host)
@@ -376,7 +381,8 @@ static void make_help(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt, boo
     spill(e, dbt, 8);
     save_vectors(e, dbt);
     emit_constant(e, RDI, (uintptr_t)vcpu);
-    emit_move(e, RSI, S1);
+    emit_constant(e, RSI, (uintptr_t)dbt->data);
+    emit_lea(e, RSI, (struct rm){ .kind = RM_MEMORY, .base = RSI, .index = S1 });
     adjust_stack(e, -8);
     emit_call(e, (uintptr_t)run_site);
     adjust_stack(e, 8);
@@ -463,7 +469,7 @@ static void make_x87_load(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
 
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
 {
-    struct emitter e = { .at = dbt->code, .shift = dbt->shift };
+    struct emitter e = { .at = dbt->hot.next, .shift = dbt->shift };
     dbt->mini->op[1] = (struct op){ .run = site_done };
     dbt->mini->block.gpa2 = BLOCK_DROPPED;
     for (enum simd_level level = SIMD_SSE; level < SIMD_LEVELS; level++)
@@ -472,7 +478,7 @@ void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
         else
             dbt->simd_load[level] = dbt->simd_load[SIMD_AVX];
     make_enter(&e, dbt);
-    make_leave(&e, dbt);
+    make_leaves(&e, dbt);
     make_go_on(&e, dbt);
     make_help(&e, vcpu, dbt, false);
     make_help(&e, vcpu, dbt, true);
@@ -481,5 +487,5 @@ void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
     make_x87_load(&e, vcpu, dbt);
     make_look_up(&e, dbt, MMU_READ);
     make_look_up(&e, dbt, MMU_WRITE);
-    dbt->code = dbt->code_start = (uint8_t *)align_up((uintptr_t)e.at, 16);
+    dbt->hot.next = dbt->code_start = (uint8_t *)align_up((uintptr_t)e.at, 16);
 }

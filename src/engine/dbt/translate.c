@@ -77,13 +77,10 @@ static void emit_check_exit(struct work *w, const struct check *check)
         emit_target(e, check->field[i], emit_here(e));
     if (w->check_keeps_flags)
         emit_move(e, RCX, S2);
-    emit_load(e, S1, rm_frame(FRAME_LEFT));
-    emit_lea(e, S1, rm_mem(S1, (int32_t)(w->count - w->check)));
-    emit_store(e, rm_frame(FRAME_LEFT), S1);
     emit_x87_noted(w, w->check);
-    emit_guest_address(e, S1, w->plan[w->check].rip);
-    emit_constant(e, S2, 0);
-    emit_jump(e, JUMP, w->dbt->leave);
+    struct link *link = add_link(w, w->plan[w->check].rip);
+    link->uncount = (uint16_t)(w->count - w->check);
+    emit_leave(w, link);
 }
 
 /* Vector state is loaded before the first instruction of a trace that has some; what it may use is part of the mode. */
@@ -181,6 +178,14 @@ static bool ends_by_itself(const struct planned *p)
     return p->kind >= KIND_JCC;
 }
 
+/* What follows is seldom needed. */
+static void go_cold(struct work *w)
+{
+    w->hot_end = w->e.at;
+    w->relocs.hot_size = (size_t)(w->e.at - w->dbt->hot.next);
+    w->e.at = w->dbt->cold.next;
+}
+
 static void translate_trace(struct work *w)
 {
     struct check check = { .fields = 0 };
@@ -205,6 +210,7 @@ static void translate_trace(struct work *w)
     if (!ends_by_itself(&w->plan[w->count - 1]))
         translate_goto(w, w->plan[w->count - 1].next_rip);
     emit_insn(&w->e, EMIT_0F, 0x0B, 0, rm_reg(0), 0);   /* the last instruction never comes back */
+    go_cold(w);
     emit_slow_paths(w);
     close_edges(w);
     emit_check_exit(w, &check);
@@ -226,8 +232,9 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
         return NULL;
     dbt_make_room(vcpu, dbt);
     w->narrow = dbt->mode & MODE_32;
-    w->e = (struct emitter){ .at = dbt->code, .shift = dbt->shift, .relocs = kept_suits(dbt) ? &w->relocs : NULL };
-    w->relocs.code = dbt->code;
+    w->e = (struct emitter){ .at = dbt->hot.next, .shift = dbt->shift, .relocs = kept_suits(dbt) ? &w->relocs : NULL };
+    w->relocs.code = dbt->hot.next;
+    w->relocs.cold = dbt->cold.next;
     w->relocs.rip = vcpu->rip;
     w->relocs.count = 0;
     w->relocs.incomplete = false;
@@ -249,7 +256,7 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
     keep_traps(w);
     if (kept_suits(dbt))
         kept_add(w);
-    dbt_publish(vcpu, dbt, w->t, w->e.at);
+    dbt_publish(vcpu, dbt, w->t, w->hot_end, w->e.at);
     counter_add(&vcpu->counters, COUNTER_translations, 1);
     return w->t;
 }
