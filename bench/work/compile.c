@@ -1,4 +1,18 @@
-/* What the compiler is given: a program with a real library in it, an encoder for pictures. */
+/* What the compiler is given: a program with a real library in it, an encoder for pictures; with ALL several others as well. */
+#ifdef ALL
+#define STB_IMAGE_IMPLEMENTATION
+#include <stb/stb_image.h>
+#define STB_TRUETYPE_IMPLEMENTATION
+#include <stb/stb_truetype.h>
+#define STB_IMAGE_RESIZE_IMPLEMENTATION
+#include <stb/stb_image_resize.h>
+#define STB_DXT_IMPLEMENTATION
+#include <stb/stb_dxt.h>
+#define STB_SPRINTF_IMPLEMENTATION
+#include <stb/stb_sprintf.h>
+#define STB_HEXWAVE_IMPLEMENTATION
+#include <stb/stb_hexwave.h>
+#endif
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb/stb_image_write.h>
 

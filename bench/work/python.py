@@ -1,5 +1,6 @@
-"""Queens, dictionaries, strings, sorting and JSON: what scripts do."""
+"""Queens, dictionaries, strings, sorting and JSON: what scripts do. python.py [TIMES]: how much of it."""
 import json
+import sys
 
 
 def queens(n, row=0, columns=0, up=0, down=0):
@@ -13,9 +14,10 @@ def queens(n, row=0, columns=0, up=0, down=0):
     return found
 
 
+times = int(sys.argv[1]) if len(sys.argv) > 1 else 1
 words = {}
-for i in range(60000):
+for i in range(60000 * times):
     word = "w%d" % (i * 7919 % 5003)
     words[word] = words.get(word, 0) + len(word)
 text = json.dumps(sorted(words.items(), key=lambda item: (item[1], item[0])))
-print(queens(7), len(text), sum(count for _, count in json.loads(text)))
+print(sum(queens(7) for _ in range(times)), len(text), sum(count for _, count in json.loads(text)))
