@@ -14,7 +14,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BENCH = os.path.join(ROOT, "bench")
 QEMU = "qemu-system-x86_64"
 ENGINES = ("native", "interp", "dbt", "tcg")
-JOB_SECONDS = 100               # what a job may take
+JOB_SECONDS = 300               # what a job may take
 DISK_MEBIBYTES = 256
 GUEST_ADDRESS, HOST_ADDRESS = "10.0.2.15", "10.0.2.2"
 
