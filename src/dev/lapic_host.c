@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-static void to_host(struct lapic *lapic, struct intc_registers *r)
+static void to_host(const struct lapic *lapic, uint32_t current, struct intc_registers *r)
 {
     *r = (struct intc_registers){ .base = lapic->apic_base, .deadline = lapic_timer_has_deadline(lapic) ? lapic->tsc_deadline : 0 };
     bool x2apic = lapic->apic_base & APIC_BASE_EXTD;
@@ -23,8 +23,8 @@ static void to_host(struct lapic *lapic, struct intc_registers *r)
     r->reg[APIC_ICR_LOW] = (uint32_t)lapic->icr;
     r->reg[APIC_ICR_HIGH] = (uint32_t)(lapic->icr >> 32);
     memcpy(&r->reg[APIC_LVT_FIRST], lapic->lvt, sizeof(lapic->lvt));
-    r->reg[APIC_TIMER_CURRENT] = lapic_timer_current(lapic);
-    r->reg[APIC_TIMER_INITIAL] = r->reg[APIC_TIMER_CURRENT] ? lapic->initial_count : 0;
+    r->reg[APIC_TIMER_CURRENT] = current;
+    r->reg[APIC_TIMER_INITIAL] = current ? lapic->initial_count : 0;
     r->reg[APIC_TIMER_DIVIDE] = lapic->divide;
 }
 
@@ -55,8 +55,8 @@ bool lapic_lend(struct lapic *lapic, const struct intc_host *host)
     struct intc_registers registers;
     struct lapic_after after = { 0 };
     pthread_mutex_lock(&lapic->lock);
-    lapic_timer_catch_up(lapic, &after);        /* its interrupt goes along, in IRR */
-    to_host(lapic, &registers);
+    uint32_t current = lapic_timer_catch_up(lapic, &after);         /* its interrupt goes along, in IRR */
+    to_host(lapic, current, &registers);
     bool done = host->store(host->owner, lapic->apic_id, &registers);
     if (done) {
         lapic->host = host;
@@ -92,7 +92,7 @@ void lapic_host_put(struct lapic *lapic)
     struct intc_registers registers;
     if (!lapic->host)
         return;
-    to_host(lapic, &registers);
+    to_host(lapic, lapic_timer_current(lapic), &registers);
     lapic->host->store(lapic->host->owner, lapic->apic_id, &registers);
     lapic_timer_arm(lapic, CLOCK_NEVER);
 }

@@ -73,7 +73,7 @@ void lapic_deliver_local(struct lapic *lapic, enum lapic_lvt n, struct lapic_aft
 /* Is it in TSC-deadline mode? */
 bool lapic_timer_has_deadline(const struct lapic *lapic);
 /* The current-count register. */
-uint32_t lapic_timer_current(struct lapic *lapic);
+uint32_t lapic_timer_current(const struct lapic *lapic);
 void lapic_timer_write_initial(struct lapic *lapic, uint32_t value);
 void lapic_timer_write_divide(struct lapic *lapic, uint32_t value);
 /* Its LVT entry has another mode than `old_lvt`. */
@@ -82,10 +82,13 @@ void lapic_timer_mode_changed(struct lapic *lapic, uint32_t old_lvt);
 void lapic_timer_arm(struct lapic *lapic, uint64_t deadline_ns);
 /* The same by lapic->tsc_deadline; expires at once if that has passed. */
 void lapic_timer_arm_deadline(struct lapic *lapic, struct lapic_after *after);
-/* What is left of a count that goes on, as of now; 0: it has run out, or there is none. Armed by lapic_timer_resume. */
+/* What is left of a count that goes on, as of now; 0: it has run out, or there is none; one that is periodic is about to. Armed by lapic_timer_resume. */
 void lapic_timer_load(struct lapic *lapic, uint32_t left);
-/* A count that has run out, of which the host's timer has not told yet. */
-void lapic_timer_catch_up(struct lapic *lapic, struct lapic_after *after);
+/*
+ * A count that has run out, of which the host's timer has not told yet, is told of. Returns the current-count register of the same moment: 0
+ * only if it is told.
+ */
+uint32_t lapic_timer_catch_up(struct lapic *lapic, struct lapic_after *after);
 /* The host's timer for whatever is loaded. */
 void lapic_timer_resume(struct lapic *lapic, struct lapic_after *after);
 /* The host's timer, with the APIC for `owner`; without the lock, on the loop's thread. */

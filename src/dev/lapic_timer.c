@@ -36,23 +36,22 @@ static uint64_t elapsed_ticks(const struct lapic *lapic, uint64_t now)
 }
 
 /* What is left of the present period. */
-static uint32_t current_in_period(struct lapic *lapic)
+static uint32_t current_in_period(const struct lapic *lapic, uint64_t now)
 {
-    if (!lapic->initial_count)
-        return 0;
-    uint64_t elapsed = elapsed_ticks(lapic, clock_ns(lapic->device.world.clock));
-    return (uint32_t)(lapic->initial_count - elapsed % lapic->initial_count);
+    return lapic->initial_count ? (uint32_t)(lapic->initial_count - elapsed_ticks(lapic, now) % lapic->initial_count) : 0;
 }
 
-uint32_t lapic_timer_current(struct lapic *lapic)
+static uint32_t current_at(const struct lapic *lapic, uint64_t now)
 {
     if (!lapic->counting || !lapic->initial_count || timer_mode(lapic) >= TIMER_TSC_DEADLINE)
         return 0;
     if (timer_mode(lapic) == TIMER_PERIODIC)
-        return current_in_period(lapic);
-    uint64_t elapsed = elapsed_ticks(lapic, clock_ns(lapic->device.world.clock));
+        return current_in_period(lapic, now);
+    uint64_t elapsed = elapsed_ticks(lapic, now);
     return elapsed >= lapic->initial_count ? 0 : (uint32_t)(lapic->initial_count - elapsed);
 }
+
+uint32_t lapic_timer_current(const struct lapic *lapic) { return current_at(lapic, clock_ns(lapic->device.world.clock)); }
 
 void lapic_timer_arm(struct lapic *lapic, uint64_t deadline_ns)
 {
@@ -118,11 +117,12 @@ static void count_ran_out(struct lapic *lapic, uint64_t now, struct lapic_after 
         lapic->counting = false;
 }
 
-void lapic_timer_catch_up(struct lapic *lapic, struct lapic_after *after)
+uint32_t lapic_timer_catch_up(struct lapic *lapic, struct lapic_after *after)
 {
     uint64_t now = clock_ns(lapic->device.world.clock);
     if (timer_mode(lapic) < TIMER_TSC_DEADLINE && lapic->timer_next_ns <= now)
         count_ran_out(lapic, now, after);
+    return current_at(lapic, now);
 }
 
 /* On the loop's thread. May come late for a deadline that has since been moved: timer_next_ns decides. */
@@ -178,11 +178,12 @@ void lapic_timer_write_divide(struct lapic *lapic, uint32_t value)
 void lapic_timer_mode_changed(struct lapic *lapic, uint32_t old_lvt)
 {
     enum lapic_timer_mode old = mode_of(old_lvt);
-    bool ran_out = elapsed_ticks(lapic, clock_ns(lapic->device.world.clock)) >= lapic->initial_count;
+    uint64_t now = clock_ns(lapic->device.world.clock);
+    bool ran_out = elapsed_ticks(lapic, now) >= lapic->initial_count;
     if (old == TIMER_ONE_SHOT && ran_out && timer_mode(lapic) == TIMER_PERIODIC)
         lapic->counting = false;
     if (old == TIMER_PERIODIC && lapic->counting)
-        restart_at(lapic, current_in_period(lapic));
+        restart_at(lapic, current_in_period(lapic, now));
     if (old == TIMER_TSC_DEADLINE || timer_mode(lapic) == TIMER_TSC_DEADLINE) {
         lapic->initial_count = 0;
         lapic->counting = false;
@@ -193,6 +194,8 @@ void lapic_timer_mode_changed(struct lapic *lapic, uint32_t old_lvt)
 
 void lapic_timer_load(struct lapic *lapic, uint32_t left)
 {
+    if (timer_mode(lapic) == TIMER_PERIODIC && !left)
+        left = 1;
     lapic->counting = left && lapic->initial_count;
     if (lapic->counting)
         restart_at(lapic, (uint32_t)min_u64(left, lapic->initial_count));

@@ -166,21 +166,32 @@ def doppel_in_doppel_split(test):
         leave(machine)
 
 
-def moves(machine, cpu):
-    """One guest of the guest that is moved all the time."""
-    machine.send("(for engine in dbt kvm dbt kvm dbt kvm dbt kvm; do sleep 0.5; "
-                 "until doppel monitor inner engine $engine; do sleep 0.5; done; done) >/tmp/switches 2>/dev/null &\n")
-    machine.expect(PROMPT)
-    boots(machine, "--name inner --kvm-irqchip split --cpus 2 --cpu " + cpu, "cpu,smp,clock,smp,clock,memory doppel.cpus=2")
-    machine.command_line("kill $!; cat /tmp/switches | tr '\\n' ' '", r"^engine dbt engine kvm engine dbt engine kvm", BOOT_SECONDS)
+# Where both processors of a guest that stands still are, and what their APICs wait for: told when it should long have ended.
+INSPECT = (r"(sleep %d; printf 'counters interrupts\nstop\ncpu 0\ninfo registers\ncpu 1\ninfo registers\ninfo irq\ncontinue\n' | "
+           "doppel monitor inner) &")
 
 
-@case("two processors of the guest's guest work and sleep while they are moved between kvm and dbt",
-      long=True, cpus=2)
-def doppel_in_doppel_switch_smp(test):
+def moves(test, cpu):
+    """Two processors of the guest's guest, which is moved all the time."""
     with hypervisor(test, cpus=2) as machine:
-        moves(machine, "x86-64-v2")
+        machine.send("(for engine in dbt kvm dbt kvm dbt kvm dbt kvm; do sleep 0.5; "
+                     "until doppel monitor inner engine $engine; do sleep 0.5; done; done) >/tmp/switches 2>/dev/null &\n")
+        machine.expect(PROMPT)
+        machine.send(INSPECT % (BOOT_SECONDS // 2) + "\n")
+        machine.expect(PROMPT)
+        boots(machine, "--name inner --kvm-irqchip split --cpus 2 --cpu " + cpu, "cpu,smp,clock,smp,clock,memory doppel.cpus=2")
+        machine.command_line("kill $!; cat /tmp/switches | tr '\\n' ' '", r"^engine dbt engine kvm engine dbt engine kvm", BOOT_SECONDS)
         leave(machine)
+
+
+@case("two processors of the guest's guest work and sleep while they are moved between kvm and dbt", long=True, cpus=2)
+def doppel_in_doppel_switch_smp(test):
+    moves(test, "x86-64-v2")
+
+
+@case("the same where their APICs' timers have no deadline, but count", long=True, cpus=2)
+def doppel_in_doppel_switch_count(test):
+    moves(test, "x86-64-v2,-tsc-deadline")
 
 
 @case("a machine with two processors that is saved at work on kvm goes on under dbt, and under kvm", long=True, cpus=2)

@@ -838,6 +838,35 @@ static void timers_run_on_only_where_they_are(void **state)
     assert_int_equal(take(f, 2), 0x62);
 }
 
+/* Between two periods the host's current count is 0 for a moment, and its interrupt is not there yet. */
+static void a_period_that_ends_as_it_is_taken_back_is_followed_by_the_next(void **state)
+{
+    struct fixture *f = *state;
+    struct kernel kernel;
+    board_advance(f->board, 1000000);
+    reg_write(f, 0, 0x3E0, 0xB);
+    reg_write(f, 0, 0x320, 0x20060);
+    reg_write(f, 0, 0x380, 100000);
+    board_advance(f->board, 400);
+    lend(f, &kernel);
+    assert_int_equal(kernel.held[0].reg[0x39], 99600);
+    kernel.held[0].reg[0x39] = 0;
+    reclaim(f);
+    board_advance(f->board, 20000);                     /* the least time between two interrupts of a periodic count */
+    assert_int_equal(take(f, 0), 0x60);
+    eoi(f, 0);
+    board_advance(f->board, 80000);
+    assert_int_equal(take(f, 0), -1);
+    board_advance(f->board, 1);                         /* a period after the end of that */
+    assert_int_equal(take(f, 0), 0x60);
+    eoi(f, 0);
+    reg_write(f, 0, 0x380, 0);
+    lend(f, &kernel);
+    reclaim(f);                                         /* neither has it a count */
+    board_advance(f->board, 1000000);
+    assert_int_equal(take(f, 0), -1);
+}
+
 static void messages_go_where_the_registers_are(void **state)
 {
     struct fixture *f = *state;
@@ -958,6 +987,7 @@ int main(void)
         CASE(becoming_edge_clears_a_stuck_remote_irr),
         CASE(what_is_lent_comes_back_as_it_was),
         CASE(timers_run_on_only_where_they_are),
+        CASE(a_period_that_ends_as_it_is_taken_back_is_followed_by_the_next),
         CASE(messages_go_where_the_registers_are),
         CASE(accesses_reach_registers_that_are_lent),
         CASE(the_8259s_interrupt_is_for_who_has_the_registers_to_judge),

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
 #include "engine/kvm/kvm.h"
 
@@ -95,15 +96,21 @@ static void take_back_nmi(struct vcpu *vcpu, const struct kvm_cpu *cpu)
         vcpu_kick(vcpu, REQUEST_NMI);
 }
 
-/* A count's expiry gets into IRR only when the vCPU runs. So it does, with interrupts off, a moment that is too short for any instruction. */
+/*
+ * A count's expiry gets into IRR only when the vCPU runs, and where the processor's own preemption timer keeps the count, not before it has been
+ * in the guest. A vCPU in HLT, though, has its count moved to a timer of the kernel's, which first looks whether the time has come. So it goes
+ * to HLT for a moment, with nothing to wake it: its own state has been pulled. Before that a timer of the kernel's has time to be late.
+ */
 static void settle_timer(const struct kvm_cpu *cpu)
 {
     struct kvm_regs regs;
-    struct kvm_mp_state state = { KVM_MP_STATE_RUNNABLE };
+    struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING };
+    struct kvm_mp_state state = { KVM_MP_STATE_HALTED };
     if (ioctl(cpu->fd, KVM_GET_REGS, &regs))
         return;
     regs.rflags &= ~(uint64_t)RFLAGS_IF;
-    if (!ioctl(cpu->fd, KVM_SET_REGS, &regs) && !ioctl(cpu->fd, KVM_SET_MP_STATE, &state))
+    nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
+    if (!ioctl(cpu->fd, KVM_SET_REGS, &regs) && !ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &none) && !ioctl(cpu->fd, KVM_SET_MP_STATE, &state))
         kvm_enter_interrupted(cpu);
 }
 
