@@ -8,14 +8,9 @@
  * get the memory first. So RAM is granted in small pieces all the same. Large pages are asked for by windows for what runs hot in them (mmu/window.c), and by
  * a thread for what has been granted anyway (gather.h).
  */
-#include <sys/mman.h>
-
+#include "base/large_page.h"
 #include "base/stats.h"
 #include "mem/ram.h"
-
-#ifndef MADV_COLLAPSE                                    /* Linux 6.1, but not all C libraries know it */
-#define MADV_COLLAPSE 25
-#endif
 
 /* The word of the RAM_LARGE around gpa; NULL: no large page can lie there, or what is there is a snapshot's. */
 static _Atomic uint32_t *large_word(const struct ram_slot *slot, uint64_t gpa)
@@ -38,7 +33,7 @@ bool ram_make_large(struct ram *ram, struct ram_slot *slot, uint64_t gpa)
     _Atomic uint32_t *word = large_word(slot, gpa);
     if (!word || atomic_load_explicit(word, memory_order_relaxed) & (PAGE_LARGE | PAGE_LARGE_REFUSED))
         return false;
-    bool done = !madvise(slot->host + (align_down(gpa, RAM_LARGE) - slot->gpa), RAM_LARGE, MADV_COLLAPSE);
+    bool done = large_page_collapse(slot->host + (align_down(gpa, RAM_LARGE) - slot->gpa), RAM_LARGE);
     uint32_t before = atomic_fetch_or(word, done ? PAGE_LARGE : PAGE_LARGE_REFUSED);
     if (done && ram->counters && !(before & PAGE_LARGE))
         counter_add_shared(ram->counters, COUNTER_ram_large_pages, 1);

@@ -104,10 +104,10 @@ def run_case(case, slots, results, print_lock):
 def chosen(arguments):
     if not arguments.names:
         return [case for case in cases.ALL if arguments.long or not case.long]
-    found = [case for case in cases.ALL if any(re.fullmatch(name, case.name) for name in arguments.names)]
-    if not found:
-        sys.exit("run.py: no test has such a name; --list shows them")
-    return found
+    for name in arguments.names:
+        if not any(re.fullmatch(name, case.name) for case in cases.ALL):
+            sys.exit("run.py: no test is called %s; --list shows them" % name)
+    return [case for case in cases.ALL if any(re.fullmatch(name, case.name) for name in arguments.names)]
 
 
 def main():

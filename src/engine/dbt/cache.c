@@ -9,14 +9,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/large_page.h"
 #include "engine/dbt/perf.h"
 #include "mem/code_map.h"
 
 enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
 enum { CODE_PIECE = 256 << 10, CODE_LARGE = 2 << 20 };   /* asked of the host at once: of the first large page, and then */
-#ifndef MADV_COLLAPSE                                    /* Linux 6.1, but not all C libraries know it */
-#define MADV_COLLAPSE 25
-#endif
 enum { DROPS_COUNTED = 16 };
 enum { ORDER_MOST = 1 << 20 };
 
@@ -158,8 +156,8 @@ void dbt_limit(struct dbt *dbt, size_t bytes)
 static void grant_large(const struct dbt *dbt, uint8_t *at)
 {
     *(volatile uint8_t *)at = *at;
-    madvise(at, CODE_LARGE, MADV_COLLAPSE);
-    madvise(at + dbt->shift, CODE_LARGE, MADV_COLLAPSE);
+    large_page_collapse(at, CODE_LARGE);
+    large_page_collapse(at + dbt->shift, CODE_LARGE);
 }
 
 static void populate(const struct dbt *dbt, uint8_t *at, size_t size)
