@@ -62,7 +62,7 @@ static unsigned try_file(uint64_t *seed)
 /* A small entry that is right, by the layout in kept.c: one range of three bytes, a byte of code for each. */
 static size_t make_entry(uint8_t *entry)
 {
-    uint16_t head[16] = { 4, 0, 1, 0x123, 0x201, 1, 0, 0, 0, 0, 1, 0, 3 }, range[2] = { 0x123, 3 };
+    uint16_t head[16] = { 4, 3, 0, 1, 0x123, 0x201, 1, 0, 0, 0, 0, 1, 0, 3 }, range[2] = { 0x123, 3 };
     memcpy(entry, head, sizeof(head));
     memcpy(entry + sizeof(head), range, sizeof(range));
     memset(entry + sizeof(head) + sizeof(range), 0x90, 12);
