@@ -146,9 +146,9 @@ def jitdump(test):
         if last == 0:
             _, _, vma, address, code, index = struct.unpack_from("<IIQQQQ", dump, at + 16)
             text = dump[at + 56:at + size - code]
-            if vma != address or index != loads or not re.fullmatch(rb"(kernel|user)_[0-9a-f]+(_window)?\0", text):
+            if vma != address or index != loads or not re.fullmatch(rb"(kernel|user)_[0-9a-f]+(_window)?(_out)?\0", text):
                 raise Failure("record %d is wrong" % loads)
             loads += 1
         at += size
-    if at != len(dump) or last != 3 or loads != counted["translations"] + counted["translations_reused"]:
+    if at != len(dump) or last != 3 or loads != 2 * (counted["translations"] + counted["translations_reused"]):         # a hot and a cold part each
         raise Failure("%d records, %s translations" % (loads, counted["translations"]))
