@@ -148,16 +148,19 @@ static bool store(void *owner, uint32_t apic_id, const struct intc_registers *re
            (!registers->deadline || set_msr(cpu, MSR_TSC_DEADLINE, registers->deadline));
 }
 
+/* The deadline first: any call may tell of one that has passed, and then it is in IRR. */
 static bool fetch(void *owner, uint32_t apic_id, struct intc_registers *registers)
 {
     const struct kvm_vm *vm = owner;
     const struct kvm_cpu *cpu = cpu_with(vm, vcpu_of(vm, apic_id));
     union apic_page page;
-    if (!cpu || !(vm->awake ? !ioctl(cpu->fd, KVM_GET_LAPIC, &page) : get_page(cpu, &page)))
+    if (!cpu || !get_msr(cpu, MSR_APIC_BASE, &registers->base) || !get_msr(cpu, MSR_TSC_DEADLINE, &registers->deadline))
+        return false;
+    if (!(vm->awake ? !ioctl(cpu->fd, KVM_GET_LAPIC, &page) : get_page(cpu, &page)))
         return false;
     for (unsigned i = 0; i < INTC_REGISTERS; i++)
         registers->reg[i] = page.reg[i][0];
-    return get_msr(cpu, MSR_APIC_BASE, &registers->base) && get_msr(cpu, MSR_TSC_DEADLINE, &registers->deadline);
+    return true;
 }
 
 static bool read_msr(void *owner, uint32_t apic_id, uint32_t msr, uint64_t *value)
