@@ -78,13 +78,11 @@ struct dbt *dbt_create(void)
         munmap(at, size);
         return NULL;
     }
-    madvise(at, state_size(), MADV_HUGEPAGE);
     dbt->data = reserve(DBT_DATA_SIZE);
     if (dbt->data)
         madvise(dbt->data, DBT_DATA_SIZE, MADV_HUGEPAGE);       /* it is filled from its beginning on */
     dbt->order = reserve(ORDER_MOST * sizeof(struct translation *));
     dbt->tables = reserve(JUMPS_TABLES * sizeof(struct jump_table));
-    madvise(dbt->tables, JUMPS_TABLES * sizeof(struct jump_table), MADV_HUGEPAGE);
     dbt->mini = calloc(1, sizeof(*dbt->mini));
     dbt->work = calloc(1, sizeof(*dbt->work));
     dbt->site_runs = site_runs_create();
@@ -183,6 +181,15 @@ static void grant_code(const struct dbt *dbt, struct code_part *part)
     }
 }
 
+/* What finds translations, too, once there are so many that the host's TLB does not reach all of it: machines that have done little stay small. */
+static void grant_state(struct dbt *dbt)
+{
+    if (dbt->state_is_large || dbt->hot.next < dbt->hot.base + CODE_LARGE)
+        return;
+    dbt->state_is_large = true;
+    large_page_collapse(dbt, state_size());
+}
+
 static bool is_full(const struct code_part *part) { return part->next + CODE_MOST > part->end; }
 
 void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt)
@@ -194,6 +201,7 @@ void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt)
     }
     grant_code(dbt, &dbt->hot);
     grant_code(dbt, &dbt->cold);
+    grant_state(dbt);
 }
 
 /* --- finding --- */

@@ -235,6 +235,7 @@ struct dbt {
     uint8_t *data;                      /* DBT_DATA_SIZE */
     size_t data_used;
     size_t data_most;
+    bool state_is_large;                /* in large pages, if the host has any */
     struct { struct block block; struct op op[2]; } *mini;      /* where a site runs: its op, then one that returns */
     struct translation **order;         /* by address of their code */
     unsigned order_count;
