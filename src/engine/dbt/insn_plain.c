@@ -242,7 +242,7 @@ static const ZydisDecodedOperand *operand_at(const struct planned *p, ZydisOpera
     return NULL;
 }
 
-/* One of its registers lives in the vCPU, and no instruction wants that soon: then no scratch register is needed. */
+/* One of its registers lives in the frame, and no instruction wants that soon: then no scratch register is needed. */
 static bool translate_at_home(struct work *w, const struct planned *p)
 {
     const ZydisDecodedOperand *rm = operand_at(p, ZYDIS_OPERAND_ENCODING_MODRM_RM), *reg = operand_at(p, ZYDIS_OPERAND_ENCODING_MODRM_REG);

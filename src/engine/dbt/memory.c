@@ -218,7 +218,7 @@ static struct rm emit_window_constant(struct work *w, const ZydisDecodedOperandM
 static bool same_indexed(struct indexed a, struct indexed b) { return a.base == b.base && a.index == b.index && a.scale == b.scale; }
 
 /*
- * An address that has to be made in S1: of two registers, or of one that lives in the vCPU. A program often loads, changes and stores an
+ * An address that has to be made in S1: of two registers, or of one that lives in the frame. A program often loads, changes and stores an
  * element, or several of a structure: it is made once, and its addend is fetched once.
  */
 static struct rm emit_window_indexed(struct work *w, const ZydisDecodedOperand *operand)

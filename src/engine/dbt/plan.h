@@ -25,8 +25,7 @@ static inline struct rm rm_frame(enum frame slot) { return rm_mem(RSP, (int32_t)
 /* Of guest registers that have none of the host's. */
 static inline struct rm rm_home(unsigned guest) { return rm_frame(guest < R14 ? guest - R10 + FRAME_R10 : guest - R14 + FRAME_R14); }
 
-
-/* The guest's register in the host, HOST_NONE if it lives in the vCPU. */
+/* The guest's register in the host, HOST_NONE if it lives in memory (the frame, above). */
 static inline unsigned host_register(unsigned guest)
 {
     switch (guest) {
@@ -120,7 +119,7 @@ struct work {
     uint16_t replay;                    /* the instruction that makes them again, or NO_REPLAY */
     unsigned check;                     /* the instruction before which the trace is counted and requests are looked at */
     bool check_keeps_flags;             /* somebody needs them there */
-    struct indexed indexed;             /* with windows: what is in S1, an address or a register that lives in the vCPU; base HOST_NONE: nothing */
+    struct indexed indexed;             /* with windows: what is in S1, an address or a register that lives in the frame; base HOST_NONE: nothing */
     unsigned addend_of;                 /* whose is in S2, NO_ADDEND: nobody's; with windows ADDEND_INDEXED: of the address in S1 */
     int32_t drift;                      /* how far that register has moved since */
     int32_t near_low, near_high;        /* checked: it serves this much off the register as it was, */
@@ -200,9 +199,9 @@ struct rm emit_fold(struct work *w, struct rm rm);
 unsigned scratch_beside(const struct rm *rm, unsigned n);
 /* The element of a bit string that the offset leads to; without windows. */
 struct rm emit_bit_element(struct work *w, const ZydisDecodedOperand *memory, const ZydisDecodedOperand *offset, enum mmu_use use, bool locked);
-/* With windows. Is the register that lives in the vCPU in S1 as well? */
+/* With windows. Is the register that lives in the frame in S1 as well? */
 bool is_held(const struct work *w, unsigned guest);
-/* S1 has the value that it has in the vCPU. An instruction that writes the register says so behind registers_written. */
+/* S1 has the value that it has in the frame. An instruction that writes the register says so behind registers_written. */
 void hold(struct work *w, unsigned guest);
 /* S1 is used for something else. */
 void lose_held(struct work *w);
