@@ -36,6 +36,7 @@ struct path {
 };
 
 static enum outcome ept_translate(struct vcpu *vcpu, struct walk *walk, uint64_t *gpa, uint32_t access, bool of_table);
+static bool locate_table_entry(struct vcpu *vcpu, struct walk *walk, uint64_t *gpa);
 
 /* A table that is not RAM reads as an unclaimed bus does: all ones. */
 static uint64_t read_entry(struct ram *ram, struct step *step, unsigned bytes)
@@ -89,7 +90,7 @@ static enum outcome descend(struct vcpu *vcpu, struct walk *walk, uint64_t table
         uint64_t index = (address >> level->shift) & (BIT(level->index_bits) - 1);
         path->leaf = n;
         step->gpa = step->guest_gpa = table + index * format->entry_bytes;
-        if (unlikely(nested) && ept_translate(vcpu, walk, &step->gpa, EPT_READ, true) != WALK_DONE)
+        if (unlikely(nested) && !locate_table_entry(vcpu, walk, &step->gpa))
             return WALK_EXIT;
         uint64_t entry = step->entry = read_entry(vcpu->ram, step, format->entry_bytes);
         if (unlikely(walk->report))
@@ -247,6 +248,20 @@ static enum outcome ept_translate(struct vcpu *vcpu, struct walk *walk, uint64_t
         guest_physical_set(mmu, kept, *gpa, path.address & ~PAGE_MASK, path.all, dirty);
     *gpa = path.address;
     return outcome;
+}
+
+/* An entry of the guest's tables. In the APIC-access page it is not read: that exits (SDM3 §30.4.6.1). */
+static bool locate_table_entry(struct vcpu *vcpu, struct walk *walk, uint64_t *gpa)
+{
+    if (ept_translate(vcpu, walk, gpa, EPT_READ, true) != WALK_DONE)
+        return false;
+    if (likely(!vmx_is_apic_access_page(vcpu, *gpa)))
+        return true;
+    if (!walk->peek) {
+        walk->exits = true;
+        vmx_exit_apic_table(vcpu);
+    }
+    return false;
 }
 
 /* --- the guest's own tables --- */
@@ -415,7 +430,8 @@ bool mmu_walk(struct vcpu *vcpu, struct walk *walk)
 static bool look_for_table(struct vcpu *vcpu, struct ept_look *look, uint64_t *gpa)
 {
     bool writable = true;
-    return mmu_look_through_ept(vcpu, look, gpa, &writable) && (writable || !vcpu->mmu->ept_format.dirty);
+    return mmu_look_through_ept(vcpu, look, gpa, &writable) && (writable || !vcpu->mmu->ept_format.dirty) &&
+           !vmx_is_apic_access_page(vcpu, *gpa);
 }
 
 /* From the root at `table`. look: what the tables' addresses go through; NULL: nothing. */
@@ -515,5 +531,5 @@ bool mmu_fetch_through_ept(struct vcpu *vcpu, struct ept_look *look, uint64_t *g
 bool mmu_walk_guest_physical(struct vcpu *vcpu, uint64_t *gpa)
 {
     struct walk walk = { .no_gla = true };
-    return ept_translate(vcpu, &walk, gpa, EPT_READ, true) == WALK_DONE;
+    return locate_table_entry(vcpu, &walk, gpa);
 }

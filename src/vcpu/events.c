@@ -49,9 +49,12 @@ static void take_sipi(struct vcpu *vcpu)
 static void deliver(struct vcpu *vcpu, enum event_kind kind, uint8_t vector)
 {
     struct event event = { .kind = kind, .vector = vector };
+    bool was_shut_down = vcpu->activity == ACTIVITY_SHUTDOWN;
     vcpu->insn_length = 0;
     vcpu->activity = ACTIVITY_ACTIVE;
     x86_deliver_event(vcpu, &event);
+    if (was_shut_down)                  /* interrupts were blocked */
+        vcpu_ask_again(vcpu);
 }
 
 static bool take_nmi(struct vcpu *vcpu)
@@ -82,7 +85,7 @@ static bool take_interrupt(struct vcpu *vcpu)
     }
     vcpu->interrupt_held = true;
     bool exits = vmx_pin(vcpu, PIN_EXTERNAL_INTERRUPT_EXITING);
-    if (!(vcpu->rflags & RFLAGS_IF) && !exits)
+    if ((!(vcpu->rflags & RFLAGS_IF) && !exits) || vcpu->activity == ACTIVITY_SHUTDOWN)         /* §27.7.2: even if they exit */
         return false;
     if (vcpu->shadow & (SHADOW_STI | SHADOW_MOV_SS))
         return true;

@@ -131,12 +131,15 @@ void vmx_process_posted_interrupts(struct vcpu *vcpu)
 
 /* --- the APIC-access page: SDM3 §30.4 --- */
 
-enum access_type { LINEAR_READ, LINEAR_WRITE, LINEAR_FETCH, DURING_DELIVERY };
+/* SDM3 table 28-6: how the page was reached. */
+enum access_type { LINEAR_READ, LINEAR_WRITE, LINEAR_FETCH, DURING_DELIVERY, TABLE_DURING_DELIVERY = 10, TABLE = 15 };
 
 static bool exit_access(struct vcpu *vcpu, unsigned offset, enum access_type type)
 {
     return vmx_exit_now(vcpu, REASON_APIC_ACCESS, offset | (uint64_t)type << 12);
 }
+
+void vmx_exit_apic_table(struct vcpu *vcpu) { exit_access(vcpu, 0, vcpu->delivering ? TABLE_DURING_DELIVERY : TABLE); }
 
 /* SDM3 §30.4.2 "Virtualizing Reads from the APIC-Access Page": with APIC-register virtualization, which registers. */
 static bool read_is_virtualized(const struct vcpu *vcpu, unsigned offset, unsigned size)

@@ -64,16 +64,24 @@ void vmx_set_interruptibility(struct vcpu *vcpu, uint64_t value)
                    (value & BLOCKING_BY_NMI ? SHADOW_NMI : 0);
 }
 
-static void load_rest(struct vcpu *vcpu)
+/* SDM3 §27.7.3: none are pending in a guest that is shut down or waits for SIPI; for what an injected event does to them see inject. */
+static uint64_t pending_debug_exceptions(const struct vcpu *vcpu)
 {
     enum { ENABLED_BREAKPOINT = 1 << 12 };
-    uint64_t debug = FIELD(GUEST_PENDING_DEBUG_EXCEPTIONS);
+    uint64_t debug = FIELD(GUEST_PENDING_DEBUG_EXCEPTIONS), activity = FIELD(GUEST_ACTIVITY_STATE);
+    if (activity == ACTIVITY_SHUTDOWN || activity == ACTIVITY_WAIT_SIPI)
+        return 0;
+    return (debug & DR6_BS) | (debug & ENABLED_BREAKPOINT ? debug & 0xF : 0);
+}
+
+static void load_rest(struct vcpu *vcpu)
+{
     vcpu->rip = FIELD(GUEST_RIP);
     vcpu->gpr[RSP] = FIELD(GUEST_RSP);
     vcpu->rflags = FIELD(GUEST_RFLAGS);
     vmx_set_interruptibility(vcpu, FIELD(GUEST_INTERRUPTIBILITY));
     vcpu->activity = FIELD(GUEST_ACTIVITY_STATE);
-    vcpu->pending_debug = (debug & DR6_BS) | (debug & ENABLED_BREAKPOINT ? debug & 0xF : 0);
+    vcpu->pending_debug = pending_debug_exceptions(vcpu);
     vcpu->monitor_gpa = ~0ull;
 }
 
@@ -143,6 +151,12 @@ static uint8_t injected_kind(unsigned type)
     return kinds[type];
 }
 
+/* SDM3 §27.7.3: INT n, INT3 and INTO behind MOV SS leave debug exceptions pending, for the first instruction of their handler. */
+static bool keeps_pending_debug(const struct vcpu *vcpu, unsigned type)
+{
+    return (vcpu->shadow & SHADOW_MOV_SS) && (type == INTERRUPTION_SOFTWARE_INTERRUPT || type == INTERRUPTION_SOFTWARE_EXCEPTION);
+}
+
 /* The event is delivered when the loop meets it as pending: before the first instruction of the guest. */
 static void inject(struct vcpu *vcpu)
 {
@@ -162,7 +176,8 @@ static void inject(struct vcpu *vcpu)
     };
     vcpu->insn_length = 0;
     vcpu->activity = ACTIVITY_ACTIVE;
-    vcpu->pending_debug = 0;
+    if (!keeps_pending_debug(vcpu, type))
+        vcpu->pending_debug = 0;
 }
 
 /* --- entry --- */
@@ -202,7 +217,9 @@ static void after_entry(struct vcpu *vcpu)
     }
     vmx_update_awaits(vcpu);
     bool due = vcpu->vmx.trap || vcpu->vmx.mtf_pending || vmx_steps(vcpu) || (vmx_pin(vcpu, PIN_ACTIVATE_PREEMPTION_TIMER) && !FIELD(PREEMPTION_TIMER_VALUE));
-    uint32_t request = (due ? REQUEST_VMX : 0) | (vcpu->interrupt_held ? REQUEST_INTERRUPT : 0) | (vcpu->nmi_held ? REQUEST_NMI : 0);
+    uint32_t request = (due ? REQUEST_VMX : 0) | (vcpu->interrupt_held ? REQUEST_INTERRUPT : 0) | (vcpu->nmi_held ? REQUEST_NMI : 0) |
+                       (vcpu->vmx.init_held ? REQUEST_INIT : 0);
+    vcpu->vmx.init_held = false;        /* it was blocked in root operation (§24.8), and exits now */
     if (request)
         atomic_fetch_or(&vcpu->request, request);
 }

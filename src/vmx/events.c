@@ -192,14 +192,18 @@ void vmx_exit_interrupt(struct vcpu *vcpu)
     leave_for_interrupt(vcpu, vector);
 }
 
+/*
+ * SDM3 §24.8: root operation blocks INIT, which then comes with VMXOFF or exits after the next entry. So does the wait for SIPI (§27.7.2).
+ * NOTE(spec): whether one that comes in that wait is kept is not said; it is dropped, since a processor that waits is just after an INIT.
+ */
 bool vmx_take_init(struct vcpu *vcpu)
 {
     if (!vcpu->vmx.on)
         return false;
-    if (vcpu->vmx.guest)
-        leave(vcpu, REASON_INIT, 0);
-    else
+    if (!vcpu->vmx.guest)
         vcpu->vmx.init_held = true;
+    else if (vcpu->activity != ACTIVITY_WAIT_SIPI)
+        leave(vcpu, REASON_INIT, 0);
     return true;
 }
 

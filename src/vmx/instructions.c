@@ -102,6 +102,9 @@ bool vmx_pointer_valid(const struct vcpu *vcpu, uint64_t pointer, uint64_t align
     return !(pointer & (alignment - 1)) && !(pointer >> x86_physical_bits(vcpu));
 }
 
+/* SDM3 §31.3 VMCALL, in root operation without the dual-monitor treatment. */
+bool vmx_vmcall(struct vcpu *vcpu) { return vmx_allowed(vcpu, REASON_VMCALL, 0, 0) && failed(vcpu, ERROR_VMCALL_IN_ROOT); }
+
 /* --- entering and leaving VMX operation --- */
 
 static void forget_vmcs(struct vcpu *vcpu)
@@ -167,7 +170,8 @@ bool vmx_vmptrld(struct vcpu *vcpu, uint64_t pointer)
         return failed(vcpu, ERROR_VMPTRLD_ADDRESS);
     if (pointer == vcpu->vmx.vmxon_pointer)
         return failed(vcpu, ERROR_VMPTRLD_VMXON_POINTER);
-    if ((revision_of(vcpu, pointer) & ~VMCS_SHADOW_INDICATOR) != VMCS_REVISION)
+    uint64_t indicator = vmx_allowed1(vcpu, VMX_PROC2) & PROC2_VMCS_SHADOWING ? VMCS_SHADOW_INDICATOR : 0;
+    if ((revision_of(vcpu, pointer) & ~indicator) != VMCS_REVISION)
         return failed(vcpu, ERROR_VMPTRLD_REVISION);
     if (pointer != vcpu->vmx.current) {
         if (vcpu->vmx.current != VMCS_NONE)

@@ -65,7 +65,7 @@ struct vmx {
     bool on;                            /* in VMX operation */
     bool guest;                         /* in VMX non-root operation */
     bool launched;                      /* launch state of the current VMCS */
-    bool init_held;                     /* an INIT waits for the end of root operation */
+    bool init_held;                     /* an INIT waits for the end of root operation, by VMXOFF or an entry */
     bool shadow;                        /* the current VMCS is a shadow VMCS */
     bool tertiary;                      /* in VMX operation: its VMCS have the fields of revision 2, tertiary controls among them */
     uint64_t feature_control;           /* IA32_FEATURE_CONTROL */

@@ -94,6 +94,7 @@ bool vmx_vmcs_access_allowed(struct vcpu *vcpu, bool write, uint64_t encoding, u
 bool vmx_vmread(struct vcpu *vcpu, uint64_t encoding, uint64_t *value);
 void vmx_vmwrite(struct vcpu *vcpu, uint64_t encoding, uint64_t value);
 void vmx_succeed(struct vcpu *vcpu);
+bool vmx_vmcall(struct vcpu *vcpu);             /* in root operation */
 bool vmx_invept(struct vcpu *vcpu, uint64_t type, const uint64_t descriptor[2]);
 bool vmx_invvpid(struct vcpu *vcpu, uint64_t type, const uint64_t descriptor[2]);
 bool vmx_vmfunc(struct vcpu *vcpu);
@@ -115,7 +116,7 @@ void vmx_stepped(struct vcpu *vcpu);
 /* An NMI or an external interrupt that exits has come, and nothing blocks it. */
 void vmx_exit_nmi(struct vcpu *vcpu);
 void vmx_exit_interrupt(struct vcpu *vcpu);     /* or it is a notification of posted interrupts */
-bool vmx_take_init(struct vcpu *vcpu);          /* true: it exited, or is blocked until VMXOFF */
+bool vmx_take_init(struct vcpu *vcpu);          /* true: it exited, was dropped, or is blocked until VMXOFF or the next entry */
 bool vmx_take_sipi(struct vcpu *vcpu, uint8_t vector);         /* true: it exited or was dropped */
 
 /* --- for the MMU --- */
@@ -133,6 +134,8 @@ static inline bool vmx_is_apic_access_page(const struct vcpu *vcpu, uint64_t gpa
 /* An access to it: done on the virtual-APIC page, or an exit. fetch: the value does not matter. */
 bool vmx_apic_read(struct vcpu *vcpu, unsigned offset, unsigned size, void *out, bool fetch);
 bool vmx_apic_write(struct vcpu *vcpu, unsigned offset, unsigned size, const void *in);
+/* An entry of the guest's tables lies in that page: always an exit. */
+void vmx_exit_apic_table(struct vcpu *vcpu);
 
 /* --- for the monitor --- */
 const char *vmx_reason_name(unsigned reason);   /* NULL: no such reason */

@@ -1,7 +1,7 @@
 /*
  * Runs one bare-metal guest in a machine of its own in this process and counts its PASS and FAIL lines.
  *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--kvm-irqchip split] [--tlb stale|fresh] [--device NAME]... [--machines N] [--counted GLOB]
- *             [--victim 1] [--at-speed 1] [--rows 1] ELF
+ *             [--append TEXT] [--victim 1] [--at-speed 1] [--rows 1] ELF
  * With --machines, that many run at the same time, each on its own threads. The guest must end itself by the debug-exit
  * port; anything else is a failure. With --counted, each counter whose name matches must have counted something.
  * With --victim, another machine stands in the process (victim.h). With --rows, the guest's lines "ROW name" must be the checks of VM entry
@@ -101,6 +101,8 @@ static bool parse(int argc, char **argv, struct machine_config *config, struct p
             plan->machines = (unsigned)atoi(value);
         else if (!strcmp(argv[i], "--counted"))
             plan->counted = value;
+        else if (!strcmp(argv[i], "--append"))
+            config->append = value;
         else if (!strcmp(argv[i], "--victim"))
             plan->victim = atoi(value);
         else if (!strcmp(argv[i], "--at-speed"))
@@ -292,7 +294,7 @@ int main(int argc, char **argv)
     config.rng = false;
     if (!parse(argc, argv, &config, &plan)) {
         fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--kvm-irqchip split] [--tlb stale|fresh] [--device NAME]... "
-                        "[--machines N] [--counted GLOB] [--victim 1] [--at-speed 1] [--rows 1] ELF\n");
+                        "[--machines N] [--counted GLOB] [--append TEXT] [--victim 1] [--at-speed 1] [--rows 1] ELF\n");
         return 2;
     }
     name_guest(&tally, config.kernel);

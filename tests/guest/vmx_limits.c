@@ -1,8 +1,8 @@
-/* VT-x on a processor that lacks single capabilities of EPT and VPID (SDM3 §A.10): meson.build says which. */
+/* VT-x on a processor that lacks single capabilities of EPT and VPID (SDM3 §A.10), and VMCS shadowing: meson.build says which. */
 #include "lib/ept.h"
 #include "lib/vmx.h"
 
-enum { MSR_EPT_VPID = 0x48C, INVALID_CONTROLS = 7, INVALID_INVALIDATION = 28, TEST_LEAVES = 5 };
+enum { MSR_EPT_VPID = 0x48C, INVALID_CONTROLS = 7, WRONG_REVISION = 11, INVALID_INVALIDATION = 28, TEST_LEAVES = 5 };
 
 enum capability {
 #define CAPABILITY(name, bit) CAN_##name = bit,
@@ -25,6 +25,17 @@ static void reported(void)
     check_equal(rdmsr(MSR_EPT_VPID), want, "IA32_VMX_EPT_VPID_CAP");
     check(!(rdmsr(0x48B) >> 32 & PROC2_ENABLE_PML), "without A and D flags there is no modification log");
     check(can(CAN_EPT_2M_PAGES), "2 MiB pages are there");
+}
+
+static void guest_nothing(void) { vmcall(); }
+
+static void shadow_vmcs(void)
+{
+    uint32_t *region = alloc_page();
+    *region = vmcs_revision() | 1u << 31;
+    vmcs_prepare(guest_nothing);
+    check_equal(vmptrld((uint64_t)region), VMX_FAIL_VALID, "without VMCS shadowing there are no shadow VMCSs");
+    check_equal(vmread(VMCS_VM_INSTRUCTION_ERROR), WRONG_REVISION, "but wrong revisions");
 }
 
 /* --- tables --- */
@@ -104,6 +115,7 @@ void test_main(void)
 {
     vmx_switch_on();
     reported();
+    shadow_vmcs();
     root = ept_build(page, &leaf);
     directory_pointer = ept_table_at(&root[0]);
     frame = alloc_page();

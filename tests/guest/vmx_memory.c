@@ -368,6 +368,9 @@ static void guest_switch(void)
 }
 
 static void guest_bad_switch(void) { __asm__ volatile("vmfunc" :: "a"(0), "c"(2)); }
+static void guest_switch_beyond(void) { __asm__ volatile("vmfunc" :: "a"(0), "c"(512)); }
+static void guest_no_function(void) { __asm__ volatile("vmfunc" :: "a"(1), "c"(0)); }
+static void guest_beyond_functions(void) { __asm__ volatile("vmfunc" :: "a"(64), "c"(0)); }
 
 static void eptp_switching(void)
 {
@@ -391,6 +394,13 @@ static void eptp_switching(void)
     check_equal(vmread(VMCS_EPTP), list[1], "the VMCS has the new pointer");
     vmx_restart(guest_bad_switch);
     check_equal(vmx_run_reason(), REASON_VMFUNC, "an entry of the list that is not valid exits");
+    vmx_restart(guest_switch_beyond);
+    check_equal(vmx_run_reason(), REASON_VMFUNC, "and so does one beyond the list");
+    vmx_restart(guest_no_function);
+    check_equal(vmx_run_reason(), REASON_VMFUNC, "and a function that is not enabled");
+    vmwrite(VMCS_EXCEPTION_BITMAP, 1 << 6);
+    vmx_restart(guest_beyond_functions);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "a number that none can have is #UD");
 }
 
 static volatile uint64_t exceptions;
@@ -420,13 +430,12 @@ static void virtualization_exception(void)
 
 /* --- a guest in real mode --- */
 
-static void unrestricted(void)
+enum { REAL_CODE = 0x8000 };
+
+static void guest_in_real_mode(const uint8_t *code, unsigned length)
 {
-    /* mov ax, 1234; mov ds, ax; jmp 0800:000a; vmcall */
-    static const uint8_t code[] = { 0xB8, 0x34, 0x12, 0x8E, 0xD8, 0xEA, 0x0A, 0x00, 0x00, 0x08, 0x0F, 0x01, 0xC1 };
-    enum { CODE = 0x8000, ES, CS, SS, DS, FS, GS, LDTR, TR };
-    for (unsigned i = 0; i < sizeof(code); i++)
-        ((volatile uint8_t *)CODE)[i] = code[i];
+    for (unsigned i = 0; i < length; i++)
+        ((volatile uint8_t *)REAL_CODE)[i] = code[i];
     use_ept(guest_nothing, 0);
     secondary_set(PROC2_UNRESTRICTED_GUEST);
     control_clear(VMCS_ENTRY_CONTROLS, ENTRY_IA32E_MODE_GUEST);
@@ -438,12 +447,40 @@ static void unrestricted(void)
         vmwrite(VMCS_GUEST_ES_LIMIT + 2 * i, 0xFFFF);
         vmwrite(VMCS_GUEST_ES_ACCESS_RIGHTS + 2 * i, i == 1 ? 0x9B : 0x93);
     }
-    vmwrite(VMCS_GUEST_RIP, CODE);
+    vmwrite(VMCS_GUEST_RIP, REAL_CODE);
+}
+
+static void unrestricted(void)
+{
+    /* mov ax, 1234; mov ds, ax; jmp 0800:000a; vmcall */
+    static const uint8_t code[] = { 0xB8, 0x34, 0x12, 0x8E, 0xD8, 0xEA, 0x0A, 0x00, 0x00, 0x08, 0x0F, 0x01, 0xC1 };
+    guest_in_real_mode(code, sizeof(code));
     check_equal(vmx_run_reason(), REASON_VMCALL, "a guest in real mode");
     check_equal(guest_registers.rax & 0xFFFF, 0x1234, "has run");
     check_equal(vmread(VMCS_GUEST_DS_BASE), 0x12340, "segments are of real mode");
     check_equal(vmread(VMCS_GUEST_CS_BASE), 0x8000, "CS, too");
     check_equal(vmread(VMCS_GUEST_CS_ACCESS_RIGHTS), 0x9B, "and it is still a code segment");
+}
+
+/* SDM3 §27.6.1.1: by the interrupt table, whose entries are a segment and an offset; a frame is of three words, without an error code. */
+static void injection_in_real_mode(void)
+{
+    static const uint8_t code[] = { 0xF4, 0x0F, 0x01, 0xC1 };           /* hlt; vmcall */
+    enum { TABLE = 0x9000, STACK = 0xA000 };
+    for (unsigned vector = 13; vector < 0x60; vector += 0x60 - 13 - 1) {
+        guest_in_real_mode(code, sizeof(code));
+        ((volatile uint32_t *)TABLE)[vector] = REAL_CODE + 1;
+        vmwrite(VMCS_GUEST_IDTR_BASE, TABLE);
+        vmwrite(VMCS_GUEST_IDTR_LIMIT, 0x3FF);
+        vmwrite(VMCS_GUEST_RSP, STACK);
+        vmwrite(VMCS_GUEST_RFLAGS, 0x202);
+        vmwrite(VMCS_ENTRY_INTERRUPTION_INFORMATION, 1u << 31 | (vector == 13 ? 3 << 8 : 0) | vector);
+        check_equal(vmx_run_reason(), REASON_VMCALL, vector == 13 ? "an exception is injected in real mode" : "an interrupt is injected in real mode");
+        check_equal(vmread(VMCS_GUEST_RIP), REAL_CODE + 1, "its handler runs");
+        check_equal(vmread(VMCS_GUEST_RSP), STACK - 6, "on three words");
+        check_equal(*(volatile uint16_t *)(STACK - 6), REAL_CODE, "the first of which is IP");
+        check_equal(*(volatile uint16_t *)(STACK - 2), 0x202, "and the last FLAGS");
+    }
 }
 
 /* --- a task switch: a guest in protected mode without paging --- */
@@ -614,6 +651,28 @@ static void apic_page(void)
     set_handler(0x70, NULL);
 }
 
+/* SDM3 §30.4.6.1: the page as one of the guest's tables. */
+static uint64_t mapped_by_apic_page = 6ull << 30;
+static void guest_read_mapped(void) { result = *(volatile uint64_t *)mapped_by_apic_page; vmcall(); }
+
+static void apic_page_as_table(void)
+{
+    uint64_t *directory = alloc_page(), saved = boot_pdpt[6];
+    directory[0] = page | 7;
+    boot_pdpt[6] = (uint64_t)directory | 7;
+    use_apic(guest_read_mapped, 0);
+    check_equal(vmx_run_reason(), REASON_APIC_ACCESS, "a page table in the APIC-access page");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION) >> 12, 15, "is read by an instruction");
+    vmx_restart(guest_nothing);
+    vmwrite(VMCS_GUEST_IDTR_BASE, mapped_by_apic_page);
+    vmwrite(VMCS_ENTRY_INTERRUPTION_INFORMATION, 0x80000306);
+    check_equal(vmx_run_reason(), REASON_APIC_ACCESS, "one that is read");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION) >> 12, 10, "while an event is delivered");
+    check_equal(vmread(VMCS_IDT_VECTORING_INFORMATION), 0x80000306, "which is told");
+    boot_pdpt[6] = saved;
+    invvpid(2, 0, 0);
+}
+
 static void guest_wait(void) { sti(); while (interrupts < 3) pause(); vmcall(); }
 
 static void posted(void)
@@ -721,10 +780,12 @@ void test_main(void)
     eptp_switching();
     virtualization_exception();
     unrestricted();
+    injection_in_real_mode();
     task_switch();
     shadowing();
     tpr_shadow();
     apic_page();
+    apic_page_as_table();
     posted();
     ipis();
     vmx_check_reasons(true);

@@ -548,10 +548,13 @@ SYSTEM_OP(op_invd, trap_wbinvd)
     return x86_wbinvd(vcpu);
 }
 
+/* Who sees a hypervisor in CPUID has its hypercalls in root operation, too. */
 SYSTEM_OP(op_vmcall, trap_vmcall)
 {
     if (vmx_guest(vcpu))
         return vmx_exit_now(vcpu, REASON_VMCALL, 0);
+    if (vcpu->vmx.on && !x86_has(vcpu, FEATURE_HYPERVISOR))
+        return vmx_vmcall(vcpu);
     return x86_vmcall(vcpu);
 }
 

@@ -193,6 +193,25 @@ void start_processors(unsigned count, void (*fn)(unsigned number))
         pause();
 }
 
+/* --- parameters --- */
+
+bool has_parameter(const char *word)
+{
+    extern uint64_t multiboot_info;
+    enum { COMMAND_LINE = 16 / 4 };     /* in dwords of Multiboot's information */
+    const char *at = (const char *)(uintptr_t)((const uint32_t *)multiboot_info)[COMMAND_LINE];
+    while (*at) {
+        const char *want = word;
+        while (*want && *at == *want)
+            at++, want++;
+        if (!*want && (!*at || *at == ' '))
+            return true;
+        while (*at && *at++ != ' ')
+            ;
+    }
+    return false;
+}
+
 void guest_main(void)
 {
     init_traps();

@@ -31,6 +31,9 @@ enum { SEL_CODE64 = 0x08, SEL_DATA = 0x10, SEL_CODE32 = 0x18, SEL_USER_CODE32 = 
 /* The test's own. */
 void test_main(void);
 
+/* Does the word stand in the command line that the loader was given? */
+bool has_parameter(const char *word);
+
 /* Calls fn(argument); an exception inside ends it. Nests not; one processor (the boot one) only. */
 struct trap guarded(void (*fn)(void *argument), void *argument);
 /* The same at CPL 3 on a user stack; fn's code and data must be in user-accessible pages (see map_user_all). */
