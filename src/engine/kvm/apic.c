@@ -5,7 +5,7 @@
  * The registers are lent (bus/intc_host.h) by the first vCPU that goes into KVM, and come back with the last that comes to rest: at a pause,
  * before the end, after a single step, when the engine is changed. In between they stay in KVM, also while a vCPU is out of it: others may send
  * it an IPI at any time, and KVM_SET_LAPIC would wipe that out. For the same reason what KVM holds for a vCPU beside its registers (an NMI, INIT
- * or SIPI that waits, a timer that has run out) is looked at only then, when nobody runs.
+ * or SIPI that waits, an EOI that nobody has heard, a timer that has run out) is looked at only then, when nobody runs.
  */
 #include <errno.h>
 #include <sys/ioctl.h>
@@ -89,28 +89,52 @@ static void take_back_init(struct vcpu *vcpu, const struct kvm_cpu *cpu)
     vcpu_kick(vcpu, request);
 }
 
-static void take_back_nmi(struct vcpu *vcpu, const struct kvm_cpu *cpu)
+/* Nothing is lost by it: the vCPU's own state has been pulled, and is pushed before the guest goes on. */
+static bool quieten(const struct kvm_cpu *cpu)
+{
+    struct kvm_regs regs;
+    struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING };
+    if (ioctl(cpu->fd, KVM_GET_REGS, &regs))
+        return false;
+    regs.rflags &= ~(uint64_t)RFLAGS_IF;
+    return !ioctl(cpu->fd, KVM_SET_REGS, &regs) && !ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &none);
+}
+
+/* KVM must have it no longer, or the guest gets it from both. */
+static bool take_back_nmi(struct vcpu *vcpu, const struct kvm_cpu *cpu)
 {
     struct kvm_vcpu_events events;
-    if (!ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events) && events.nmi.pending)
+    if (ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events) || !quieten(cpu))
+        return false;
+    if (events.nmi.pending)
         vcpu_kick(vcpu, REQUEST_NMI);
+    return true;
+}
+
+/*
+ * An EOI that the I/O APIC must hear leaves KVM when that is entered the next time: a signal or a single step may have ended the visit before.
+ * One in HLT has none, or it would not have come there.
+ */
+static void take_back_eoi(struct vcpu *vcpu, const struct kvm_cpu *cpu)
+{
+    if (vcpu->activity != ACTIVITY_ACTIVE)
+        return;
+    cpu->run->exit_reason = KVM_EXIT_INTR;
+    kvm_enter_interrupted(cpu);
+    if (cpu->run->exit_reason == KVM_EXIT_IOAPIC_EOI)
+        vcpu->intc_ops->eoi(vcpu->intc, cpu->run->eoi.vector);
 }
 
 /*
  * A count's expiry gets into IRR only when the vCPU runs, and where the processor's own preemption timer keeps the count, not before it has been
  * in the guest. A vCPU in HLT, though, has its count moved to a timer of the kernel's, which first looks whether the time has come. So it goes
- * to HLT for a moment, with nothing to wake it: its own state has been pulled. Before that a timer of the kernel's has time to be late.
+ * to HLT for a moment, with nothing to wake it. Before that a timer of the kernel's has time to be late.
  */
 static void settle_timer(const struct kvm_cpu *cpu)
 {
-    struct kvm_regs regs;
-    struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING };
     struct kvm_mp_state state = { KVM_MP_STATE_HALTED };
-    if (ioctl(cpu->fd, KVM_GET_REGS, &regs))
-        return;
-    regs.rflags &= ~(uint64_t)RFLAGS_IF;
     nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
-    if (!ioctl(cpu->fd, KVM_SET_REGS, &regs) && !ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &none) && !ioctl(cpu->fd, KVM_SET_MP_STATE, &state))
+    if (quieten(cpu) && !ioctl(cpu->fd, KVM_SET_MP_STATE, &state))
         kvm_enter_interrupted(cpu);
 }
 
@@ -255,7 +279,8 @@ static void take_back(struct vcpu *vcpu, struct kvm_vm *vm)
         const struct kvm_cpu *cpu = cpu_with(vm, vm->all[i]);
         if (cpu) {
             take_back_init(vm->all[i], cpu);
-            take_back_nmi(vm->all[i], cpu);
+            if (take_back_nmi(vm->all[i], cpu))
+                take_back_eoi(vm->all[i], cpu);
         }
     }
     vcpu->intc_ops->reclaim(vcpu->intc);
