@@ -121,6 +121,7 @@ void dbt_flush(struct dbt *dbt)
     dbt->data_used = 0;
     dbt->stub_flushes = dbt->interp.cache->stub_flushes;
     dbt->generation++;
+    dbt->keeps_supervisor = true;
     memset(dbt->hash, 0, sizeof(dbt->hash));
     memset(dbt->page, 0, sizeof(dbt->page));
     dbt->order_count = 0;

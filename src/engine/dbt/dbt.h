@@ -243,6 +243,7 @@ struct dbt {
     const struct jump_table *user_far_table;    /* user code's rely on its pages */
     uint64_t user_ran, user_unlinked_at;        /* instructions of user code: all, and those before such jumps were undone last */
     struct store *store;                /* translations that are kept (kept.h), NULL: none */
+    bool keeps_supervisor;              /* of supervisor code, too */
     struct jump_table *tables;          /* [0] of the supervisor, then one for each context of the TLB */
     struct translation *hash[1 << DBT_HASH_BITS];
     struct translation *page[2][1 << DBT_PAGE_BITS];    /* by page of gpa, and by gpa2 */

@@ -148,6 +148,7 @@ void kept_attach(struct vcpu *vcpu, struct dbt *dbt)
     struct store_shape shape = { { store_hash(&parts, sizeof(parts)), parts.build } };
     if (store_open(vcpu->translations, &shape))
         dbt->store = vcpu->translations;
+    dbt->keeps_supervisor = vcpu->all_count > 1 || store_is_saved(vcpu->translations);
 }
 
 /* --- keeping --- */

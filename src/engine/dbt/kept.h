@@ -23,8 +23,14 @@ struct work;
 
 /* Opens the vCPU's store for what shapes the code of this engine; without one, or if it is of another shape, nothing is kept. */
 void kept_attach(struct vcpu *vcpu, struct dbt *dbt);
-/* Is code of the present mode kept at all? 32-bit code is not: holes are looked for among 64-bit addresses. */
-static inline bool kept_suits(const struct dbt *dbt) { return dbt->store && !(dbt->mode & MODE_32); }
+/*
+ * Is code of the present mode kept at all? 32-bit code is not: holes are looked for among 64-bit addresses. Nor is supervisor code that nobody
+ * would look for: there is one kernel, and its only processor has the translation, unless it has thrown all of them away once.
+ */
+static inline bool kept_suits(const struct dbt *dbt)
+{
+    return dbt->store && !(dbt->mode & MODE_32) && (dbt->keeps_supervisor || (dbt->mode & (MODE_USER | MODE_VMX_GUEST)));
+}
 /* Of a translation that has just been made, before any jump of it is patched. */
 void kept_add(struct work *w);
 /* The translation at rip made from an entry, if the TLB knows the page and there is one; it may flush the cache. */

@@ -169,7 +169,7 @@ static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
 /* One that is kept, for code that is met for the first time: where there is a block, one was looked for before. */
 static struct translation *kept_translation(struct vcpu *vcpu, struct dbt *dbt)
 {
-    if (!dbt->store)
+    if (!kept_suits(dbt))
         return NULL;
     unsigned i = tlb_index(vcpu->rip);
     uint64_t gpa = (vcpu->tlb_code->info[i] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);

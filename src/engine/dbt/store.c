@@ -70,6 +70,8 @@ bool store_check_directory(struct store *store, struct error *err)
     return store->directory >= 0;
 }
 
+bool store_is_saved(const struct store *store) { return store->directory >= 0; }
+
 /* --- finding --- */
 
 static unsigned bucket_of(uint32_t key) { return (key ^ key >> BUCKET_BITS) & ((1u << BUCKET_BITS) - 1); }

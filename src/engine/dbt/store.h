@@ -51,6 +51,8 @@ struct store;
 struct store *store_create(const char *directory, uint64_t bytes_most, struct log *log);
 /* False: the directory can not be used, and err says why; the store works without it. */
 bool store_check_directory(struct store *store, struct error *err);
+/* Will its entries be there for later runs? */
+bool store_is_saved(const struct store *store);
 /* Writes the file if there is anything new, and frees everything. No vCPU uses the store any more. */
 void store_destroy(struct store *store);
 
