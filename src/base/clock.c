@@ -1,10 +1,10 @@
 /*
- * The machine's clock. One counter, the host's TSC where it is invariant, gives both readings, so that a guest which
+ * The machine's clock. One counter, the host's TSC where it can be relied on, gives both readings, so that a guest which
  * compares its TSC with a timer never sees them drift apart:
  *
  *     tsc = host_tsc - base            ns = tsc * 10^9 / tsc_hz      (as a 32.32 fixed-point multiplication)
  *
- * Where the host's TSC is not invariant CLOCK_MONOTONIC takes its place and the guest's TSC is made from it.
+ * Elsewhere CLOCK_MONOTONIC takes its place and the guest's TSC is made from it.
  * A pause keeps `tsc` in `frozen`; resume moves `base`. Readers use a sequence lock: they never wait for a writer that
  * was descheduled for long, since a writer changes three words and nothing else.
  *
@@ -18,7 +18,9 @@
 
 #include <cpuid.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -26,6 +28,7 @@
 #include <x86intrin.h>
 
 #include "base/base.h"
+#include "base/error.h"
 #include "base/loop.h"
 
 enum { NOT_ARMED = UINT32_MAX, CALIBRATION_NS = 20 * 1000 * 1000, GLANCE_NS = 500 * 1000 };
@@ -153,10 +156,36 @@ uint64_t clock_wall_ns(struct clock *clock)
 
 /* --- the host's TSC --- */
 
+/* SDM3 §18.17.1 "Invariant TSC". */
 static bool host_tsc_invariant(void)
 {
     unsigned a, b, c, d;
     return __get_cpuid(0x80000007, &a, &b, &c, &d) && (d & BIT(8));
+}
+
+bool clock_lists_tsc(const char *sources)
+{
+    for (const char *at = sources; (at = strstr(at, "tsc")); at++)
+        if ((at == sources || at[-1] == ' ') && strchr(" \n", at[strlen("tsc")]))
+            return true;
+    return false;
+}
+
+/*
+ * Linux has watched the TSC since the host was started: one that stops, changes its rate, or differs among processors is no clock source of its any
+ * more. What the processor says counts where that cannot be read: it knows nothing of other sockets, and in virtual machines it often says less
+ * than is true, since they may be moved to another host.
+ */
+bool clock_host_tsc_good(struct error *err)
+{
+    char sources[256] = "";
+    FILE *file = fopen("/sys/devices/system/clocksource/clocksource0/available_clocksource", "re");
+    bool known = file && fgets(sources, sizeof(sources), file);
+    if (file)
+        fclose(file);
+    if (known)
+        return clock_lists_tsc(sources) || error_set(err, "the host's kernel does not trust its time-stamp counter");
+    return host_tsc_invariant() || error_set(err, "the host's processor does not say that its time-stamp counter is invariant");
 }
 
 /* SDM3 §20.7.3 "Determining the Processor Base Frequency": leaf 0x15; under a hypervisor leaf 0x40000010 gives kHz. */
@@ -464,7 +493,7 @@ static struct clock *clock_alloc(enum clock_source source, uint64_t tsc_hz)
 
 struct clock *clock_create(struct loop *loop, pthread_mutex_t *lock, uint64_t tsc_hz)
 {
-    bool tsc = host_tsc_invariant();
+    bool tsc = clock_host_tsc_good(NULL);
     struct clock *clock = clock_alloc(tsc ? SOURCE_TSC : SOURCE_MONOTONIC, tsc ? find_tsc_hz(tsc_hz) : synthetic_tsc_hz);
     if (!clock)
         return NULL;

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 struct clock;
+struct error;
 struct loop;
 
 struct timer {
@@ -26,6 +27,14 @@ struct timer {
 };
 
 #define CLOCK_NEVER UINT64_MAX
+
+/*
+ * Does the host's TSC run at one rate, without stopping, alike on all processors? Clocks follow it then. False: err (may be NULL) tells why not.
+ * Any thread.
+ */
+bool clock_host_tsc_good(struct error *err);
+/* For that: is it among Linux' clock sources, "kvm-clock tsc acpi_pm"? */
+bool clock_lists_tsc(const char *sources);
 
 /*
  * A real-time clock whose timers fire on `loop` with `lock` held (lock may be NULL in tests). tsc_hz: a frequency measured

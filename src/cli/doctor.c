@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/version.h"
 #include "cli/commands.h"
@@ -85,13 +86,10 @@ static bool check_processor(void)
 
 static bool check_tsc(void)
 {
-    uint32_t max[4], power[4] = { 0 };
-    cpuid(0x80000000, 0, max);
-    if (max[0] >= 0x80000007)
-        cpuid(0x80000007, 0, power);
-    if (power[3] & BIT(8))
+    struct error err;
+    if (clock_host_tsc_good(&err))
         return report(GOOD, "time stamp", "constant rate, does not stop");
-    return report(NOTE, "time stamp", "not marked invariant: guests' clocks may be less exact");
+    return report(NOTE, "time stamp", "%s: guests' time is the kernel's, and RDTSC takes longer", err.text);
 }
 
 static bool check_kvm(void)

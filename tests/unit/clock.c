@@ -171,6 +171,16 @@ static void the_hosts_tsc_is_told_of_as_long_as_it_is_followed(void **state)
     loop_destroy(loop);
 }
 
+static void the_tsc_is_found_among_the_hosts_clock_sources(void **state)
+{
+    static const char *const good[] = { "tsc\n", "tsc kvm-clock \n", "kvm-clock tsc hpet acpi_pm \n", "hpet tsc" };
+    static const char *const bad[] = { "", "hpet acpi_pm \n", "hyperv_clocksource_tsc_page acpi_pm \n", "tsc-early hpet \n", "hyperv_tsc\n", "tscx" };
+    for (unsigned i = 0; i < ARRAY_SIZE(good); i++)
+        assert_true(clock_lists_tsc(good[i]));
+    for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+        assert_false(clock_lists_tsc(bad[i]));
+}
+
 static void real_timers_fire_on_the_loop(void **state)
 {
     struct loop *loop = loop_create(NULL);
@@ -316,6 +326,7 @@ int main(void)
         cmocka_unit_test(ticks_and_nanoseconds_agree),
         cmocka_unit_test(real_clock_keeps_the_hosts_pace_and_stands_still_when_paused),
         cmocka_unit_test(the_hosts_tsc_is_told_of_as_long_as_it_is_followed),
+        cmocka_unit_test(the_tsc_is_found_among_the_hosts_clock_sources),
         cmocka_unit_test(real_timers_fire_on_the_loop),
         cmocka_unit_test(posted_work_runs_once_each_round),
         cmocka_unit_test(removed_descriptor_is_not_handled_even_in_the_same_batch),

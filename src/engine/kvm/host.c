@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "engine/kvm/kvm.h"
 
@@ -29,7 +30,7 @@ static bool suits(int kvm, struct error *err)
     for (unsigned i = 0; i < ARRAY_SIZE(needed); i++)
         if (ioctl(kvm, KVM_CHECK_EXTENSION, needed[i].number) <= 0)
             return error_set(err, "this host's KVM lacks KVM_CAP_%s: a newer kernel has it", needed[i].name);
-    return true;
+    return clock_host_tsc_good(err);    /* the guest reads it */
 }
 
 int kvm_open(struct error *err)
