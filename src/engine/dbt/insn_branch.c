@@ -8,7 +8,7 @@ static bool same_page(const struct work *w, uint64_t target)
 
 static void add_edge(struct work *w, uint8_t *field, uint64_t target)
 {
-    w->edge[w->edge_count++] = (struct edge){ .field = field, .target = target, .done = w->i < w->count ? w->i + 1 : w->count };
+    w->edge[w->edge_count++] = (struct edge){ .field = field, .target = target, .done = w->i < w->count ? w->i + 1 : w->count, .early = w->i < w->check };
 }
 
 void translate_goto(struct work *w, uint64_t target)
@@ -201,13 +201,14 @@ void translate_ret(struct work *w, const struct planned *p)
 
 /* --- ways out --- */
 
-/* Instructions behind the exit were counted at the entry. */
-static void emit_uncount(struct work *w, unsigned done)
+/* At the check all instructions of the trace were counted; before it, none. */
+static void emit_count_right(struct work *w, const struct edge *edge)
 {
-    if (done == w->count)
+    int32_t uncounted = edge->early ? -(int32_t)edge->done : (int32_t)(w->count - edge->done);
+    if (!uncounted)
         return;
     emit_load(&w->e, S1, rm_frame(FRAME_LEFT));
-    emit_lea(&w->e, S1, rm_mem(S1, (int32_t)(w->count - done)));
+    emit_lea(&w->e, S1, rm_mem(S1, uncounted));
     emit_store(&w->e, rm_frame(FRAME_LEFT), S1);
 }
 
@@ -283,7 +284,7 @@ void close_edges(struct work *w)
         const struct edge *edge = &w->edge[i];
         bool near = is_near(w, edge->target);
         const uint8_t *start = w->e.at, *here = emit_here(&w->e);
-        emit_uncount(w, edge->done);
+        emit_count_right(w, edge);
         emit_x87_noted(w, edge->done);
         bool bare = w->e.at == start;
         if (!bare)

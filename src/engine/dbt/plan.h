@@ -103,6 +103,7 @@ struct edge {
     uint8_t *field;
     uint64_t target;
     unsigned done;          /* instructions of this trace that have run */
+    bool early;             /* before the check: they are not counted yet */
 };
 
 struct work {

@@ -254,42 +254,6 @@ static void plan_flags_of(struct planned *p)
                      (written && (surely_written(&p->z) != RFLAGS_STATUS || may_keep_all(&p->z)));
 }
 
-/* Goes straight on to the next instruction, and is not one of those that look at what is counted. */
-static bool may_precede_check(const struct planned *p)
-{
-    switch (p->kind) {
-    case KIND_SITE: case KIND_SYSTEM: case KIND_STRING: case KIND_JCC: case KIND_RET:
-        return false;
-    default:
-        return p->kind < KIND_JCC || p->follows == FOLLOWS_TARGET;
-    }
-}
-
-/*
- * The check clobbers flags. So it is where nobody needs them, if there is such a place before the first way out; else it comes first,
- * and does without.
- */
-void plan_flags(struct work *w)
-{
-    bool needed = true;
-    unsigned last = 0;
-    while (last + 1 < w->count && may_precede_check(&w->plan[last]) && !w->dbt->exact)
-        last++;
-    w->check = 0;
-    w->check_keeps_flags = true;
-    for (unsigned i = w->count; i-- > 0;) {
-        struct planned *p = &w->plan[i];
-        p->flags_needed = needed;
-        if (p->writes_flags && !p->reads_flags)
-            needed = false;
-        needed |= p->reads_flags || p->may_fault;
-        if (i <= last && !needed && !w->dbt->exact) {
-            w->check = i;
-            w->check_keeps_flags = false;
-        }
-    }
-}
-
 static bool leads_back(const struct work *w, uint64_t target) { return target <= w->t->rip; }
 
 static bool may_lead_back(const struct work *w, const struct planned *p)
@@ -307,14 +271,57 @@ static bool may_lead_back(const struct work *w, const struct planned *p)
  * Code that runs for ever goes back to a lower address, or jumps to one that it has computed, again and again; of user code only what may do
  * that needs to look. (Kernels have stretches of a few instructions in which interrupts are on, and wait for them there.)
  */
+static bool looks_on_ways_back(const struct work *w)
+{
+    return w->user && !w->dbt->exact && !w->narrow && w->t->gpa2 == BLOCK_DROPPED;
+}
+
 bool plan_looks_at_requests(const struct work *w)
 {
-    if (!w->user || w->dbt->exact || w->narrow || w->t->gpa2 != BLOCK_DROPPED)
+    if (!looks_on_ways_back(w))
         return true;
     for (unsigned i = 0; i < w->count; i++)
         if (may_lead_back(w, &w->plan[i]))
             return true;
     return leads_back(w, w->plan[w->count - 1].next_rip);
+}
+
+/* Goes on to the next instruction, or leaves where no request need be looked at, and is not one of those that look at what is counted. */
+static bool may_precede_check(const struct work *w, const struct planned *p)
+{
+    switch (p->kind) {
+    case KIND_SITE: case KIND_SYSTEM: case KIND_STRING: case KIND_RET:
+        return false;
+    case KIND_JCC:
+        return looks_on_ways_back(w) && !may_lead_back(w, p);
+    default:
+        return p->kind < KIND_JCC || p->follows == FOLLOWS_TARGET;
+    }
+}
+
+/*
+ * The check clobbers flags. So it is where nobody needs them, if there is such a place before the first way out on which requests must have been
+ * looked at; else it comes first, and does without. Ways out before it count what has run.
+ */
+void plan_flags(struct work *w)
+{
+    bool needed = true;
+    unsigned last = 0;
+    while (last + 1 < w->count && may_precede_check(w, &w->plan[last]) && !w->dbt->exact)
+        last++;
+    w->check = 0;
+    w->check_keeps_flags = true;
+    for (unsigned i = w->count; i-- > 0;) {
+        struct planned *p = &w->plan[i];
+        p->flags_needed = needed;
+        if (p->writes_flags && !p->reads_flags)
+            needed = false;
+        needed |= p->reads_flags || p->may_fault;
+        if (i <= last && !needed && !w->dbt->exact) {
+            w->check = i;
+            w->check_keeps_flags = false;
+        }
+    }
 }
 
 /* --- registers --- */
