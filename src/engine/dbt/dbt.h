@@ -8,7 +8,7 @@
  *
  * Registers in translated code:
  *   rax rcx rdx rbx rbp rsi rdi r8 r9 r12 r13    the guest's of the same name
- *   r14                                          the guest's RSP
+ *   r14                                          the guest's RSP, or with windows what is a known number away from it (insn_plain.c)
  *   r10 r11 r15                                  scratch; the guest's r10 r11 r14 r15 are in a frame at rsp (plan.h)
  *   rsp                                          the host's stack: calls and signals are as everywhere
  *   GS                                           points at the vCPU
@@ -97,6 +97,7 @@ struct trap {
     uint8_t length;                     /* of the guest's instruction */
     uint8_t addend_of;                  /* guest register whose window is in r11 behind it, or ADDEND_INDEXED (r10's), or NO_ADDEND */
     struct indexed indexed;             /* with windows: what is in r10 behind it; base HOST_NONE: nothing */
+    int16_t rsp_ahead, rsp_ahead_behind;        /* the guest's RSP is r14 and this much, before and behind it */
     bool memory : 1;                    /* has an operand there, through a window */
     bool early : 1;                     /* before the check: the trace is not counted yet */
     uint16_t mnemonic;                  /* ZydisMnemonic */

@@ -8,12 +8,13 @@ static bool same_page(const struct work *w, uint64_t target)
 
 static void add_edge(struct work *w, uint8_t *field, uint64_t target)
 {
-    w->edge[w->edge_count++] = (struct edge){ .field = field, .target = target, .done = w->i < w->count ? w->i + 1 : w->count, .early = w->i < w->check };
+    w->edge[w->edge_count++] = (struct edge){ .field = field, .target = target, .done = w->i < w->count ? w->i + 1 : w->count, .early = w->i < w->check, .rsp_ahead = w->rsp_ahead };
 }
 
 void translate_goto(struct work *w, uint64_t target)
 {
     want_flags_in_host(w);
+    emit_settle_rsp(w);
     add_edge(w, emit_jump(&w->e, JUMP, emit_here(&w->e)), target);
 }
 
@@ -57,6 +58,7 @@ static void emit_way(struct work *w)
 {
     struct emitter *e = &w->e;
     want_flags_in_host(w);
+    emit_settle_rsp(w);
     emit_jump_index(e);
     emit_load(e, S3, rm_data(&w->dbt->jumps));
     emit_load(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
@@ -183,6 +185,7 @@ void translate_call(struct work *w, const struct planned *p)
     emit_context_back(w);
     emit_store(&w->e, rm_data(&w->dbt->target), S2);
     push_return(w, p);
+    emit_settle_rsp(w);
     emit_load(&w->e, S2, rm_data(&w->dbt->target));
     jump_to_found(w);
 }
@@ -284,6 +287,8 @@ void close_edges(struct work *w)
         const struct edge *edge = &w->edge[i];
         bool near = is_near(w, edge->target);
         const uint8_t *start = w->e.at, *here = emit_here(&w->e);
+        w->rsp_ahead = edge->rsp_ahead;
+        emit_settle_rsp(w);
         emit_count_right(w, edge);
         emit_x87_noted(w, edge->done);
         bool bare = w->e.at == start;

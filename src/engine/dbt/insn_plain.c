@@ -30,9 +30,74 @@ void emit_set(struct work *w, unsigned guest, unsigned from)
         emit_move(&w->e, host_register(guest), from);
 }
 
+/*
+ * With windows a word that is pushed or popped does not move r14: what follows is reached that much further away, until somebody needs the register
+ * itself. So a function's beginning moves it once. A way out at the side puts it right, and a trap says how far it is (trap.c).
+ */
+enum { RSP_AHEAD_MOST = 4096 };
+
+void emit_settle_rsp(struct work *w)
+{
+    if (w->rsp_ahead)
+        emit_lea_word(w, R14, rm_mem(R14, w->rsp_ahead));
+    w->rsp_ahead = 0;
+}
+
 void emit_move_rsp(struct work *w, int32_t by)
 {
-    emit_lea_word(w, R14, rm_mem(R14, by));
+    w->rsp_ahead += by;
+    if (!w->window || w->rsp_ahead > RSP_AHEAD_MOST || w->rsp_ahead < -RSP_AHEAD_MOST)
+        emit_settle_rsp(w);
+}
+
+/* Moves it and does nothing else that somebody would see. */
+static bool only_moves_rsp(const struct work *w, const struct planned *p)
+{
+    bool sum = p->kind == KIND_LEA || ((p->kind == KIND_MODRM || p->kind == KIND_OPCODE_REG) && !p->flags_needed);
+    return w->window && sum && p->adjust && p->adjusted == RSP && p->adjust == (int16_t)p->adjust;
+}
+
+static bool translate_rsp_sum(struct work *w, const struct planned *p)
+{
+    if (!only_moves_rsp(w, p))
+        return false;
+    registers_written(w);
+    emit_move_rsp(w, p->adjust);
+    return true;
+}
+
+static bool names_rsp(const struct planned *p)
+{
+    for (unsigned i = 0; i < p->z.operand_count; i++)
+        if (plan_is_gpr(&p->operand[i]) && !plan_is_high_byte(&p->operand[i]) && plan_gpr(&p->operand[i]) == RSP)
+            return true;
+    return false;
+}
+
+void settle_rsp_for(struct work *w, const struct planned *p)
+{
+    switch (p->kind) {
+    case KIND_NOTHING: case KIND_LEA: case KIND_LEAVE: case KIND_RET:
+        return;
+    case KIND_VERBATIM: case KIND_MODRM: case KIND_OPCODE_REG:
+        if (names_rsp(p) && !only_moves_rsp(w, p))
+            emit_settle_rsp(w);
+        return;
+    case KIND_PUSH: case KIND_POP:
+        if (plan_is_gpr(&p->operand[0]) && plan_gpr(&p->operand[0]) == RSP)
+            emit_settle_rsp(w);
+        return;
+    case KIND_JCC: case KIND_JMP:
+        if (p->follows == FOLLOWS_NOTHING)
+            emit_settle_rsp(w);
+        return;
+    case KIND_CALL:
+        if (p->operand[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+            emit_settle_rsp(w);
+        return;
+    default:
+        emit_settle_rsp(w);
+    }
 }
 
 void emit_load_word(struct work *w, unsigned reg, struct rm from) { emit_insn(&w->e, word_how(w), 0x8B, reg, from, 0); }
@@ -270,7 +335,7 @@ static bool translate_at_home(struct work *w, const struct planned *p)
 
 void translate_modrm(struct work *w, const struct planned *p)
 {
-    if (translate_at_home(w, p))
+    if (translate_rsp_sum(w, p) || translate_at_home(w, p))
         return;
     struct rm rm = { .kind = RM_REG };
     struct places places;
@@ -346,12 +411,16 @@ void translate_mov_offset(struct work *w, const struct planned *p)
 
 void translate_lea(struct work *w, const struct planned *p)
 {
+    if (translate_rsp_sum(w, p))
+        return;
     unsigned guest = plan_gpr(&p->operand[0]), to = host_register(guest);
     if (!w->window)                     /* flags may have to be made again from what is overwritten */
         registers_written(w);
     if (to == HOST_NONE)
         to = S1;
     emit_effective(w, p->memory, p->operand[0].size / 8, to);
+    if (guest == RSP)
+        w->rsp_ahead = 0;
     emit_put(w, guest, to);
     if (w->window)
         registers_written(w);
@@ -430,6 +499,7 @@ void translate_leave(struct work *w, const struct planned *p)
         emit_may_trap(w, true);
     emit_load_word(w, S1, rm);
     emit_lea_word(w, R14, rm_mem(RBP, (int32_t)word_size(w)));
+    w->rsp_ahead = 0;
     emit_move(&w->e, RBP, S1);
     w->addend_of = NO_ADDEND;
 }

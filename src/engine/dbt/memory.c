@@ -89,10 +89,20 @@ static void emit_constant_address(struct work *w, const ZydisDecodedOperandMem *
         emit_constant(&w->e, to, constant_address(w, m));
 }
 
+/* From the base as the host has it. */
+static int32_t displacement(struct work *w, const ZydisDecodedOperandMem *m)
+{
+    if (m->base != ZYDIS_REGISTER_RSP)
+        return (int32_t)m->disp.value;
+    if (m->disp.value + w->rsp_ahead != (int32_t)(m->disp.value + w->rsp_ahead))
+        emit_settle_rsp(w);
+    return (int32_t)(m->disp.value + w->rsp_ahead);
+}
+
 void emit_effective(struct work *w, const ZydisDecodedOperand *operand, unsigned size, unsigned to)
 {
     const ZydisDecodedOperandMem *m = &operand->mem;
-    struct rm rm = { .kind = RM_MEMORY, .base = HOST_NONE, .index = HOST_NONE, .disp = (int32_t)m->disp.value };
+    struct rm rm = { .kind = RM_MEMORY, .base = HOST_NONE, .index = HOST_NONE, .disp = displacement(w, m) };
     if (is_constant(m)) {
         if (to == S1)
             lose_held(w);
@@ -198,7 +208,7 @@ static void emit_addend_of(struct work *w, unsigned guest)
         return;
     emit_addend(w, host_register(guest));
     w->addend_of = guest;
-    w->drift = 0;
+    w->drift = guest == RSP ? w->rsp_ahead : 0;
 }
 
 static struct rm emit_window_constant(struct work *w, const ZydisDecodedOperandMem *m)
@@ -253,7 +263,7 @@ static struct rm emit_window(struct work *w, const ZydisDecodedOperand *operand)
             return emit_window_indexed(w, operand);
         emit_addend_of(w, guest);
         rm.base = (uint8_t)host_register(guest);
-        rm.disp = (int32_t)m->disp.value;
+        rm.disp = displacement(w, m);
         return rm;
     }
     if (has_base(m) && has_index(m) && !has_segment_base(m))
@@ -286,7 +296,7 @@ struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_us
 {
     if (w->window) {
         emit_addend_of(w, guest);
-        return (struct rm){ .kind = RM_MEMORY, .base = (uint8_t)host_register(guest), .index = S2, .disp = offset };
+        return (struct rm){ .kind = RM_MEMORY, .base = (uint8_t)host_register(guest), .index = S2, .disp = offset + (guest == RSP ? w->rsp_ahead : 0) };
     }
     struct rm rm;
     if (emit_near_stack(w, guest, offset, use, &rm))

@@ -104,6 +104,7 @@ struct edge {
     uint64_t target;
     unsigned done;          /* instructions of this trace that have run */
     bool early;             /* before the check: they are not counted yet */
+    int32_t rsp_ahead;
 };
 
 struct work {
@@ -123,6 +124,7 @@ struct work {
     struct indexed indexed;             /* with windows: what is in S1, an address or a register that lives in the frame; base HOST_NONE: nothing */
     unsigned addend_of;                 /* whose is in S2, NO_ADDEND: nobody's; with windows ADDEND_INDEXED: of the address in S1 */
     int32_t drift;                      /* how far that register has moved since */
+    int32_t rsp_ahead;                  /* with windows: the guest's RSP is r14 and this much */
     int32_t near_low, near_high;        /* checked: it serves this much off the register as it was, */
     enum mmu_use near_use;              /* for this */
     unsigned slow_count, slow_first, edge_count, trap_count, trap_first, site_count, link_count;
@@ -248,6 +250,10 @@ unsigned emit_get(struct work *w, unsigned guest, unsigned scratch);
 void emit_put(struct work *w, unsigned guest, unsigned from);
 void emit_set(struct work *w, unsigned guest, unsigned from);
 void emit_move_rsp(struct work *w, int32_t by);
+/* r14 becomes the guest's RSP. No flags are touched. */
+void emit_settle_rsp(struct work *w);
+/* Before the present instruction: unless it can do with r14 as it is. */
+void settle_rsp_for(struct work *w, const struct planned *p);
 /* A word of the stack or of an address: 32 bits come without an upper half. */
 void emit_load_word(struct work *w, unsigned reg, struct rm from);
 void emit_store_word(struct work *w, struct rm to, unsigned reg);

@@ -67,6 +67,7 @@ struct trap *emit_note_trap(struct work *w, bool memory)
         .early = w->i < w->check,
         .length = present(w)->op->length,
         .memory = memory,
+        .rsp_ahead = (int16_t)w->rsp_ahead,
         .mnemonic = (uint16_t)present(w)->z.mnemonic,
         .x87 = x87_noted(w, w->i),
     };
@@ -91,6 +92,7 @@ void close_slow(struct work *w)
         w->trap[w->trap_first].back = (uint32_t)(emit_here(&w->e) - w->t->code);
         w->trap[w->trap_first].addend_of = (uint8_t)w->addend_of;
         w->trap[w->trap_first].indexed = w->indexed;
+        w->trap[w->trap_first].rsp_ahead_behind = (int16_t)w->rsp_ahead;
     }
 }
 

@@ -6,6 +6,7 @@
 struct check {
     uint8_t *field[2];
     unsigned fields;
+    int32_t rsp_ahead;
 };
 
 static void leave_if(struct work *w, struct check *check, unsigned cc)
@@ -58,6 +59,7 @@ static void emit_check_keeping_flags(struct work *w, struct check *check)
  */
 static void emit_checks(struct work *w, struct check *check)
 {
+    check->rsp_ahead = w->rsp_ahead;
     if (w->check_keeps_flags) {
         emit_check_keeping_flags(w, check);
         return;
@@ -77,6 +79,8 @@ static void emit_check_exit(struct work *w, const struct check *check)
         emit_target(e, check->field[i], emit_here(e));
     if (w->check_keeps_flags)
         emit_move(e, RCX, S2);
+    w->rsp_ahead = check->rsp_ahead;
+    emit_settle_rsp(w);
     emit_x87_noted(w, w->check);
     struct link *link = add_link(w, w->plan[w->check].rip);
     link->uncount = (uint16_t)(w->count - w->check);
@@ -132,6 +136,7 @@ static void translate_insn(struct work *w)
     w->site = NULL;
     if (!looks_after_held(p))
         lose_held(w);
+    settle_rsp_for(w, p);
     if (is_indirect(p))
         emit_x87_noted(w, w->i);
     switch (p->kind) {
@@ -202,6 +207,7 @@ static void translate_trace(struct work *w)
     w->replay = NO_REPLAY;
     w->indexed.base = HOST_NONE;
     w->addend_of = NO_ADDEND;
+    w->rsp_ahead = 0;
     for (w->i = 0; w->i < w->count; w->i++) {
         if (w->i == w->check)
             emit_checks(w, &check);

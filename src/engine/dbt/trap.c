@@ -72,6 +72,7 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
     vcpu->rip = (t->rip & ~PAGE_MASK) | trap->in_page;
     count_site(dbt, trap->mnemonic, vcpu->rip);
     dbt_note_x87(vcpu, t, trap->x87);
+    vcpu->gpr[RSP] += (uint64_t)(int64_t)trap->rsp_ahead;
     bool goes_on = run_one(vcpu, &dbt->interp, vcpu->rip + trap->length);
     dbt->flags = flags_pack(vcpu->rflags);
     if (missed)
@@ -96,6 +97,7 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
     if (t->live & LIVE_X87)
         native_load_x87(vcpu);
     dbt->interp.left += uncounted;
+    vcpu->gpr[RSP] -= (uint64_t)(int64_t)trap->rsp_ahead_behind;
     return (struct onward){ .code = t->code + trap->back, .same = true };
 }
 
