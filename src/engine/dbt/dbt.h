@@ -220,7 +220,7 @@ struct dbt {
     struct trap *trap;                  /* the one that was hit, its translation, and what the signal told */
     struct translation *trapped;
     struct trap_fault fault;
-    uint8_t *enter, *leave, *by_table, *help, *help_host, *trap_entry, *missed, *go_on, *x87_load, *simd_load[SIMD_LEVELS], *look_up[2];     /* shared code, executable */
+    uint8_t *enter, *leave, *by_table, *help, *help_host, *trap_entry, *missed, *missed_rcx, *go_on, *x87_load, *simd_load[SIMD_LEVELS], *look_up[2];     /* shared code, executable */
     struct work *work;                  /* of the translator, plan.h */
     unsigned heat_wanted;               /* runs in the interpreter before a block is translated */
     uint8_t mode;                       /* of the present state of the vCPU */

@@ -135,6 +135,14 @@ void emit_guest_address(struct emitter *e, unsigned reg, uint64_t gla)
         reloc_note_guest(e->relocs, e->at - 8, RELOC_GUEST64, gla);
 }
 
+void emit_minus_guest_address(struct emitter *e, unsigned reg, uint64_t gla)
+{
+    emit8(e, reg & 8 ? 0x49 : 0x48);
+    emit8(e, 0xB8 | (reg & 7));
+    emit64(e, -gla);
+    reloc_note_guest(e->relocs, e->at - 8, RELOC_GUEST_MINUS, gla);
+}
+
 void emit_target(const struct emitter *e, uint8_t *field, const uint8_t *target)
 {
     int32_t relative = (int32_t)(target - (field + e->shift + 4));

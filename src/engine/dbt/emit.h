@@ -75,6 +75,8 @@ void emit_constant(struct emitter *e, unsigned reg, uint64_t value);
 /* Always 10 bytes: the address of a site or a link, by number, which changes with the place of the code. */
 /* As emit_constant, an address of guest code or beside it. */
 void emit_guest_address(struct emitter *e, unsigned reg, uint64_t gla);
+/* What makes 0 when it is added to that, by MOV, too. */
+void emit_minus_guest_address(struct emitter *e, unsigned reg, uint64_t gla);
 /* The 32 bits, `after` bytes before the instruction's end, that make an operand of a field of the engine's own state. */
 void emit_data(struct emitter *e, const void *data, unsigned after);
 /* Opcode with a 32-bit relative target; returns where the target is written. */

@@ -60,7 +60,7 @@ static void emit_way(struct work *w)
     want_flags_in_host(w);
     emit_settle_rsp(w);
     emit_jump_index(e);
-    emit_load(e, S3, rm_data(&w->dbt->jumps));
+    emit_load(e, S3, rm_frame(FRAME_JUMPS));
     emit_load(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
     emit_lea_next(e, S3);
     emit_note_trap(w, false);

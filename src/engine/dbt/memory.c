@@ -276,7 +276,7 @@ static struct rm emit_window(struct work *w, const ZydisDecodedOperand *operand)
 void emit_context_back(struct work *w)
 {
     if (w->window)
-        emit_load(&w->e, S3, rm_data(&w->dbt->context));
+        emit_load(&w->e, S3, rm_frame(FRAME_CONTEXT));
 }
 
 /* --- both --- */

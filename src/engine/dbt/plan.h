@@ -19,7 +19,11 @@ enum { CC_Z = 4, CC_NZ = 5, CC_S = 8 };
  * What translated code writes all the time is in a frame on the host's stack, at RSP: processors that forward a store to a load without
  * waiting for memory do so off a base register, and with GS they do not. The thunks carry it there and back.
  */
-enum frame { FRAME_LEFT, FRAME_R10, FRAME_R11, FRAME_R14, FRAME_R15, FRAME_SLOTS };
+enum frame {
+    FRAME_LEFT, FRAME_R10, FRAME_R11, FRAME_R14, FRAME_R15, FRAME_CARRIED,
+    FRAME_CONTEXT = FRAME_CARRIED, FRAME_JUMPS,         /* copies of dbt->context and jumps, which take a shorter displacement */
+    FRAME_SLOTS
+};
 static inline struct rm rm_frame(enum frame slot) { return rm_mem(RSP, (int32_t)slot * 8); }
 
 /* Of guest registers that have none of the host's. */

@@ -102,6 +102,8 @@ static bool apply(const struct reloc *reloc, const struct reloc_place *place)
         return put32(field, place->links + (size_t)reloc->addend * place->link_size, false);
     case RELOC_GUEST64:
         return put64(field, gla);
+    case RELOC_GUEST_MINUS:
+        return put64(field, -gla);
     case RELOC_GUEST_ZERO:
         return put32(field, gla, false);
     case RELOC_GUEST_SIGN:

@@ -16,6 +16,7 @@ enum reloc_kind {
     RELOC_PART,                 /* the same: a place in the translation's other part */
     RELOC_SITE, RELOC_LINK,     /* 32 bits: where in dbt->data number `addend` is */
     RELOC_GUEST64,              /* the guest-linear address `addend` bytes from the trace's RIP */
+    RELOC_GUEST_MINUS,          /* 64 bits: what makes 0 when it is added to that */
     RELOC_GUEST_ZERO, RELOC_GUEST_SIGN,         /* the same, in 32 bits that are extended by zeroes or the sign */
     RELOC_GUEST_CHUNK,          /* 32 bits: the displacement of that address's window in the table of windows */
     RELOC_GUEST_BYTES,          /* 32 bits: those of the guest's code, `addend` bytes from the start of what the entry has of it (kept.c) */
@@ -43,7 +44,7 @@ enum { NO_HOLE = -1 };
 /* Where a kernel of 64 bits lies, and with it all that its code names in 32 bits that are extended by the sign. */
 static inline bool reloc_may_move(uint32_t value) { return value >= 0x80000000u && value < 0xC0000000u; }
 
-static inline size_t reloc_size(unsigned kind) { return kind == RELOC_GUEST64 ? 8 : 4; }
+static inline size_t reloc_size(unsigned kind) { return kind == RELOC_GUEST64 || kind == RELOC_GUEST_MINUS ? 8 : 4; }
 
 /* Bytes from the translation's code, as above. */
 size_t reloc_position(const struct reloc_list *list, const uint8_t *at);

@@ -12,7 +12,7 @@ static const uint8_t callee_saved[] = { RBX, RBP, R12, R13, R14, R15 };
 static void carry_frame(struct emitter *e, struct dbt *dbt, unsigned above, bool in)
 {
     static const uint8_t guest[] = { [FRAME_R10] = R10, [FRAME_R11] = R11, [FRAME_R14] = R14, [FRAME_R15] = R15 };
-    for (enum frame slot = 0; slot < FRAME_SLOTS; slot++) {
+    for (enum frame slot = 0; slot < FRAME_CARRIED; slot++) {
         struct rm inside = rm_frame(slot), outside = slot == FRAME_LEFT ? rm_data(&dbt->interp.left) : rm_vcpu(GPR_OFFSET(guest[slot]));
         inside.disp += (int32_t)above;
         emit_load(e, RAX, in ? outside : inside);
@@ -27,10 +27,21 @@ static void spill(struct emitter *e, struct dbt *dbt, unsigned above)
     carry_frame(e, dbt, above, false);
 }
 
+/* What only helpers change. */
+static void copy_to_frame(struct emitter *e, unsigned above, enum frame slot, const void *data)
+{
+    struct rm inside = rm_frame(slot);
+    inside.disp += (int32_t)above;
+    emit_load(e, RAX, rm_data(data));
+    emit_store(e, inside, RAX);
+}
+
 /* R15 is of use to translations with windows only, but costs nothing. */
 static void reload(struct emitter *e, struct dbt *dbt, unsigned above)
 {
     carry_frame(e, dbt, above, true);
+    copy_to_frame(e, above, FRAME_CONTEXT, &dbt->context);
+    copy_to_frame(e, above, FRAME_JUMPS, &dbt->jumps);
     for (unsigned i = 0; i < ARRAY_SIZE(homes); i++)
         emit_load(e, host_register(homes[i]), rm_vcpu(GPR_OFFSET(homes[i])));
     emit_load(e, S3, rm_data(&dbt->context));
@@ -434,9 +445,11 @@ static void make_look_up(struct emitter *e, struct dbt *dbt, enum mmu_use use)
     emit8(e, 0xC3);
 }
 
-/* An indirect jump found nobody at its way in: S1 is its target, S3 where it was; flags in H. */
+/* An indirect jump found nobody at its way in: S1 is its target, S3 where it was, at missed_rcx S2 is RCX; flags in H. */
 static void make_missed(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
 {
+    dbt->missed_rcx = emit_here(e);
+    emit_move(e, RCX, S2);
     dbt->missed = emit_here(e);
     emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
     emit_store(e, rm_data(&dbt->missed_at), S3);

@@ -111,13 +111,11 @@ static void emit_way_in(struct work *w)
         emit_jcc(e, CC_NZ, w->dbt->missed);
     } else {
         emit_move(e, S2, RCX);
-        emit_guest_address(e, RCX, w->t->rip);
-        emit_insn(e, EMIT_W, 0xF7, 2, rm_reg(RCX), 0);  /* not, which leaves flags alone */
-        emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1, .disp = 1 });
+        emit_minus_guest_address(e, RCX, w->t->rip);
+        emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
         emit8(e, 0xE3);                                 /* jrcxz over the way out */
         uint8_t *hit = e->at++;
-        emit_move(e, RCX, S2);
-        emit_jump(e, JUMP, w->dbt->missed);
+        emit_jump(e, JUMP, w->dbt->missed_rcx);
         *hit = (uint8_t)(e->at - (hit + 1));
         emit_move(e, RCX, S2);
     }
