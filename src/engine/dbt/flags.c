@@ -107,6 +107,15 @@ void emit_replay(struct work *w, unsigned from)
 
 /* --- moving them --- */
 
+static void emit_flags_to_memory(struct work *w, unsigned scratch)
+{
+    emit_move(&w->e, scratch, RAX);
+    emit_pack_flags(&w->e);
+    emit_insn(&w->e, 0, 0x89, RAX, rm_data(&w->dbt->flags), 0);
+    emit_move(&w->e, RAX, scratch);
+    w->in_memory = true;
+}
+
 void want_flags_in_memory(struct work *w)
 {
     if (w->in_memory)
@@ -115,11 +124,7 @@ void want_flags_in_memory(struct work *w)
         emit_replay(w, w->replay);
     w->in_host = true;
     drop_near_now(w);
-    emit_move(&w->e, S3, RAX);
-    emit_pack_flags(&w->e);
-    emit_insn(&w->e, 0, 0x89, RAX, rm_data(&w->dbt->flags), 0);
-    emit_move(&w->e, RAX, S3);
-    w->in_memory = true;
+    emit_flags_to_memory(w, S3);
 }
 
 void emit_flags_to_host(struct work *w)
@@ -148,6 +153,13 @@ void lose_host_flags(struct work *w)
 {
     if (w->in_host && w->replay == NO_REPLAY)
         want_flags_in_memory(w);
+    w->in_host = false;
+}
+
+void lose_host_flags_near(struct work *w)
+{
+    if (w->in_host && w->replay == NO_REPLAY && !w->in_memory)
+        emit_flags_to_memory(w, S1);
     w->in_host = false;
 }
 

@@ -154,9 +154,8 @@ static void emit_first(struct work *w, const struct access_off *access, const st
 static bool emit_near(struct work *w, const struct access_off *access, struct rm *rm)
 {
     struct access_off all = *access;
-    if (w->addend_of == access->base)
-        lose_host_flags(w);             /* which may need S3 */
     if (is_among(w, access)) {
+        lose_host_flags_near(w);
         emit_insn(&w->e, EMIT_W, 0x85, S3, rm_reg(S3), 0);                      /* test */
         emit_slow_near(w, access);
     } else if (gather(w, &all)) {

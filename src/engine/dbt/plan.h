@@ -185,6 +185,8 @@ void want_flags_in_memory(struct work *w);
 void want_flags_in_host(struct work *w);
 /* H is about to be overwritten, by code of ours that may leave. */
 void lose_host_flags(struct work *w);
+/* The same with S2 and S3 left alone, and S1 not. */
+void lose_host_flags_near(struct work *w);
 /* The present instruction is about to write its registers. */
 void registers_written(struct work *w);
 /* It has been emitted. */
