@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "base/error.h"
 #include "vcpu/loop.h"
@@ -55,7 +56,7 @@ void vcpu_thread_join(struct vcpu *vcpu)
 
 /*
  * The bit is set before the mutex is taken, and a sleeper tests the bits with the mutex held, so no wake-up is lost.
- * The lock is taken on every kick: a vCPU that runs never holds it for long.
+ * The lock is taken on every kick: a vCPU that runs never holds it for long. It is given back first, since who is woken wants it.
  */
 void vcpu_kick(struct vcpu *vcpu, uint32_t request)
 {
@@ -63,18 +64,58 @@ void vcpu_kick(struct vcpu *vcpu, uint32_t request)
     if ((old & request) == request)
         return;
     pthread_mutex_lock(&vcpu->mutex);
-    pthread_cond_broadcast(&vcpu->wake);
     pthread_mutex_unlock(&vcpu->mutex);
+    pthread_cond_broadcast(&vcpu->wake);
     if (atomic_load(&vcpu->in_kernel))
         pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
 }
 
-void vcpu_sleep(struct vcpu *vcpu, uint32_t mask)
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* True: a request of `mask` came before the time is up. */
+static bool watch_for(const struct vcpu *vcpu, uint32_t mask, uint64_t until_ns)
+{
+    enum { LOOKS = 32 };                /* at the request for one at the time */
+    do {
+        for (unsigned i = 0; i < LOOKS; i++) {
+            if (atomic_load_explicit(&vcpu->request, memory_order_acquire) & mask)
+                return true;
+            __builtin_ia32_pause();
+        }
+    } while (now_ns() < until_ns);
+    return false;
+}
+
+static void sleep_until(struct vcpu *vcpu, uint32_t mask)
 {
     pthread_mutex_lock(&vcpu->mutex);
     while (!(atomic_load(&vcpu->request) & mask))
         pthread_cond_wait(&vcpu->wake, &vcpu->mutex);
     pthread_mutex_unlock(&vcpu->mutex);
+}
+
+/*
+ * Processors that work together wake each other all the time, and to be put to sleep and woken takes the host longer than many a halt lasts. So
+ * one that has others watches for a request before it sleeps, for as long as it takes to find out whether this is such a time: if a halt
+ * lasted longer, it watches half as long in the next one, and soon not at all.
+ */
+void vcpu_sleep(struct vcpu *vcpu, uint32_t mask)
+{
+    enum { WATCH_MOST_NS = 50000 };
+    if (vcpu->all_count < 2) {
+        sleep_until(vcpu, mask);
+        return;
+    }
+    uint64_t begin = now_ns();
+    if (vcpu->watch_ns && watch_for(vcpu, mask, begin + vcpu->watch_ns))
+        return;
+    sleep_until(vcpu, mask);
+    vcpu->watch_ns = now_ns() - begin < WATCH_MOST_NS ? WATCH_MOST_NS : vcpu->watch_ns / 2;
 }
 
 void vcpu_sleep_paused(struct vcpu *vcpu)

@@ -138,6 +138,7 @@ static void host_cpuid(struct shape_parts *parts)
 
 void kept_attach(struct vcpu *vcpu, struct dbt *dbt)
 {
+    enum { VCPUS_FEW = 2 };             /* it costs about as much to keep a translation as to make another one */
     struct shape_parts parts = { .zydis = ZydisGetVersion(), .code_start = (uint64_t)(dbt->code_start - dbt->hot.base),
                                  .vector_bytes = native_host_vector_bytes() };
     dl_iterate_phdr(find_build_id, &parts.build);
@@ -148,7 +149,7 @@ void kept_attach(struct vcpu *vcpu, struct dbt *dbt)
     struct store_shape shape = { { store_hash(&parts, sizeof(parts)), parts.build } };
     if (store_open(vcpu->translations, &shape))
         dbt->store = vcpu->translations;
-    dbt->keeps_supervisor = vcpu->all_count > 1 || store_is_saved(vcpu->translations);
+    dbt->keeps_supervisor = vcpu->all_count > VCPUS_FEW || store_is_saved(vcpu->translations);
 }
 
 /* --- keeping --- */

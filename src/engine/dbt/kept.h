@@ -24,8 +24,8 @@ struct work;
 /* Opens the vCPU's store for what shapes the code of this engine; without one, or if it is of another shape, nothing is kept. */
 void kept_attach(struct vcpu *vcpu, struct dbt *dbt);
 /*
- * Is code of the present mode kept at all? 32-bit code is not: holes are looked for among 64-bit addresses. Nor is supervisor code that nobody
- * would look for: there is one kernel, and its only processor has the translation, unless it has thrown all of them away once.
+ * Is code of the present mode kept at all? 32-bit code is not: holes are looked for among 64-bit addresses. Nor is supervisor code that hardly
+ * anybody would look for: there is one kernel, and its few processors translate it once each, unless they have thrown all of it away once.
  */
 static inline bool kept_suits(const struct dbt *dbt)
 {
