@@ -176,20 +176,23 @@ static void inject(struct vcpu *vcpu)
     };
     vcpu->insn_length = 0;
     vcpu->activity = ACTIVITY_ACTIVE;
+    if (type == INTERRUPTION_NMI)       /* even if its delivery faults; the monitor ends that before it injects the NMI again */
+        vcpu->shadow |= SHADOW_NMI;
     if (!keeps_pending_debug(vcpu, type))
         vcpu->pending_debug = 0;
 }
 
 /* --- entry --- */
 
-/* SDM3 §27.8: nothing of the guest is saved; the host goes on as after an exit. */
-static bool entry_fails(struct vcpu *vcpu, enum vmx_reason reason, uint64_t qualification)
+/* SDM3 §27.8: nothing of the guest is saved; the host goes on as after an exit, which leaves the blocking of NMIs as it was (§28.5.5). */
+static bool entry_fails(struct vcpu *vcpu, uint8_t nmi_shadow, enum vmx_reason reason, uint64_t qualification)
 {
     trace(vcpu->log, vmx, "vcpu%u VM entry fails: %s, qualification %#lx", vcpu->index, vmx_reason_name(reason), qualification);
     FIELD(EXIT_REASON) = (uint32_t)reason | BIT(31);
     FIELD(EXIT_QUALIFICATION) = qualification;
     vcpu->pending.kind = EVENT_NONE;
     vmx_load_host(vcpu);
+    vcpu->shadow = nmi_shadow;
     return true;
 }
 
@@ -228,15 +231,16 @@ static bool enter_guest(struct vcpu *vcpu, bool launch)
 {
     uint64_t qualification;
     unsigned failed;
+    uint8_t nmi_shadow = vcpu->shadow & SHADOW_NMI;
     if (!vmx_check_guest(vcpu, &qualification))
-        return entry_fails(vcpu, REASON_INVALID_GUEST_STATE, qualification);
+        return entry_fails(vcpu, nmi_shadow, REASON_INVALID_GUEST_STATE, qualification);
     start_guest(vcpu);
     load_guest(vcpu);
     if (!load_pdptes(vcpu))
-        return entry_fails(vcpu, REASON_INVALID_GUEST_STATE, 2);
+        return entry_fails(vcpu, nmi_shadow, REASON_INVALID_GUEST_STATE, 2);
     failed = vmx_load_msrs(vcpu, FIELD(ENTRY_MSR_LOAD_ADDRESS), FIELD(ENTRY_MSR_LOAD_COUNT));
     if (failed)
-        return entry_fails(vcpu, REASON_MSR_LOADING, failed);
+        return entry_fails(vcpu, nmi_shadow, REASON_MSR_LOADING, failed);
     if (launch)
         vcpu->vmx.launched = true;
     vcpu->vmx.entries++;

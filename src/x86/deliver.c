@@ -368,6 +368,8 @@ static void apply_payload(struct vcpu *vcpu, const struct event *event)
 {
     if (!is_exception(event))
         return;
+    if (event->kind == EVENT_FAULT)     /* of an instruction behind MOV SS: what that held back is lost */
+        vcpu->pending_debug = 0;
     counter_add(&vcpu->counters, COUNTER_exceptions, 1);
     trace(vcpu->log, cpu_exception, "vcpu%u vector %u error %#x at %#lx payload %#lx", vcpu->index, event->vector,
           event->error, vcpu->rip, event->payload);

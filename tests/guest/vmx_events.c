@@ -21,12 +21,20 @@ static void on_event_vmcall(struct trap_frame *frame) { vmcall(); }
 static void guest_vmcall(void) { vmcall(); }
 static void guest_loop(void) { for (;;) pause(); }
 
-/* With a timer that ends what would not end. */
+/* With a timer that ends what would not end, in about a minute. */
 static void prepare(void (*code)(void), uint32_t pin)
 {
     vmcs_prepare(code);
     control_set(VMCS_PIN_BASED_CONTROLS, PIN_ACTIVATE_PREEMPTION_TIMER | pin);
+    vmwrite(VMCS_PREEMPTION_TIMER_VALUE, 0xFFFFFFFF);
+}
+
+/* Nothing is to happen. */
+static void await_nothing(const char *name)
+{
     vmwrite(VMCS_PREEMPTION_TIMER_VALUE, 100000);
+    check_equal(vmx_run_reason(), REASON_PREEMPTION_TIMER, name);
+    vmwrite(VMCS_PREEMPTION_TIMER_VALUE, 0xFFFFFFFF);
 }
 
 static void send_to_itself(uint32_t icr)
@@ -62,7 +70,7 @@ static void inits(void)
     check(true, "root operation blocks INIT");
     check_equal(vmx_run_reason(), REASON_INIT, "which exits after the next entry");
     check_equal(vmread(VMCS_GUEST_RIP), (uint64_t)guest_loop, "before the first instruction");
-    check_equal(vmx_run_reason(), REASON_PREEMPTION_TIMER, "once");
+    await_nothing("once");
     prepare(guest_loop, 0);
     vmwrite(VMCS_GUEST_ACTIVITY_STATE, SHUT_DOWN);
     send_init();
@@ -96,7 +104,7 @@ static void shut_down(void)
     control_set(VMCS_EXIT_CONTROLS, EXIT_ACKNOWLEDGE_INTERRUPT_ON_EXIT);
     vmwrite(VMCS_GUEST_ACTIVITY_STATE, SHUT_DOWN);
     send_interrupt();
-    check_equal(vmx_run_reason(), REASON_PREEMPTION_TIMER, "a guest that is shut down does not exit by an interrupt");
+    await_nothing("a guest that is shut down does not exit by an interrupt");
     check_equal(vmread(VMCS_GUEST_ACTIVITY_STATE), SHUT_DOWN, "and stays so");
     vmwrite(VMCS_GUEST_ACTIVITY_STATE, HALTED);
     check_equal(vmx_run_reason(), REASON_EXTERNAL_INTERRUPT, "a halted one does");
@@ -115,7 +123,7 @@ static void shut_down(void)
 
 /* --- pending debug exceptions --- */
 
-static uint32_t run_with_pending(uint64_t pending, unsigned activity, uint64_t blocking, uint32_t injected)
+static void prepare_pending(uint64_t pending, unsigned activity, uint64_t blocking, uint32_t injected)
 {
     prepare(guest_vmcall, 0);
     vmwrite(VMCS_EXCEPTION_BITMAP, 1 << DB);
@@ -123,6 +131,11 @@ static uint32_t run_with_pending(uint64_t pending, unsigned activity, uint64_t b
     vmwrite(VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS, pending);
     vmwrite(VMCS_GUEST_INTERRUPTIBILITY, blocking);
     vmwrite(VMCS_ENTRY_INTERRUPTION_INFORMATION, injected);
+}
+
+static uint32_t run_with_pending(uint64_t pending, uint64_t blocking, uint32_t injected)
+{
+    prepare_pending(pending, ACTIVE, blocking, injected);
     return vmx_run_reason();
 }
 
@@ -130,13 +143,14 @@ static void pending_debug_exceptions(void)
 {
     set_handler(UD, on_event);
     set_handler(VECTOR, on_event);
-    check_equal(run_with_pending(PENDING_STEP, ACTIVE, 0, 0), REASON_EXCEPTION_OR_NMI, "a pending debug exception");
+    check_equal(run_with_pending(PENDING_STEP, 0, 0), REASON_EXCEPTION_OR_NMI, "a pending debug exception");
     check_equal(vmread(VMCS_EXIT_QUALIFICATION), PENDING_STEP, "its qualification");
-    check_equal(run_with_pending(PENDING_STEP, SHUT_DOWN, 0, 0), REASON_PREEMPTION_TIMER, "is none in a guest that is shut down");
-    check_equal(run_with_pending(PENDING_BREAKPOINT | 1, ACTIVE, 0, INJECT | EXCEPTION | UD), REASON_VMCALL, "an injected exception takes its place");
-    check_equal(run_with_pending(PENDING_BREAKPOINT | 1, ACTIVE, 0, INJECT | SOFTWARE_INTERRUPT | VECTOR), REASON_VMCALL,
+    prepare_pending(PENDING_STEP, SHUT_DOWN, 0, 0);
+    await_nothing("is none in a guest that is shut down");
+    check_equal(run_with_pending(PENDING_BREAKPOINT | 1, 0, INJECT | EXCEPTION | UD), REASON_VMCALL, "an injected exception takes its place");
+    check_equal(run_with_pending(PENDING_BREAKPOINT | 1, 0, INJECT | SOFTWARE_INTERRUPT | VECTOR), REASON_VMCALL,
                 "and so does a software interrupt");
-    check_equal(run_with_pending(PENDING_BREAKPOINT | 1, ACTIVE, BY_MOV_SS, INJECT | SOFTWARE_INTERRUPT | VECTOR), REASON_EXCEPTION_OR_NMI,
+    check_equal(run_with_pending(PENDING_BREAKPOINT | 1, BY_MOV_SS, INJECT | SOFTWARE_INTERRUPT | VECTOR), REASON_EXCEPTION_OR_NMI,
                 "but not behind MOV SS");
     check_equal(vmread(VMCS_EXIT_QUALIFICATION), 1, "whose breakpoint it tells");
     check_equal(vmread(VMCS_GUEST_RIP), stub_table[VECTOR], "at the handler of the interrupt");
@@ -202,6 +216,103 @@ static void virtual_nmis(void)
     check_equal(vmread(VMCS_GUEST_INTERRUPTIBILITY), 0, "nothing is blocked");
 }
 
+/* --- NMIs and entries that fail, deliveries that fault --- */
+
+static void nmis_that_stay_blocked(void)
+{
+    set_handler(NMI, on_event);
+    hits = 0;
+    prepare(guest_nmi, PIN_NMI_EXITING);
+    vmx_run();
+    send_nmi();
+    prepare(guest_vmcall, 0);
+    vmwrite(VMCS_GUEST_RFLAGS, 0);
+    check_equal(vmx_run_reason(), REASON_INVALID_GUEST_STATE | 1u << 31, "an entry that fails while NMIs are blocked");
+    check_equal(hits, 0, "leaves them so");
+    unblock_nmis();
+    check_equal(hits, 1, "and the one that waits comes after IRET");
+    set_handler(NMI, NULL);
+
+    prepare(guest_vmcall, PIN_NMI_EXITING | PIN_VIRTUAL_NMIS);
+    vmwrite(VMCS_ENTRY_INTERRUPTION_INFORMATION, INJECT | INJECTED_NMI | NMI);
+    vmwrite(VMCS_GUEST_IDTR_LIMIT, 0);
+    vmwrite(VMCS_EXCEPTION_BITMAP, 1 << GP);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "a virtual NMI whose delivery faults");
+    check_equal(vmread(VMCS_IDT_VECTORING_INFORMATION), INJECT | INJECTED_NMI | NMI, "is told");
+    check_equal(vmread(VMCS_GUEST_INTERRUPTIBILITY), BY_NMI, "and blocks others");
+}
+
+static void guest_int(void) { __asm__ volatile("int $0x60"); }
+static void guest_int3(void) { __asm__ volatile("int3"); }
+static void guest_int1(void) { __asm__ volatile(".byte 0xF1"); }
+
+/* SDM3 §28.2.4, §28.2.5: the event and the length of its instruction. */
+static void software_events_that_fault(void)
+{
+    static const struct { const char *name; void (*code)(void); uint32_t vectoring; unsigned length; } cases[] = {
+        { "INT n whose delivery faults", guest_int, INJECT | SOFTWARE_INTERRUPT | 0x60, 2 },
+        { "INT3 whose delivery faults", guest_int3, INJECT | SOFTWARE_EXCEPTION | BP, 1 },
+        { "INT1 whose delivery faults", guest_int1, INJECT | PRIVILEGED_EXCEPTION | DB, 1 },
+    };
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        prepare(cases[i].code, 0);
+        vmwrite(VMCS_GUEST_IDTR_LIMIT, 0);
+        vmwrite(VMCS_EXCEPTION_BITMAP, 1 << GP);
+        check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, cases[i].name);
+        check_equal(vmread(VMCS_IDT_VECTORING_INFORMATION), cases[i].vectoring, "is told");
+        check_equal(vmread(VMCS_EXIT_INSTRUCTION_LENGTH), cases[i].length, "with its length");
+        check_equal(vmread(VMCS_GUEST_RIP), (uint64_t)cases[i].code, "at its place");
+    }
+}
+
+/* --- debug exceptions and exits --- */
+
+static uint16_t stack_selector = SEL_DATA;
+
+static void guest_sti_cpuid(void) { __asm__ volatile("sti; cpuid" ::: "eax", "ebx", "ecx", "edx"); }
+static void guest_mov_ss_cpuid(void) { __asm__ volatile("mov %0, %%ss; cpuid" :: "m"(stack_selector) : "eax", "ebx", "ecx", "edx"); }
+static void guest_read_dr(void) { __asm__ volatile("mov %%dr0, %%rax" ::: "rax"); vmcall(); }
+static void guest_nops(void) { __asm__ volatile("nop; nop"); vmcall(); }
+
+static void prepare_debug(void (*code)(void), uint64_t dr7)
+{
+    prepare(code, 0);
+    control_set(VMCS_ENTRY_CONTROLS, ENTRY_LOAD_DEBUG_CONTROLS);
+    control_set(VMCS_EXIT_CONTROLS, EXIT_SAVE_DEBUG_CONTROLS);
+    vmwrite(VMCS_GUEST_DR7, dr7);
+    vmwrite(VMCS_EXCEPTION_BITMAP, 1 << DB);
+}
+
+static void debug_and_exits(void)
+{
+    enum { WATCH_2_BYTES = 0x400 | 1 | 7 << 16, GENERAL_DETECT = 0x2400, BD = 1 << 13, TF = 1 << 8 };
+    prepare(guest_sti_cpuid, 0);
+    check_equal(vmx_run_reason(), REASON_CPUID, "an instruction behind STI");
+    check_equal(vmread(VMCS_GUEST_INTERRUPTIBILITY), 1, "exits in its shadow");
+    __asm__ volatile("mov %0, %%dr0" :: "r"((uint64_t)&stack_selector));
+    prepare_debug(guest_mov_ss_cpuid, WATCH_2_BYTES);
+    check_equal(vmx_run_reason(), REASON_CPUID, "an instruction behind MOV SS of a watched place");
+    check_equal(vmread(VMCS_GUEST_INTERRUPTIBILITY), BY_MOV_SS, "exits in the shadow");
+    check_equal(vmread(VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS), PENDING_BREAKPOINT | 1, "with the breakpoint pending");
+    vmx_skip();
+    vmwrite(VMCS_GUEST_INTERRUPTIBILITY, 0);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "which comes once the instruction is skipped");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), 1, "as what it is");
+    prepare_debug(guest_read_dr, GENERAL_DETECT);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "MOV DR with general detect");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), BD, "exits as #DB");
+    check_equal(vmread(VMCS_GUEST_DR7), GENERAL_DETECT, "which leaves DR7 as it is");
+    prepare_debug(guest_nops, 0x400);
+    control_set(VMCS_PROCESSOR_BASED_CONTROLS, PROC_MONITOR_TRAP_FLAG);
+    vmwrite(VMCS_GUEST_RFLAGS, 2 | TF);
+    check_equal(vmx_run_reason(), REASON_MONITOR_TRAP_FLAG, "MTF in a guest that steps itself");
+    check_equal(vmread(VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS), PENDING_STEP, "comes first, and the step is pending");
+    control_clear(VMCS_PROCESSOR_BASED_CONTROLS, PROC_MONITOR_TRAP_FLAG);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "which is next");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), PENDING_STEP, "as a step");
+    check_equal(vmread(VMCS_GUEST_RIP), (uint64_t)guest_nops + 1, "of one instruction");
+}
+
 /* --- what an exit leaves --- */
 
 static void guest_debug(void)
@@ -240,5 +351,8 @@ void test_main(void)
     pending_debug_exceptions();
     injections();
     virtual_nmis();
+    nmis_that_stay_blocked();
+    software_events_that_fault();
+    debug_and_exits();
     host_registers();
 }

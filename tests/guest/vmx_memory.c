@@ -326,6 +326,15 @@ static void dropped_by_failing(void)
 
 /* --- accessed and dirty flags, page-modification log --- */
 
+/* The log is filled from its end. */
+static bool in_log(const uint64_t *log, uint64_t gpa)
+{
+    for (unsigned i = (uint16_t)(vmread(VMCS_PML_INDEX) + 1); i < 512; i++)
+        if (log[i] == gpa)
+            return true;
+    return false;
+}
+
 static void accessed_and_dirty(void)
 {
     uint64_t *log = alloc_page();
@@ -346,16 +355,20 @@ static void accessed_and_dirty(void)
     set_leaf((uint64_t)frame | WB | READ | WRITE);
     vmx_restart(guest_write);
     check_equal(vmx_run_reason(), REASON_VMCALL, "a write with a log");
-    unsigned index = vmread(VMCS_PML_INDEX);
-    bool logged = false;
-    for (unsigned i = index + 1; i < 512; i++)
-        logged = logged || log[i] == page;
-    check(logged, "the page is in the log");
+    check(in_log(log, page), "the page is in the log");
     vmwrite(VMCS_PML_INDEX, 0xFFFF);
     set_leaf((uint64_t)frame | WB | READ | WRITE);
     vmx_restart(guest_write);
     check_equal(vmx_run_reason(), REASON_PML_FULL, "the log is full");
     check_equal(*leaf & DIRTY, 0, "and D is not set");
+    uint64_t page_table = (uint64_t)find_pte(page) & ~0xFFFull;
+    *split(page_table) &= ~(uint64_t)DIRTY;
+    invept(2, 0);
+    vmwrite(VMCS_PML_INDEX, 511);
+    vmx_restart(guest_read);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "a read with a log");
+    check(in_log(log, page_table), "puts the guest's page table there, which counts as written");
+    check(!in_log(log, page), "and not the page");
 }
 
 /* --- VMFUNC and #VE --- */

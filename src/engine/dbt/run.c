@@ -245,6 +245,8 @@ static bool deliver(struct vcpu *vcpu, struct interp *interp)
         return false;
     if (event.kind != EVENT_VM_EXIT)
         vcpu->pending.kind = EVENT_NONE;
+    if (interp->left == interp->sti_left)
+        vcpu->shadow |= SHADOW_STI;     /* a VM exit reports it; delivery of an event ends it */
     interp->sti_left = -1;
     x86_deliver_event(vcpu, &event);
     return true;

@@ -9,6 +9,7 @@
 #include "engine/interp/block.h"
 #include "engine/interp/insn_log.h"
 #include "engine/interp/native.h"
+#include "vmx/vmx.h"
 
 /* --- leaving a block --- */
 
@@ -96,6 +97,13 @@ static bool single_step_due(const struct vcpu *vcpu, const struct op *op, uint64
     return op->run != op_syscall || (vcpu->rflags & RFLAGS_TF);
 }
 
+/* Some VM exits behind the instruction come first, and save the trap as pending (SDM3 §26.5.2, §28.3.4). */
+static bool debug_trap_due(const struct vcpu *vcpu)
+{
+    return vcpu->pending_debug && !(vcpu->shadow & SHADOW_MOV_SS) && !vcpu->vmx.trap &&
+           !(vcpu->vmx.stepping && vmx_proc(vcpu, PROC_MONITOR_TRAP_FLAG));
+}
+
 static enum run_result raise_debug_trap(struct vcpu *vcpu)
 {
     vcpu->pending = (struct event){ .kind = EVENT_TRAP, .vector = VEC_DB, .payload = vcpu->pending_debug };
@@ -128,7 +136,7 @@ static bool run_one(struct vcpu *vcpu, struct block *block)
 static bool step(struct vcpu *vcpu, enum run_result *result)
 {
     struct interp *interp = interp_of(vcpu);
-    uint64_t old_rflags = vcpu->rflags, gla = vcpu->rip;
+    uint64_t old_rflags = vcpu->rflags, gla = vcpu->rip, held_debug = vcpu->pending_debug;
     uint8_t old_shadow = vcpu->shadow & SHADOW_ONE;
     *result = RUN_EVENT;
     if (x86_debug_armed(vcpu) && !(old_shadow & SHADOW_MOV_SS)) {
@@ -147,7 +155,7 @@ static bool step(struct vcpu *vcpu, enum run_result *result)
     vcpu->vmx.after_mov_ss = false;
     if (!done) {
         vcpu->shadow |= old_shadow;             /* a VM exit reports it; delivery of an event ends it */
-        vcpu->pending_debug = 0;
+        vcpu->pending_debug = held_debug;       /* by MOV SS: the same */
         return false;
     }
     if (!interp->incomplete && !sets_resume_flag(&op))
@@ -267,7 +275,7 @@ static enum run_result run_until(struct vcpu *vcpu, struct interp *interp)
     for (;;) {
         if (vcpu->pending.kind != EVENT_NONE)
             return RUN_EVENT;
-        if (unlikely(vcpu->pending_debug) && !(vcpu->shadow & SHADOW_MOV_SS))
+        if (unlikely(debug_trap_due(vcpu)))
             return raise_debug_trap(vcpu);
         if (vcpu->activity != ACTIVITY_ACTIVE)
             return RUN_IDLE;
