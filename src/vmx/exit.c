@@ -130,6 +130,24 @@ static void save_segment(struct vcpu *vcpu, unsigned i, const struct segment *se
     field[VMCS_GUEST_ES_SELECTOR + i] = segment->selector;
 }
 
+/*
+ * SDM3 §28.3.3 "Saving RIP, RSP, RFLAGS, and SSP", of RF: 0 where an instruction exits as such; 1 where an access does, unless an event is being
+ * delivered, which then decides. For exceptions and task switches it has been set before.
+ */
+static uint64_t saved_rflags(const struct vcpu *vcpu)
+{
+    uint64_t vectoring = FIELD(IDT_VECTORING_INFORMATION);
+    bool of_fault = bits(vectoring, 10, 8) == INTERRUPTION_HARDWARE_EXCEPTION && (vectoring & 0xFF) != VEC_DB;
+    switch (vcpu->vmx.exit.reason) {
+    case REASON_EXCEPTION_OR_NMI: case REASON_TRIPLE_FAULT: case REASON_TASK_SWITCH:
+        return vcpu->rflags;
+    case REASON_APIC_ACCESS: case REASON_EPT_VIOLATION: case REASON_EPT_MISCONFIGURATION: case REASON_PML_FULL:
+        return !(vectoring & INTERRUPTION_VALID) || of_fault ? vcpu->rflags | RFLAGS_RF : vcpu->rflags;
+    default:
+        return vcpu->insn_length ? vcpu->rflags & ~(uint64_t)RFLAGS_RF : vcpu->rflags;
+    }
+}
+
 static void save_registers(struct vcpu *vcpu)
 {
     FIELD(GUEST_CR0) = vcpu->cr0;
@@ -150,7 +168,7 @@ static void save_registers(struct vcpu *vcpu)
     FIELD(ENTRY_CONTROLS) |= vcpu_long_mode(vcpu) ? ENTRY_IA32E_MODE_GUEST : 0;
     FIELD(GUEST_RIP) = vcpu->rip;
     FIELD(GUEST_RSP) = vcpu->gpr[RSP];
-    FIELD(GUEST_RFLAGS) = vcpu->rflags;
+    FIELD(GUEST_RFLAGS) = saved_rflags(vcpu);
 }
 
 uint64_t vmx_interruptibility(const struct vcpu *vcpu)

@@ -288,6 +288,7 @@ static bool push_error(struct vcpu *vcpu, const struct tss_layout *layout, const
 static bool exit_for_task_switch(struct vcpu *vcpu, const struct task_transfer *transfer)
 {
     static const uint8_t sources[] = { [TASK_CALL] = 0, [TASK_IRET] = 1, [TASK_JMP] = 2, [TASK_GATE] = 3 };
+    vcpu->rflags |= transfer->rflags & RFLAGS_RF;       /* §28.3.3: what the old task would have been left with */
     return vmx_exit_now(vcpu, REASON_TASK_SWITCH, transfer->tss_selector | (uint64_t)sources[transfer->source] << 30);
 }
 

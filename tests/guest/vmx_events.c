@@ -313,6 +313,29 @@ static void debug_and_exits(void)
     check_equal(vmread(VMCS_GUEST_RIP), (uint64_t)guest_nops + 1, "of one instruction");
 }
 
+/* --- the resume flag --- */
+
+static void guest_ud2(void) { __asm__ volatile("ud2"); }
+static void guest_cpuid(void) { uint32_t out[4]; cpuid(0, 0, out); }
+
+static void resume_flag(void)
+{
+    enum { RF = 1 << 16 };
+    prepare(guest_cpuid, 0);
+    vmwrite(VMCS_GUEST_RFLAGS, 2 | RF);
+    check_equal(vmx_run_reason(), REASON_CPUID, "an instruction that exits with RF set");
+    check_equal(vmread(VMCS_GUEST_RFLAGS), 2, "saves it clear");
+    prepare(guest_ud2, 0);
+    vmwrite(VMCS_EXCEPTION_BITMAP, 1 << UD);
+    check_equal(vmx_run_reason(), REASON_EXCEPTION_OR_NMI, "a fault that exits");
+    check_equal(vmread(VMCS_GUEST_RFLAGS), 2 | RF, "saves it set");
+    prepare(guest_loop, 0);
+    vmwrite(VMCS_GUEST_RFLAGS, 2 | RF);
+    vmwrite(VMCS_PREEMPTION_TIMER_VALUE, 0);
+    check_equal(vmx_run_reason(), REASON_PREEMPTION_TIMER, "an exit before the first instruction");
+    check_equal(vmread(VMCS_GUEST_RFLAGS), 2 | RF, "leaves it as it is");
+}
+
 /* --- what an exit leaves --- */
 
 static void guest_debug(void)
@@ -354,5 +377,6 @@ void test_main(void)
     nmis_that_stay_blocked();
     software_events_that_fault();
     debug_and_exits();
+    resume_flag();
     host_registers();
 }

@@ -33,6 +33,7 @@ static const struct { const char *name; void (*code)(void); uint64_t right; } ac
 
 static void rights(void)
 {
+    enum { RF = 1 << 16 };
     frame[0] = 0xC3;                    /* RET */
     use_ept(guest_read, 0);
     for (uint64_t rights = 0; rights < 8; rights++)
@@ -50,6 +51,7 @@ static void rights(void)
             if (want == REASON_EPT_VIOLATION) {
                 check_equal(vmread(VMCS_EXIT_QUALIFICATION) & 0x1FF, accesses[i].right | rights << 3 | 0x180, "qualification");
                 check_equal(vmread(VMCS_GUEST_LINEAR_ADDRESS), page, "guest-linear address");
+                check_equal(vmread(VMCS_GUEST_RFLAGS) & RF, RF, "RF");
             }
         }
 }
@@ -517,8 +519,9 @@ static void guest_in_protected_mode(const uint8_t *code, unsigned length)
 /* SDM3 §26.2, §28.2.1 table 28-2: after the checks of the descriptor, before anything of the task. */
 static void task_switch(void)
 {
-    static const uint8_t jump[] = { 0xEA, 0, 0, 0, 0, SEL_FREE, 0 }, call[] = { 0x9A, 0, 0, 0, 0, SEL_FREE, 0 };
-    enum { TSS32 = 0x89, NOT_PRESENT = 0x09, SOURCE = 30, NP = 1 << 11 };
+    static const uint8_t jump[] = { 0xEA, 0, 0, 0, 0, SEL_FREE, 0 }, call[] = { 0x9A, 0, 0, 0, 0, SEL_FREE, 0 }, undefined[] = { 0x0F, 0x0B };
+    static uint64_t gates[7];
+    enum { TSS32 = 0x89, TASK_GATE = 0x85, NOT_PRESENT = 0x09, SOURCE = 30, NP = 1 << 11, UD = 6 };
     set_gdt_entry(SEL_FREE, 0x67 | (uint64_t)TSS32 << 40);
     guest_in_protected_mode(jump, sizeof(jump));
     check_equal(vmx_run_reason(), REASON_TASK_SWITCH, "a jump to a task exits");
@@ -527,6 +530,14 @@ static void task_switch(void)
     guest_in_protected_mode(call, sizeof(call));
     check_equal(vmx_run_reason(), REASON_TASK_SWITCH, "a call of a task exits");
     check_equal(vmread(VMCS_EXIT_QUALIFICATION), SEL_FREE, "its selector and source");
+    gates[UD] = (uint64_t)SEL_FREE << 16 | (uint64_t)TASK_GATE << 40;
+    guest_in_protected_mode(undefined, sizeof(undefined));
+    vmwrite(VMCS_GUEST_IDTR_BASE, (uint64_t)gates);
+    vmwrite(VMCS_GUEST_IDTR_LIMIT, sizeof(gates) - 1);
+    check_equal(vmx_run_reason(), REASON_TASK_SWITCH, "a fault whose gate is of a task exits");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), SEL_FREE | 3ull << SOURCE, "its selector and source");
+    check_equal(vmread(VMCS_IDT_VECTORING_INFORMATION), 0x80000300 | UD, "the fault");
+    check_equal(vmread(VMCS_GUEST_RFLAGS) >> 16 & 1, 1, "which has set RF");
     set_gdt_entry(SEL_FREE, 0x67 | (uint64_t)NOT_PRESENT << 40);
     guest_in_protected_mode(jump, sizeof(jump));
     vmwrite(VMCS_EXCEPTION_BITMAP, NP);
@@ -682,6 +693,7 @@ static void apic_page_as_table(void)
     check_equal(vmx_run_reason(), REASON_APIC_ACCESS, "one that is read");
     check_equal(vmread(VMCS_EXIT_QUALIFICATION) >> 12, 10, "while an event is delivered");
     check_equal(vmread(VMCS_IDT_VECTORING_INFORMATION), 0x80000306, "which is told");
+    check_equal(vmread(VMCS_GUEST_RFLAGS) >> 16 & 1, 1, "with RF as the fault would have pushed it");
     boot_pdpt[6] = saved;
     invvpid(2, 0, 0);
 }
