@@ -37,10 +37,11 @@
  * The policy. Windows pay for code that runs long on the same pages, and cost dearly where pages come and go: a signal, a system call and
  * the refill of the host's TLB take some 10 microseconds. So all costs are counted in instructions that could have run
  * meanwhile. A space starts cold. When it has run `threshold` instructions it turns hot; each stretch of twice the threshold, instructions
- * and costs taken together, is then judged: if costs were more than half the instructions (in the first stretch, which fills the windows,
- * more than all of them), it turns cold, and its threshold doubles, so that what never pays is tried ever more rarely, and what has much
- * to map is given longer; otherwise the threshold halves. Half, because on a busy machine user code was measured to run 1.2 to 1.5 times
- * as fast with windows as with inline checks, and costs are counted at more instructions a microsecond than most code runs.
+ * and costs taken together, is then judged: if costs were more than twice the instructions, it turns cold, and its threshold doubles, so
+ * that what never pays is tried ever more rarely, and what has much to map is given longer; otherwise the threshold halves. Twice, although
+ * user code runs only 1.2 to 1.5 times as fast with windows as with inline checks: most of what costs are counted for are a program's first
+ * accesses to new pages, which fault without windows, too; and who turns cold loses all views, and pays for them again. A program that
+ * grew while it ran, as a compiler does, was cold for half of its time when half the instructions was the limit.
  */
 #include "mmu/window.h"
 
@@ -171,7 +172,6 @@ static void turn_hot(struct vcpu *vcpu, struct window_space *space)
     if (!window_make_table(space))
         return;
     space->hot = true;
-    space->judged = false;
     space->stale = false;
     make_windows(vcpu, space);
     counter_add(windows->counters, COUNTER_window_promotions, 1);
@@ -195,13 +195,12 @@ static void judge(struct windows *windows, struct window_space *space)
     uint64_t stretch = 2 * space->threshold;
     if (space->run + space->cost < stretch && space->cost < stretch)
         return;
-    if (space->cost > space->run * (space->judged ? 1 : 2) / 2) {
+    if (space->cost > 2 * space->run) {
         space->threshold = min_u64(2 * space->threshold, THRESHOLD_MAX);
         turn_cold(windows, space, "it costs too much");
         return;
     }
     space->threshold = max_u64(space->threshold / 2, THRESHOLD_MIN);
-    space->judged = true;
     space->run = space->cost = 0;
     window_make_large(windows, space, LARGE_PAGES);
 }

@@ -43,7 +43,6 @@ struct window_space {
     uint64_t root;                      /* guest-physical address of the top table; WINDOW_NO_ROOT: free */
     uint64_t eptp;                      /* of a VT-x guest with EPT; else 0 */
     bool hot;
-    bool judged;                        /* a stretch of it has been found worth its costs */
     /* Before the next use: all views are to be compared with the guest's tables; or those of the `pending` pieces. */
     bool stale;
     bool doubtful;                      /* stale because nobody was told of flushes: the table may be another process's */

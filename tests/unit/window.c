@@ -419,7 +419,7 @@ static void breakpoints_alignment_and_keys_turn_windows_off(void **state)
     fixture_destroy(f);
 }
 
-/* Costs above half the instructions cool a space, and it must run longer to be hot again. */
+/* Costs above twice the instructions cool a space, and it must run longer to be hot again. */
 static void what_does_not_pay_turns_cold(void **state)
 {
     uint64_t pte;
