@@ -121,6 +121,7 @@ struct placed {
     unsigned guest, host;
     bool read, written;
     bool held;                  /* it is there already */
+    bool high;                  /* bits 8 to 15 of it */
 };
 
 struct places {
@@ -185,8 +186,9 @@ static unsigned choose_scratch(const struct work *w, const struct planned *p, co
 
 static unsigned place_gpr(struct work *w, const struct planned *p, struct places *places, const ZydisDecodedOperand *operand, struct rm *memory)
 {
+    bool high = memory->kind == RM_MEMORY && plan_is_high_byte(operand);
     unsigned guest = plan_gpr(operand), host = host_register(guest);
-    if (host != HOST_NONE)
+    if (host != HOST_NONE && !high)
         return host;
     for (unsigned i = 0; i < places->count; i++) {
         if (places->place[i].guest != guest)
@@ -202,6 +204,7 @@ static unsigned place_gpr(struct work *w, const struct planned *p, struct places
     }
     places->place[places->count++] = (struct placed){
         .guest = guest, .host = host, .read = read, .written = plan_writes(operand), .held = is_held(w, guest),
+        .high = high,
     };
     return host;
 }
@@ -229,11 +232,15 @@ static void use_scratch(struct work *w, const struct places *places, bool after)
         const struct placed *place = &places->place[i];
         if (after && place->written)
             emit_store(&w->e, rm_home(place->guest), place->host);
-        if (after && place->host == S1)
+        if (after && place->host == S1 && !place->high)
             hold(w, place->guest);
         if (after && place->host == S3)
             emit_context_back(w);
-        if (!after && place->read && !place->held)
+        if (!after && place->high && place->host == S1)
+            lose_held(w);
+        if (!after && place->high)
+            emit_rotate(&w->e, place->host, place->guest, 8);
+        else if (!after && place->read && !place->held)
             emit_load(&w->e, place->host, rm_home(place->guest));
         if (!after && place->host == S2)
             w->addend_of = NO_ADDEND;

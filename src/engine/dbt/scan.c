@@ -44,11 +44,13 @@ static bool is_general(const struct planned *p)
     return true;
 }
 
-/* AH and its kin cannot be named in an instruction with REX. */
+/* AH and its kin cannot be named in an instruction with REX: with memory, what is only read is copied elsewhere (translate_modrm). */
 static enum kind with_high_byte(const struct planned *p)
 {
-    if (p->memory)
-        return KIND_SITE;
+    if (p->memory) {
+        const ZydisDecodedOperand *other = p->memory == &p->operand[0] ? &p->operand[1] : &p->operand[0];
+        return p->z.operand_count_visible == 2 && !plan_writes(other) ? KIND_MODRM : KIND_SITE;
+    }
     for (unsigned i = 0; i < p->z.operand_count_visible; i++)
         if (is_stack_pointer(&p->operand[i]))
             return KIND_SITE;
