@@ -131,6 +131,53 @@ static void registers(void)
     check_equal(vmx_run_reason(), REASON_APIC_ACCESS, "nor is what lies between registers");
 }
 
+/* --- instructions with more than one access --- */
+
+static uint32_t place[2];
+static void guest_or(void) { __asm__ volatile("orl $0x11, %0" : "+m"(*(volatile uint32_t *)(page + TPR))); vmcall(); }
+static void guest_xchg(void) { got = 0x35; __asm__ volatile("xchg %k0, %1" : "+r"(got), "+m"(*(volatile uint32_t *)(page + TPR))); vmcall(); }
+static void guest_push(void) { __asm__ volatile("pushw %1; popw %w0" : "=r"(got) : "m"(*(volatile uint16_t *)(page + TPR))); vmcall(); }
+
+static void guest_copy_from(void)
+{
+    uint64_t from = page + TPR;
+    uint32_t *to = place;
+    __asm__ volatile("movsl" : "+S"(from), "+D"(to) :: "memory");
+    vmcall();
+}
+
+static void guest_copy_to(void)
+{
+    uint64_t to = page + TPR, count = 2;
+    uint32_t *from = place;
+    __asm__ volatile("rep movsl" : "+S"(from), "+D"(to), "+c"(count) :: "memory");
+    vmcall();
+}
+
+static void several_accesses(void)
+{
+    prepare_page(guest_or, 0);
+    put(TPR, 0x60);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "OR into TPR");
+    check_equal(get(TPR), 0x71, "reads and writes it");
+    vmx_restart(guest_xchg);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "XCHG with TPR");
+    check_equal(get(TPR), 0x35, "writes it");
+    check_equal((uint32_t)got, 0x71, "and has what it was");
+    vmx_restart(guest_push);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "PUSH of TPR");
+    check_equal(got & 0xFFFF, 0x35, "reads it");
+    vmx_restart(guest_copy_from);
+    check_equal(vmx_run_reason(), REASON_VMCALL, "MOVS from TPR");
+    check_equal(place[0], 0x35, "reads it");
+    place[0] = 0x52;
+    vmx_restart(guest_copy_to);
+    check_equal(vmx_run_reason(), REASON_APIC_ACCESS, "REP MOVS to TPR and what lies behind it exits");
+    check_equal(vmread(VMCS_EXIT_QUALIFICATION), (TPR + 4) | 1 << 12, "with the second write");
+    check_equal(get(TPR), 0x52, "after the first has been done");
+    check_equal(guest_registers.rcx, 1, "and counted");
+}
+
 /* --- PPR virtualization, §30.1.3; evaluation and delivery, §30.2 --- */
 
 static volatile unsigned delivered, delivered_vector;
@@ -338,6 +385,7 @@ void test_main(void)
     access_page = alloc_page();
     map_page(page, (uint64_t)access_page, 3);
     registers();
+    several_accesses();
     priorities();
     delivery();
     ends();
