@@ -200,6 +200,12 @@ void vmcs_prepare(void (*code)(void))
     vmx_restart(code);
 }
 
+void vmcs_release(void)
+{
+    vmclear((uint64_t)vmcs_region);
+    launched = false;
+}
+
 /* An exit leaves GDTR and IDTR with a limit of 64 KiB; nothing here minds. */
 int vmx_run(void)
 {

@@ -65,6 +65,8 @@ void vmx_check_reasons(bool memory);
 void vmx_skip(void);
 /* Starts the guest of vmcs_prepare anew at `code`. */
 void vmx_restart(void (*code)(void));
+/* VMCLEAR: any processor may have it from now on, by VMPTRLD. */
+void vmcs_release(void);
 
 static inline void vmcall(void) { __asm__ volatile("vmcall" ::: "memory"); }
 
