@@ -52,7 +52,7 @@ enum {
     DBT_HASH_BITS = 19,                 /* so that a look-up is one access to memory, and one more if it finds something */
     DBT_PAGE_BITS = 12,
     DBT_JUMP_BITS = 16,
-    DBT_JUMP_SHIFT = 2,                 /* targets are seldom closer: so neighbours share lines of the processor's cache, and more of a program fits */
+    DBT_JUMP_SHIFT = 3,                 /* returns are seldom closer: so neighbours share lines of the processor's cache, and 512 KiB of code fit */
     DBT_JUMPS_LISTED = 16384,
     DBT_JUMP_PAGES = 4096,              /* that the entries of a table lie in */
     DBT_HOT = 12,                       /* runs in the interpreter before a block is translated */
