@@ -329,11 +329,18 @@ static void fill_operand(const struct varying *v, const struct pieces *p, ZydisD
     }
 }
 
+/* For a known size of some hundred bytes the compiler would take REP MOVS, which takes long to begin. */
+static void copy_by_call(void *to, const void *from, size_t size)
+{
+    __asm__("" : "+r"(size));
+    memcpy(to, from, size);
+}
+
 /* False: too few bytes. */
 static bool fill(const struct template *t, const struct pieces *p, ZydisDecodedInstruction *z, ZydisDecodedOperand *operands)
 {
     const uint8_t *at = p->at;
-    *z = t->z;
+    copy_by_call(z, &t->z, sizeof(*z));
     memcpy(operands, t->operand, t->z.operand_count * sizeof(*operands));
     if (p->rex)
         z->raw.prefixes[z->raw.prefix_count - 1].value = (uint8_t)p->rex;

@@ -221,6 +221,8 @@ struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, 
     return t;
 }
 
+void dbt_expect(const struct dbt *dbt, uint64_t gpa, uint64_t rip) { __builtin_prefetch(&dbt->hash[hash_of(gpa, rip)]); }
+
 static void name_for_perf(struct perf *perf, const struct translation *t, const char *part, const uint8_t *code, size_t size)
 {
     char name[64];

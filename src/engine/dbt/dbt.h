@@ -274,6 +274,8 @@ void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt);
 /* At most so many bytes of code, within the bounds above; 0: as many as there are. With nothing translated yet. */
 void dbt_limit(struct dbt *dbt, size_t bytes);
 struct translation *dbt_find(const struct dbt *dbt, uint64_t gpa, uint64_t rip, uint8_t mode);
+/* It will be looked for: its bucket comes nearer. */
+void dbt_expect(const struct dbt *dbt, uint64_t gpa, uint64_t rip);
 /* A new translation, whose code goes from the next free byte of each part to these, can be found, and by perf, too. */
 void dbt_publish(struct vcpu *vcpu, struct dbt *dbt, struct translation *translation, uint8_t *hot_end, uint8_t *cold_end);
 /* A bit for each granule of the page that [gpa, end) touches. */

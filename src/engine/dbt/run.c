@@ -166,6 +166,17 @@ static struct translation *known_translation(struct vcpu *vcpu, struct dbt *dbt)
     return t;
 }
 
+/*
+ * What is asked for if the jump table has nothing: a bucket of each hash. In cold code each is a wait for memory, so they are had at once. If the TLB
+ * does not know the page, they are others, and no harm is done.
+ */
+static void expect_code(const struct vcpu *vcpu, const struct dbt *dbt)
+{
+    uint64_t gpa = (vcpu->tlb_code->info[tlb_index(vcpu->rip)] & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);
+    dbt_expect(dbt, gpa, vcpu->rip);
+    block_expect(dbt->interp.cache, gpa, dbt->interp.key);
+}
+
 /* One that is kept, for code that is met for the first time: where there is a block, one was looked for before. */
 static struct translation *kept_translation(struct vcpu *vcpu, struct dbt *dbt)
 {
@@ -310,6 +321,7 @@ static void run_blocks(struct vcpu *vcpu, struct interp *interp)
                 break;
             link = NULL;                /* of another mode, perhaps */
         }
+        expect_code(vcpu, dbt);
         const uint8_t *code = link || dbt->exact ? NULL : dbt_find_jump(dbt, vcpu->rip);
         if (!code)
             code = find_code(vcpu, dbt, link, &stop);

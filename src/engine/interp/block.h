@@ -51,6 +51,9 @@ static inline struct block *block_lookup(const struct block_cache *cache, uint64
     return block;
 }
 
+/* It will be looked up. */
+static inline void block_expect(const struct block_cache *cache, uint64_t gpa, uint32_t key) { __builtin_prefetch(&cache->hash[block_hash(gpa, key)]); }
+
 /* The bytes that the block was decoded from. */
 static inline uint8_t *block_code(struct block *block)
 {
