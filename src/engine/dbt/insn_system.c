@@ -1,9 +1,15 @@
 /*
- * What kernels do all the time with the processor's own state: interrupt flag, AC, GS base, flags on the stack. Only in supervisor
+ * What kernels do all the time with the processor's own state: interrupt flag, AC, GS base, flags on the stack, selectors. Only in supervisor
  * code, which runs at CPL 0 here, so that nothing of this can fault; none of it exits from a VT-x guest. Whatever may be due behind
  * it (an interrupt that waited) is for the instruction's site. And RDTSC, of which run.c says when it is not for the site.
  */
 #include "engine/dbt/plan.h"
+
+/* MOV from a segment register into a general one, of which it writes all. */
+static bool reads_selector(const struct planned *p)
+{
+    return p->z.opcode == 0x8C && p->z.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && plan_is_gpr(&p->operand[0]) && p->operand[0].size >= 32;
+}
 
 bool plan_system(const struct work *w, const struct planned *p)
 {
@@ -22,6 +28,8 @@ bool plan_system(const struct work *w, const struct planned *p)
         return x86_has(w->vcpu, FEATURE_SMAP);
     case ZYDIS_MNEMONIC_SWAPGS: case ZYDIS_MNEMONIC_RDFSBASE: case ZYDIS_MNEMONIC_RDGSBASE:
         return !w->narrow;
+    case ZYDIS_MNEMONIC_MOV:
+        return reads_selector(p);
     default:
         return false;
     }
@@ -155,6 +163,14 @@ static void translate_read_base(struct work *w, const struct planned *p, enum se
     emit_set(w, plan_gpr(&p->operand[0]), S1);
 }
 
+static void translate_read_selector(struct work *w, const struct planned *p)
+{
+    size_t selector = offsetof(struct vcpu, seg) + p->z.raw.modrm.reg * sizeof(struct segment) + offsetof(struct segment, selector);
+    registers_written(w);
+    emit_insn(&w->e, EMIT_0F, 0xB7, S1, rm_vcpu(selector), 0);          /* movzx */
+    emit_set(w, plan_gpr(&p->operand[0]), S1);
+}
+
 /* S1 = RCX, which is tested; no flags are touched, so that it is the same with windows. */
 static void leave_unless_direct(struct work *w)
 {
@@ -206,6 +222,7 @@ void translate_system(struct work *w, const struct planned *p)
     case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ: translate_pushf(w); break;
     case ZYDIS_MNEMONIC_RDTSC: translate_tsc(w, false); break;
     case ZYDIS_MNEMONIC_RDTSCP: translate_tsc(w, true); break;
+    case ZYDIS_MNEMONIC_MOV: translate_read_selector(w, p); break;
     case ZYDIS_MNEMONIC_RDFSBASE: translate_read_base(w, p, FS); break;
     default: translate_read_base(w, p, GS); break;
     }
