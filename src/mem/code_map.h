@@ -28,7 +28,7 @@ enum { CODE_GRANULE_SHIFT = 6, CODE_GRANULE = 1 << CODE_GRANULE_SHIFT };
 bool code_map_add(struct ram *ram, uint64_t gpa, uint64_t size);
 bool code_map_hit(struct ram *ram, uint64_t gpa, uint64_t size);
 /*
- * Counts a write to a marked granule of the page. Marks outlive the code that they stand for: a page whose code is changed
+ * Counts a write to a marked granule of the page, and one of many to another. Marks outlive the code that they stand for: a page whose code is changed
  * again and again keeps them, and so does one that has become data. True once in a while: the marks of the whole
  * page are to be removed and all its code dropped; what is still run from it is marked anew.
  */

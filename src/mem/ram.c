@@ -335,17 +335,29 @@ bool ram_load(struct ram *ram, uint64_t gpa, const void *buffer, size_t size)
 
 /* --- after a write --- */
 
+static void tell_watcher(struct ram *ram, uint64_t gpa, uint64_t size)
+{
+    if (ram->watcher.code_written)
+        ram->watcher.code_written(ram->watcher.owner, gpa, size);
+}
+
+bool ram_wear_code(struct ram *ram, uint64_t gpa)
+{
+    struct ram_slot *slot = ram_find(ram, gpa);
+    if (!slot || !code_map_wear(slot, gpa))
+        return false;
+    uint64_t page = align_down(gpa, PAGE_SIZE);
+    code_map_remove(ram, page, PAGE_SIZE);
+    tell_watcher(ram, page, PAGE_SIZE);
+    return true;
+}
+
 /* The page's code goes, or that of the granules: see code_map_wear. */
-static void drop_code(struct ram *ram, struct ram_slot *slot, uint64_t gpa, uint64_t size)
+static void drop_code(struct ram *ram, uint64_t gpa, uint64_t size)
 {
     uint64_t first = align_down(gpa, CODE_GRANULE), end = align_up(gpa + size, CODE_GRANULE);
-    if (code_map_wear(slot, gpa)) {
-        first = align_down(gpa, PAGE_SIZE);
-        end = first + PAGE_SIZE;
-        code_map_remove(ram, first, PAGE_SIZE);
-    }
-    if (ram->watcher.code_written)
-        ram->watcher.code_written(ram->watcher.owner, first, end - first);
+    if (!ram_wear_code(ram, gpa))
+        tell_watcher(ram, first, end - first);
 }
 
 static void page_written(struct ram *ram, struct ram_slot *slot, uint64_t gpa, uint64_t size)
@@ -356,7 +368,7 @@ static void page_written(struct ram *ram, struct ram_slot *slot, uint64_t gpa, u
     if (unlikely(missing))
         atomic_fetch_or(page, missing);
     if (unlikely(word & PAGE_CODE) && code_map_hit(ram, gpa, size))
-        drop_code(ram, slot, gpa, size);
+        drop_code(ram, gpa, size);
 }
 
 void ram_written(struct ram *ram, uint64_t gpa, size_t size)

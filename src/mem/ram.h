@@ -195,6 +195,12 @@ bool ram_load(struct ram *ram, uint64_t gpa, const void *buffer, size_t size);
 void ram_written(struct ram *ram, uint64_t gpa, size_t size);
 
 /*
+ * A vCPU has written to the page, which holds decoded code. True: it has worn out (code_map_wear). Its marks are gone, and the watcher was told; the writer
+ * drops all its code of the page before it goes on.
+ */
+bool ram_wear_code(struct ram *ram, uint64_t gpa);
+
+/*
  * Dirty tracking. Starting a client marks nothing; `collect` moves the client's bits to the bitmap (one bit a page) and
  * returns how many were set. Software TLBs may hold direct-write entries that were made before: after `start` and after
  * each `collect` the caller makes every vCPU drop them (mmu_drop_all_write_entries by vcpu_run_on), and only then reads

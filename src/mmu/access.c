@@ -64,6 +64,17 @@ static void load_piece(struct vcpu *vcpu, const struct piece *piece, void *out, 
         copy_operand(out, piece->host, size);
 }
 
+/*
+ * A page in which there was code once may be a stack or a table by now, written to all the time, and never where the code was. So some of the
+ * writes that touch none wear it as well. A page of both loses its code every few thousand writes, which costs less than they do.
+ */
+static void wear(struct vcpu *vcpu, uint64_t gpa)
+{
+    enum { EACH = 256 };
+    if (counter_get(&vcpu->counters, COUNTER_code_writes) % EACH == 0 && ram_wear_code(vcpu->ram, gpa) && vcpu->code_overwritten)
+        vcpu->code_overwritten(vcpu, gpa & ~PAGE_MASK, PAGE_SIZE);
+}
+
 /* Others drop overwritten code at their next block border; the writer itself must not run on in it. */
 static void watched_written(struct vcpu *vcpu, uint64_t gpa, unsigned size)
 {
@@ -73,6 +84,7 @@ static void watched_written(struct vcpu *vcpu, uint64_t gpa, unsigned size)
     if (vcpu->overwriting)
         vcpu->code_overwritten(vcpu, gpa, size);
     vcpu->overwriting = false;
+    wear(vcpu, gpa);
 }
 
 static void store_piece(struct vcpu *vcpu, const struct piece *piece, const void *in, unsigned size)
