@@ -31,6 +31,41 @@ static void flags(void)
     check_equal(wrong_cleared, 0, "CLD and CLI leave the other flags alone");
 }
 
+/* --- flags and indirect jumps --- */
+
+enum { DISTANCES = 9, SHORTEST = 12 };
+static uint8_t far_code[(1 << (SHORTEST + DISTANCES - 1)) + 4096] __attribute__((aligned(4096)));
+
+static void copy(uint8_t *to, const uint8_t *from, unsigned size)
+{
+    for (unsigned i = 0; i < size; i++)
+        to[i] = from[i];
+}
+
+/* A jump to the code with that in CF; what it leaves in EAX. */
+static uint32_t jump_with_carry(const uint8_t *code, uint32_t carry)
+{
+    uint32_t result;
+    __asm__ volatile("lea 1f(%%rip), %%rdx\n push %%rdx\n bt $0, %2\n jmp *%1\n 1:" : "=&a"(result) : "r"(code), "r"(carry) : "rdx", "memory", "cc");
+    return result;
+}
+
+/* By turns to code that overwrites flags at once and to code, some power of two away, that asks for CF. */
+static void carried_flags(void)
+{
+    static const uint8_t overwrites[] = { 0x31, 0xC0, 0xC3 }, asks[] = { 0x0F, 0x92, 0xC0, 0x0F, 0xB6, 0xC0, 0xC3 };
+    uint64_t wrong = 0;
+    copy(far_code, overwrites, sizeof(overwrites));
+    for (unsigned k = 0; k < DISTANCES; k++)
+        copy(far_code + (1u << (SHORTEST + k)), asks, sizeof(asks));
+    for (unsigned i = 0; i < ROUNDS; i++)
+        for (unsigned k = 0; k < DISTANCES; k++) {
+            wrong += jump_with_carry(far_code, i & 1) != 0;
+            wrong += jump_with_carry(far_code + (1u << (SHORTEST + k)), i & 1) != (i & 1);
+        }
+    check_equal(wrong, 0, "flags are as they were where an indirect jump leads");
+}
+
 static void pushes(void)
 {
     uint64_t there = 0x1122334455667788, a, b, wrong = 0;
@@ -222,6 +257,7 @@ static void user_code(void)
 void test_main(void)
 {
     flags();
+    carried_flags();
     pushes();
     shadow();
     halts();

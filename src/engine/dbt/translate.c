@@ -101,24 +101,21 @@ static void emit_live(struct work *w)
     emit_move(e, RCX, S2);
 }
 
-/* The way in for indirect jumps, with the target in S1 and the jump's address in S3. */
+/*
+ * The way in for indirect jumps, with the target in S1 and the jump's address in S3. Flags live on, even if nobody here needs them: who jumps
+ * elsewhere comes by as well, and there they may be read (RFLAGS.CF is how hand-written functions tell their callers things).
+ */
 static void emit_way_in(struct work *w)
 {
     struct emitter *e = &w->e;
-    if (w->check == 0 && !w->check_keeps_flags) {       /* nobody needs them here */
-        emit_guest_address(e, S2, w->t->rip);
-        emit_insn(e, EMIT_W, 0x3B, S2, rm_reg(S1), 0);  /* cmp */
-        emit_jcc(e, CC_NZ, w->dbt->missed);
-    } else {
-        emit_move(e, S2, RCX);
-        emit_minus_guest_address(e, RCX, w->t->rip);
-        emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
-        emit8(e, 0xE3);                                 /* jrcxz over the way out */
-        uint8_t *hit = e->at++;
-        emit_jump(e, JUMP, w->dbt->missed_rcx);
-        *hit = (uint8_t)(e->at - (hit + 1));
-        emit_move(e, RCX, S2);
-    }
+    emit_move(e, S2, RCX);
+    emit_minus_guest_address(e, RCX, w->t->rip);
+    emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
+    emit8(e, 0xE3);                                     /* jrcxz over the way out */
+    uint8_t *hit = e->at++;
+    emit_jump(e, JUMP, w->dbt->missed_rcx);
+    *hit = (uint8_t)(e->at - (hit + 1));
+    emit_move(e, RCX, S2);
     emit_context_back(w);
 }
 
