@@ -24,10 +24,30 @@ static uint64_t direct_target(const struct work *w, const struct planned *p)
     return w->narrow ? (uint32_t)target : target;
 }
 
+/* It reaches as far as the jumps of 32 bits behind it: over the first one, to what is done if RCX is 0. */
+static void translate_jrcxz(struct work *w, const struct planned *p)
+{
+    struct emitter *e = &w->e;
+    static const uint8_t over_short[] = { 0xE3, 2, 0xEB, 5 }, over_jump[] = { 0xE3, 5 };
+    if (p->follows == FOLLOWS_NEXT) {
+        emit_bytes(e, over_short, sizeof(over_short));
+        add_edge(w, emit_jump(e, JUMP, emit_here(e)), direct_target(w, p));
+        return;
+    }
+    emit_bytes(e, over_jump, sizeof(over_jump));
+    add_edge(w, emit_jump(e, JUMP, emit_here(e)), p->next_rip);
+    if (p->follows == FOLLOWS_NOTHING)
+        add_edge(w, emit_jump(e, JUMP, emit_here(e)), direct_target(w, p));
+}
+
 void translate_jcc(struct work *w, const struct planned *p)
 {
     unsigned cc = p->z.opcode & 15;
     want_flags_in_host(w);
+    if (p->z.mnemonic == ZYDIS_MNEMONIC_JRCXZ) {
+        translate_jrcxz(w, p);
+        return;
+    }
     if (p->follows == FOLLOWS_TARGET) {
         add_edge(w, emit_jcc(&w->e, cc ^ 1, emit_here(&w->e)), p->next_rip);
         return;

@@ -213,7 +213,9 @@ static enum kind kind_of(const struct work *w, struct planned *p)
         return branch(p, KIND_CALL);
     case ZYDIS_MNEMONIC_RET:
         return branch(p, KIND_RET);
-    case ZYDIS_MNEMONIC_JRCXZ: case ZYDIS_MNEMONIC_JECXZ:
+    case ZYDIS_MNEMONIC_JRCXZ:
+        return p->z.address_width == 64 ? branch(p, KIND_JCC) : KIND_SITE;
+    case ZYDIS_MNEMONIC_JECXZ:
         return KIND_SITE;
     default:
         return p->z.meta.category == ZYDIS_CATEGORY_COND_BR && (p->z.opcode & 0xF0) == (p->z.opcode_map == ZYDIS_OPCODE_MAP_0F ? 0x80 : 0x70)

@@ -112,7 +112,10 @@ struct block *op_loopne(struct vcpu *vcpu, const struct op *op) { return loop_if
 
 struct block *op_jcxz(struct vcpu *vcpu, const struct op *op)
 {
-    return branch_if(vcpu, op, !(vcpu->gpr[RCX] & size_mask(op->address_size)));
+    bool taken = !(vcpu->gpr[RCX] & size_mask(op->address_size));
+    if (!near_form(op))
+        return branch_if(vcpu, op, taken);
+    return taken ? go(vcpu, op, op->imm, 0) : go(vcpu, op, next_delta(op), 1);
 }
 
 /* --- CALL, RET, indirect JMP in 64-bit mode --- */
