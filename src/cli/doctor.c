@@ -100,8 +100,8 @@ static bool check_kvm(void)
         return report(NOTE, "kvm", "%s; not needed, guests run in software (--engine dbt)", err.text);
     if (!kvm_fast(&nanoseconds, &err))
         return report(NOTE, "kvm", "%s, and stays the default; --engine kvm works all the same", err.text);
-    return report(GOOD, "kvm", "%.1f ns for an instruction of a guest's kernel: guests run on it, unless --engine says otherwise; %s",
-                  nanoseconds, kvm_has_apics() ? "with --kvm-irqchip split it has the local APICs, too" : "it cannot have the local APICs alone");
+    return report(GOOD, "kvm", "%.1f ns for an instruction of a guest's kernel: guests run on it, unless --engine says otherwise; local APICs are %s",
+                  nanoseconds, kvm_has_apics() ? "in the host's kernel" : "this program's: this KVM has no split irqchip");
 }
 
 static bool check_memory(void)

@@ -56,7 +56,6 @@ void machine_config_defaults(struct machine_config *config)
     config->cpus = 1;
     config->console = "none";
     config->rng = true;
-    config->board_apic = true;
     config->translations = "memory";
 }
 

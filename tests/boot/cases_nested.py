@@ -158,11 +158,11 @@ def doppel_in_doppel_engine_switch(test):
         leave(machine)
 
 
-@case("on --engine kvm two processors boot with the local APICs in the host's kernel", long=True, cpus=2)
-def doppel_in_doppel_split(test):
+@case("on --engine kvm two processors boot with local APICs that are this program's, as where the host's kernel cannot have them", long=True, cpus=2)
+def doppel_in_doppel_board_apics(test):
     with hypervisor(test, cpus=2) as machine:
         machine.command_line("truncate -s 64M /tmp/disk; echo made", "^made$", BOOT_SECONDS)
-        boots(machine, "--kvm-irqchip split --cpus 2 --disk /tmp/disk", "cpu,smp,clock,disk_write doppel.cpus=2")
+        boots(machine, "--kvm-irqchip off --cpus 2 --disk /tmp/disk", "cpu,smp,clock,disk_write doppel.cpus=2")
         leave(machine)
 
 
@@ -179,7 +179,7 @@ def moves(test, cpu):
         machine.expect(PROMPT)
         machine.send(INSPECT % (BOOT_SECONDS // 2) + "\n")
         machine.expect(PROMPT)
-        boots(machine, "--name inner --kvm-irqchip split --cpus 2 --cpu " + cpu, "cpu,smp,clock,smp,clock,memory doppel.cpus=2")
+        boots(machine, "--name inner --cpus 2 --cpu " + cpu, "cpu,smp,clock,smp,clock,memory doppel.cpus=2")
         machine.command_line("kill $!; cat /tmp/switches | tr '\\n' ' '", r"^engine dbt engine kvm engine dbt engine kvm", BOOT_SECONDS)
         leave(machine)
 
@@ -197,7 +197,7 @@ def doppel_in_doppel_switch_count(test):
 @case("a machine with two processors that is saved at work on kvm goes on under dbt, and under kvm", long=True, cpus=2)
 def doppel_in_doppel_snapshot(test):
     with hypervisor(test, cpus=2, memory="1536M") as machine:
-        machine.command_line("doppel run -d --name inner --engine kvm --kvm-irqchip split --cpus 2 --console file:/tmp/console %s --append 'console=ttyS0 panic=-1 quiet "
+        machine.command_line("doppel run -d --name inner --engine kvm --cpus 2 --console file:/tmp/console %s --append 'console=ttyS0 panic=-1 quiet "
                              "doppel.test=cpu,smp,clock doppel.cpus=2 doppel.end=shell'; until grep -q 'TEST cpu ok' /tmp/console; do sleep 0.2; done; "
                              "doppel snapshot inner /tmp/kept; doppel stop --force inner; echo status=$?" % GUEST, "^status=0$", 3 * BOOT_SECONDS)
         for engine in "dbt", "kvm":

@@ -1,7 +1,7 @@
 /*
  * Runs one bare-metal guest in a machine of its own in this process and counts its PASS and FAIL lines.
- *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--kvm-irqchip split] [--tlb stale|fresh] [--device NAME]... [--machines N] [--counted GLOB]
- *             [--append TEXT] [--victim 1] [--at-speed 1] [--rows 1] ELF
+ *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--kvm-irqchip off] [--tlb stale|fresh] [--device NAME]... [--machines N] [--counted GLOB]
+ *             [--victim 1] [--at-speed 1] [--rows 1] ELF
  * With --machines, that many run at the same time, each on its own threads. The guest must end itself by the debug-exit
  * port; anything else is a failure. With --counted, each counter whose name matches must have counted something.
  * With --victim, another machine stands in the process (victim.h). With --rows, the guest's lines "ROW name" must be the checks of VM entry
@@ -96,7 +96,7 @@ static bool parse(int argc, char **argv, struct machine_config *config, struct p
         else if (!strcmp(argv[i], "--engine"))
             config->engine = value;
         else if (!strcmp(argv[i], "--kvm-irqchip"))
-            config->board_apic = strcmp(value, "split") != 0;
+            config->board_apic = !strcmp(value, "off");
         else if (!strcmp(argv[i], "--machines"))
             plan->machines = (unsigned)atoi(value);
         else if (!strcmp(argv[i], "--counted"))
@@ -293,8 +293,8 @@ int main(int argc, char **argv)
     config.debug_exit = true;
     config.rng = false;
     if (!parse(argc, argv, &config, &plan)) {
-        fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--kvm-irqchip split] [--tlb stale|fresh] [--device NAME]... "
-                        "[--machines N] [--counted GLOB] [--append TEXT] [--victim 1] [--at-speed 1] [--rows 1] ELF\n");
+        fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--kvm-irqchip off] [--tlb stale|fresh] [--device NAME]... "
+                        "[--machines N] [--counted GLOB] [--victim 1] [--at-speed 1] [--rows 1] ELF\n");
         return 2;
     }
     name_guest(&tally, config.kernel);
