@@ -1,7 +1,7 @@
 /*
  * Runs one bare-metal guest in a machine of its own in this process and counts its PASS and FAIL lines.
  *   run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--kvm-irqchip off] [--tlb stale|fresh] [--device NAME]... [--machines N] [--counted GLOB]
- *             [--victim 1] [--at-speed 1] [--rows 1] ELF
+ *             [--victim 1] [--at-speed 1] [--rows 1] [--append WORDS] ELF
  * With --machines, that many run at the same time, each on its own threads. The guest must end itself by the debug-exit
  * port; anything else is a failure. With --counted, each counter whose name matches must have counted something.
  * With --victim, another machine stands in the process (victim.h). With --rows, the guest's lines "ROW name" must be the checks of VM entry
@@ -294,7 +294,7 @@ int main(int argc, char **argv)
     config.rng = false;
     if (!parse(argc, argv, &config, &plan)) {
         fprintf(stderr, "usage: run_guest [--cpus N] [--memory MIB] [--cpu MODEL] [--engine NAME] [--kvm-irqchip off] [--tlb stale|fresh] [--device NAME]... "
-                        "[--machines N] [--counted GLOB] [--victim 1] [--at-speed 1] [--rows 1] ELF\n");
+                        "[--machines N] [--counted GLOB] [--victim 1] [--at-speed 1] [--rows 1] [--append WORDS] ELF\n");
         return 2;
     }
     name_guest(&tally, config.kernel);

@@ -8,7 +8,9 @@ static bool same_page(const struct work *w, uint64_t target)
 
 static void add_edge(struct work *w, uint8_t *field, uint64_t target)
 {
-    w->edge[w->edge_count++] = (struct edge){ .field = field, .target = target, .done = w->i < w->count ? w->i + 1 : w->count, .early = w->i < w->check, .rsp_ahead = w->rsp_ahead };
+    w->edge[w->edge_count++] = (struct edge){
+        .field = field, .target = target, .done = w->i < w->count ? w->i + 1 : w->count, .early = w->i < w->check, .rsp_ahead = w->rsp_ahead,
+    };
 }
 
 void translate_goto(struct work *w, uint64_t target)

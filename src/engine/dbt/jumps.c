@@ -2,8 +2,8 @@
  * Where indirect jumps look their targets up. An entry says: code at this linear address, in this context and mode, is that
  * translation. It is made when the target was fetched through the MMU, and holds until the MMU says that a fetch of that page
  * may now find something else (the epochs in mmu.h). So nothing is checked but the address: by whoever looks in `entry`, and on the
- * translation's own way in, whose places `way` has. There it is a constant, and
- * jumps and returns find their way with five instructions (insn_branch.c).
+ * translation's own way in, whose places `way` has. There it is a constant, and jumps and returns find their way with six
+ * instructions (insn_branch.c).
  *
  * When an epoch has changed, the pages that entries lie in are looked up in the guest's tables (mmu/still.h), and only the entries of those
  * that are elsewhere go. Programs give memory back hundreds of times a second, and each time the kernel flushes all that is not global; learning
