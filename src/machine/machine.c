@@ -124,14 +124,18 @@ static void code_written(void *owner, uint64_t gpa, uint64_t size)
 {
     struct machine *machine = owner;
     for (unsigned i = 0; i < machine->config.cpus; i++) {
-        /* A vCPU that overwrites code drops it itself, without waiting for the border; but not a whole page at once. */
-        if (size < PAGE_SIZE && pthread_equal(machine->vcpu[i]->thread, pthread_self()) && machine->vcpu[i]->overwriting)
+        struct vcpu *vcpu = machine->vcpu[i];
+        /* A vCPU that overwrites code drops what it writes to itself, without waiting for the border; here the whole page, if that wore out. */
+        if (pthread_equal(vcpu->thread, pthread_self()) && vcpu->overwriting) {
+            if (size == PAGE_SIZE)
+                vcpu->code_overwritten(vcpu, gpa, size);
             continue;
+        }
         struct code_drop *drop = malloc(sizeof(*drop));
         if (!drop)
             abort();    /* out of host memory: there is no way to keep the guest's view right */
         *drop = (struct code_drop){ gpa, size };
-        vcpu_post(machine->vcpu[i], drop_code, drop);
+        vcpu_post(vcpu, drop_code, drop);
     }
 }
 

@@ -171,7 +171,7 @@ void block_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size) { drop(vcpu, gpa
 
 /*
  * Only what the bytes touch goes: the granule is still watched, so its other blocks stay. If the code map forgot the page with
- * this write, block_drop of the whole page is on its way.
+ * this write, this was called for the whole page before.
  */
 void block_overwritten(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 {
