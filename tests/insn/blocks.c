@@ -4,11 +4,14 @@
  *   blocks [--engine NAME] [--cases N | --blocks N] [--seed S] [--only SEED] [--failures N] [--keep DIRECTORY] [FILE...]
  * Without --engine each program runs on the interpreter and on the translator: at first sight, a second time with what is there by then,
  * in pieces with TLB flushes in between, with windows, and where only what is hot is translated. What processors of the host's vendor do in
- * their own way is in some programs too: there the interpreter judges the translator. A case that differs is made as small as it
- * will get and printed, with its seed, in the form that FILE has (kept in DIRECTORY if that is given); --only runs a seed again.
+ * their own way is in some programs too: there the interpreter judges the translator, as it does where a program gets by accident to
+ * an instruction that is the host's kernel's (host_judges). Such programs are counted, and those that do not end. A case that differs is
+ * made as small as it will get and printed, with its seed, in the form that FILE has (kept in DIRECTORY if that is given); --only runs a
+ * seed again.
  *
  * A worker process runs the cases, so that one which kills it is found as well.
  */
+#include "generate.h"
 #include "program.h"
 
 #include <stdlib.h>
@@ -32,43 +35,45 @@ struct options {
 /* What the worker tells; it outlives it. */
 struct progress {
     uint64_t next, seed;            /* case to come; seed of the one under way */
-    uint64_t programs, blocks, instructions, faults, lost, failed;
+    uint64_t programs, blocks, faults, lost, failed;
+    uint64_t unjudged;              /* not judged by the host: it has its own way in them */
+    uint64_t endless;               /* passed over: the host or the interpreter came to no end, or it was in a batch that was lost */
     bool done;
 };
 
-enum { HOT_RUNS = 2 };
+enum { HOT_RUNS = 2, CUTS_MAX = 16 };
 
 struct bench {
     struct host *host;
     struct guest *interp, *dbt, *hot, *windows;     /* NULL: not wanted */
+    struct progress *progress;
 };
 
 static const struct options *options;
 static const char *failed_way;      /* what did not agree, of the last case that failed */
 
-static void bench_start(struct bench *bench)
+static void bench_start(struct bench *bench, struct progress *progress)
 {
+    static const char model[] = "host,-rdrand,-rdseed";     /* whose answers would be as many as there are engines */
     bool all = !options->engine;
-    *bench = (struct bench){ .host = host_start() };
+    *bench = (struct bench){ .host = host_start(), .progress = progress };
     if (all || !strcmp(options->engine, "interp"))
-        bench->interp = guest_start("interp", "host");
+        bench->interp = guest_start("interp", model);
     if (all || !strcmp(options->engine, "dbt")) {
-        bench->dbt = guest_start("dbt", "host");
-        bench->hot = guest_start("dbt", "host");
+        bench->dbt = guest_start("dbt", model);
+        bench->hot = guest_start("dbt", model);
         guest_set_hot(bench->hot, HOT_RUNS);
-        bench->windows = guest_start("dbt", "host");
+        bench->windows = guest_start("dbt", model);
     }
 }
 
 /* --- one program --- */
 
-/* Runs it and compares with what must be, if that is known. */
+/* Runs it and compares with what must be. */
 static bool agrees(struct guest *guest, const struct run *run, struct guest_how how, const char *name, const struct outcome *wanted,
                    const char *wanted_name, const struct host_features *features, struct outcome *outcome, bool print)
 {
     guest_run(guest, run, how, outcome);
-    if (!wanted)
-        return true;
     const char *const names[2] = { wanted_name, name };
     if (outcomes_equal(run, wanted, outcome, names, features, false))
         return true;
@@ -80,15 +85,42 @@ static bool agrees(struct guest *guest, const struct run *run, struct guest_how 
     return false;
 }
 
-static bool interp_agrees(struct bench *bench, const struct run *run, uint64_t luck, const struct outcome *native,
-                          struct outcome *first, bool print)
+static bool host_does_not_judge(const struct insn_bytes *insn) { return !host_judges(insn); }
+
+/*
+ * Did they differ by instructions of which the host is no judge? HLT, as around the code, takes the place of each that is met: then they
+ * must agree.
+ */
+static bool agrees_when_cut(struct bench *bench, struct guest *guest, const struct run *run, const char *name)
+{
+    static struct outcome native, outcome;
+    static struct run cut;
+    cut = *run;
+    for (unsigned i = 0; i < CUTS_MAX; i++) {
+        guest_run(guest, &cut, (struct guest_how){ .until = host_does_not_judge }, &outcome);
+        uint64_t at = outcome.end.rip - run->start.rip;
+        if (!outcome.stopped || at >= run->code_length || cut.code[at] == CODE_FILL)
+            return false;
+        cut.code[at] = CODE_FILL;
+        if (!host_run(bench->host, &cut, 1, &native) || native.timed_out ||
+            agrees(guest, &cut, (struct guest_how){ 0 }, name, &native, "host", host_features(bench->host), &outcome, false))
+            return true;
+    }
+    return false;
+}
+
+static bool agrees_with_host(struct bench *bench, struct guest *guest, const struct run *run, const char *name, const struct outcome *native,
+                             struct outcome *outcome, bool print)
 {
     const struct host_features *features = host_features(bench->host);
-    static struct outcome pieces;
-    if (!agrees(bench->interp, run, (struct guest_how){ 0 }, "interp", native, "host", features, first, print))
-        return false;
-    return luck % 8 || agrees(bench->interp, run, (struct guest_how){ .chop = luck | 1 }, "interp in pieces", first, "interp",
-                              features, &pieces, print);
+    if (agrees(guest, run, (struct guest_how){ 0 }, name, native, "host", features, outcome, false))
+        return true;
+    if (agrees_when_cut(bench, guest, run, name)) {
+        bench->progress->unjudged++;
+        guest_run(guest, run, (struct guest_how){ 0 }, outcome);
+        return true;
+    }
+    return agrees(guest, run, (struct guest_how){ 0 }, name, native, "host", features, outcome, print);
 }
 
 static bool dbt_agrees(struct bench *bench, const struct run *run, uint64_t luck, const struct outcome *wanted,
@@ -120,34 +152,24 @@ static bool dbt_agrees(struct bench *bench, const struct run *run, uint64_t luck
     return true;
 }
 
-/* INT1, whether RIP is said to be at it (by some hypervisors) or behind. */
-static bool is_int1(const struct run *run, const struct fault *fault)
-{
-    uint64_t at = fault->rip - run->start.rip;
-    return fault->vector == VEC_DB &&
-           ((at < run->code_length && run->code[at] == 0xF1) || (at - 1 < run->code_length && run->code[at - 1] == 0xF1));
-}
-
-/* INT1 and INT3, met in the middle of an instruction, go through a table of interrupts, which the guest has not. */
-static bool judges(const struct run *run, const struct outcome *native)
-{
-    for (unsigned i = 0; i < native->fault_count; i++)
-        if (native->fault[i].vector == VEC_BP || is_int1(run, &native->fault[i]))
-            return false;
-    return !native->timed_out;
-}
-
-/* `luck` decides which of the ways to run it are taken. */
+/* `luck` decides which of the ways to run it are taken. The host judges the first, which judges the others. */
 static bool run_agrees(struct bench *bench, const struct run *run, uint64_t luck, const struct outcome *native, bool print)
 {
-    static struct outcome interp;
-    if (run->engines_only ? !bench->interp : !judges(run, native))
-        return true;
-    if (bench->interp && !interp_agrees(bench, run, luck, run->engines_only ? NULL : native, &interp, print))
+    static struct outcome first, pieces;
+    struct guest *guest = bench->interp ? bench->interp : bench->dbt;
+    const char *name = bench->interp ? "interp" : "dbt";
+    if (run->engines_only)
+        guest_run(guest, run, (struct guest_how){ 0 }, &first);
+    else if (!native->timed_out && !agrees_with_host(bench, guest, run, name, native, &first, print))
         return false;
-    if (interp.timed_out)
+    if (run->engines_only ? first.timed_out : native->timed_out) {
+        bench->progress->endless++;
         return true;
-    return !bench->dbt || dbt_agrees(bench, run, luck, bench->interp ? &interp : native, bench->interp ? "interp" : "host", print);
+    }
+    if (bench->interp && luck % 8 == 0 && !agrees(guest, run, (struct guest_how){ .chop = luck | 1 }, "interp in pieces", &first, name,
+                                                  host_features(bench->host), &pieces, print))
+        return false;
+    return !bench->dbt || dbt_agrees(bench, run, luck, &first, name, print);
 }
 
 static uint64_t luck_of(const struct run *run)
@@ -176,11 +198,14 @@ static int fails_alone(const struct run *run, bool print)
     pid_t pid = fork();
     if (pid == 0) {
         static struct outcome native;
+        static struct progress alone;
         struct bench bench;
-        bench_start(&bench);
+        bench_start(&bench, &alone);
         host_run(bench.host, run, 1, &native);
         bool agree = run_agrees(&bench, run, luck_of(run), &native, print) &&
                      run_agrees(&bench, run, (uint64_t)ALL_WAYS, &native, print);
+        if (print && alone.unjudged)
+            printf("not judged by the host\n");
         fflush(stdout);
         _exit(agree ? 0 : status_of_failure());
     }
@@ -299,7 +324,7 @@ static void work(struct progress *progress)
     static struct run runs[HOST_BATCH];
     static struct outcome natives[HOST_BATCH];
     struct bench bench;
-    bench_start(&bench);
+    bench_start(&bench, progress);
     const struct host_features *features = host_features(bench.host);
     while (progress->next < options->cases && progress->blocks < options->blocks && progress->failed < options->failures_max) {
         unsigned n = (unsigned)min_u64(HOST_BATCH, options->cases - progress->next);
@@ -310,10 +335,12 @@ static void work(struct progress *progress)
         for (unsigned i = 0; i < n && progress->failed < options->failures_max; i++) {
             progress->seed = programs[i].seed;
             progress->next++;
-            if (natives[i].timed_out)
+            uint64_t endless = progress->endless;
+            bool agree = run_agrees(&bench, &runs[i], luck_of(&runs[i]), &natives[i], true);
+            if (progress->endless > endless)
                 continue;
             count(progress, &programs[i], &natives[i]);
-            if (run_agrees(&bench, &runs[i], luck_of(&runs[i]), &natives[i], true))
+            if (agree)
                 continue;
             progress->failed++;
             show_failure(&programs[i]);
@@ -329,6 +356,7 @@ static void show_killer(struct progress *progress, int status)
     struct run run;
     struct host *host = host_start();
     printf("--- the engines' process ended with status %#x\n", status);
+    progress->programs++;
     progress->failed++;
     make_program(progress->seed, host_features(host), &program, &run);
     host_stop(host);
@@ -424,8 +452,8 @@ int main(int argc, char **argv)
         run_files(progress);
     else
         run_cases(progress);
-    printf("seed %lu: %lu blocks, %lu faults, %lu batches lost to the host\n", parsed.seed, progress->blocks, progress->faults,
-           progress->lost);
+    printf("seed %lu: %lu blocks, %lu faults, %lu batches lost to the host; of the programs %lu not judged by the host, %lu passed over "
+           "without an end\n", parsed.seed, progress->blocks, progress->faults, progress->lost, progress->unjudged, progress->endless);
     printf("%lu passed, %lu failed, 0 skipped\n", progress->programs - progress->failed, progress->failed);
     return progress->failed || progress->lost > parsed.cases / 1000 + 1;
 }

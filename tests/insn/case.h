@@ -86,6 +86,7 @@ struct outcome {
     struct fault fault[FAULTS_MAX];
     struct cpu_image end;
     uint64_t instructions;              /* counted by the engine; host: 0 */
+    bool stopped;                       /* guest: by guest_how.until; the instruction is at end.rip */
     bool code_kept;                     /* guest: nothing was written to the pages of code */
     uint8_t data[DATA_SIZE];
     uint8_t code[CODE_BYTES_MAX];
@@ -130,6 +131,8 @@ struct guest_how {
     bool flush;                         /* the TLB is empty at the start */
     bool windows;                       /* dbt reaches memory through windows (mmu/window.h); lasts as long as the guest */
     uint64_t chop;                      /* not 0: a seed for budgets that cut the run in pieces, and for TLB flushes between them */
+    /* Not NULL: one by one, up to the first instruction of which this is true. (`length`: so many bytes are there.) */
+    bool (*until)(const struct insn_bytes *insn);
 };
 
 struct guest *guest_start(const char *engine, const char *cpu_model);

@@ -23,6 +23,8 @@ static inline bool chance(uint64_t *random, unsigned percent) { return pick(rand
 int gpr_number(ZydisRegister reg);
 uint64_t random_value(uint64_t *random);
 uint64_t data_pointer(struct making *m);
+/* Does the host's processor do with this instruction of 64-bit code what the guest's does? */
+bool host_judges(const struct insn_bytes *insn);
 /* All registers of test->start. */
 void random_state(struct making *m, const struct host_features *features);
 /* A random instruction at `rip` whose memory operands the pinned registers steer; false: this was none, try again. */

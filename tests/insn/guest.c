@@ -146,6 +146,8 @@ struct guest *guest_start(const char *engine, const char *cpu_model)
     vcpu->engine->attach(vcpu);
     if (vcpu->engine == &engine_dbt)
         dbt_set_hot(vcpu, 0);
+    vcpu->gdtr.limit = vcpu->idtr.limit = 0;
+    vcpu->ldtr = (struct segment){ .attr = SEG_UNUSABLE };
     guest->ram->watcher = (struct ram_watcher){ code_written, guest };
     map_data(guest);
     return guest;
@@ -254,17 +256,30 @@ static void restore_flags(struct vcpu *vcpu, uint64_t flags)
         vcpu->rflags = (vcpu->rflags & ~(uint64_t)RFLAGS_STATUS) | (flags & RFLAGS_STATUS);
 }
 
-static void run_to_end(struct vcpu *vcpu, const struct run *run, uint64_t chop, struct outcome *outcome)
+static bool is_before(struct guest *guest, bool (*wanted)(const struct insn_bytes *insn))
 {
+    struct insn_bytes insn = { 0 };
+    for (uint64_t gla = guest->vcpu->rip; insn.length < sizeof(insn.bytes) && gla - CODE_BASE < CODE_SIZE; gla++)
+        insn.bytes[insn.length++] = *ram_host(guest->ram, code_gpa(guest, gla));
+    return wanted(&insn);
+}
+
+static void run_to_end(struct guest *guest, const struct run *run, struct guest_how how, struct outcome *outcome)
+{
+    struct vcpu *vcpu = guest->vcpu;
     uint64_t first = counter_get(&vcpu->counters, COUNTER_instructions), done = 0, flags = vcpu->rflags;
-    uint64_t most = run->engines_only ? GUEST_INSNS_MAX : GUEST_INSNS_ENDING;
+    uint64_t most = run->engines_only || how.until ? GUEST_INSNS_MAX : GUEST_INSNS_ENDING;
     bool midst = false;         /* no instruction was completed since `flags` */
     while (done < most) {
         if (atomic_load(&vcpu->request) & REQUEST_WORK)
             vcpu_serve_work(vcpu);
         if (!midst)
             flags = vcpu->rflags;
-        bool event = vcpu->engine->run(vcpu, next_budget(vcpu, &chop, most - done)) == RUN_EVENT;
+        if (how.until && is_before(guest, how.until)) {
+            outcome->stopped = true;
+            return;
+        }
+        bool event = vcpu->engine->run(vcpu, how.until ? 1 : next_budget(vcpu, &how.chop, most - done)) == RUN_EVENT;
         uint64_t now = counter_get(&vcpu->counters, COUNTER_instructions) - first;
         if (event && midst && now == done)
             restore_flags(vcpu, flags);
@@ -307,9 +322,10 @@ void guest_run(struct guest *guest, const struct run *run, struct guest_how how,
     struct vcpu *vcpu = guest->vcpu;
     guest_prepare(guest, run, how);
     outcome->timed_out = true;
+    outcome->stopped = false;
     outcome->fault_count = 0;
     uint64_t first = counter_get(&vcpu->counters, COUNTER_instructions);
-    run_to_end(vcpu, run, how.chop, outcome);
+    run_to_end(guest, run, how, outcome);
     outcome->instructions = counter_get(&vcpu->counters, COUNTER_instructions) - first;
     save_image(vcpu, &outcome->end);
     memcpy(outcome->data, ram_host(guest->ram, DATA_GPA), DATA_SIZE);
