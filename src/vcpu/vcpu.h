@@ -240,7 +240,7 @@ struct vcpu {
 
     /* --- owned by other rooms --- */
     struct mmu *mmu;                    /* mmu/mmu.h */
-    const struct engine *engine;
+    const struct engine *_Atomic engine;        /* any thread may ask which it is */
     /* Set by the engine: this vCPU itself has just overwritten code; it must not run on past the present instruction. */
     void (*code_overwritten)(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
     bool overwriting;                   /* its own thread only: others are being told of it right now */
