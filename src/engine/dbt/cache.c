@@ -81,6 +81,8 @@ struct dbt *dbt_create(void)
     dbt->data = reserve(DBT_DATA_SIZE);
     if (dbt->data)
         madvise(dbt->data, DBT_DATA_SIZE, MADV_HUGEPAGE);       /* it is filled from its beginning on */
+    dbt->data_granted = (struct ahead_arena){ .base = dbt->data, .size = DBT_DATA_SIZE };
+    dbt->ahead = ahead_create();
     dbt->order = reserve(ORDER_MOST * sizeof(struct translation *));
     dbt->tables = reserve(JUMPS_TABLES * sizeof(struct jump_table));
     dbt->mini = calloc(1, sizeof(*dbt->mini));
@@ -103,6 +105,7 @@ struct dbt *dbt_create(void)
 
 void dbt_destroy(struct dbt *dbt)
 {
+    ahead_destroy(dbt->ahead);
     if (dbt->hot.base)
         munmap(dbt->hot.base, DBT_CODE_SIZE);
     release(dbt->data, DBT_DATA_SIZE);
@@ -154,7 +157,7 @@ void dbt_limit(struct dbt *dbt, size_t bytes)
  */
 static void grant_large(const struct dbt *dbt, uint8_t *at)
 {
-    *(volatile uint8_t *)at = *at;
+    ahead_touch(at);
     large_page_collapse(at, CODE_LARGE);
     large_page_collapse(at + dbt->shift, CODE_LARGE);
 }
@@ -167,19 +170,37 @@ static void populate(const struct dbt *dbt, uint8_t *at, size_t size)
 #endif
 }
 
-/* Both views of what will be written next: a fault for each of its pages would cost as much as translating. */
-static void grant_code(const struct dbt *dbt, struct code_part *part)
+static void grant_piece(void *owner, uint8_t *at, size_t size)
 {
-    while (part->next + CODE_MOST > part->granted && part->granted < part->end) {
-        bool large = part->granted >= part->base + CODE_LARGE;
-        size_t size = large ? CODE_LARGE : CODE_PIECE;
-        if (large)
-            grant_large(dbt, part->granted);
-        populate(dbt, part->granted, size);
+    const struct dbt *dbt = owner;
+    if (size == CODE_LARGE)
+        grant_large(dbt, at);
+    populate(dbt, at, size);
+}
+
+static void have_granted(struct dbt *dbt, ahead_fn *grant, uint8_t *at, size_t size)
+{
+    if (!ahead_ask(dbt->ahead, grant, dbt, at, size))
+        grant(dbt, at, size);
+}
+
+/* Both views of what will be written next: a fault for each of its pages would cost as much as translating. */
+static void grant_code(struct dbt *dbt, struct code_part *part)
+{
+    size_t margin = dbt->ahead ? AHEAD_MARGIN : CODE_MOST;
+    while (part->next + margin > part->granted && part->granted < part->end) {
+        size_t size = part->granted >= part->base + CODE_LARGE ? CODE_LARGE : CODE_PIECE;
+        have_granted(dbt, grant_piece, part->granted, size);
         part->granted += size;
         if (part->granted == part->base + CODE_LARGE)
-            grant_large(dbt, part->base);
+            have_granted(dbt, grant_piece, part->base, CODE_LARGE);
     }
+}
+
+static void make_large(void *owner, uint8_t *at, size_t size)
+{
+    (void)owner;
+    large_page_collapse(at, size);
 }
 
 /* What finds translations, too, once there are so many that the host's TLB does not reach all of it: machines that have done little stay small. */
@@ -188,7 +209,7 @@ static void grant_state(struct dbt *dbt)
     if (dbt->state_is_large || dbt->hot.next < dbt->hot.base + CODE_LARGE)
         return;
     dbt->state_is_large = true;
-    large_page_collapse(dbt, state_size());
+    have_granted(dbt, make_large, (uint8_t *)dbt, state_size());
 }
 
 static bool is_full(const struct code_part *part) { return part->next + CODE_MOST > part->end; }
@@ -203,6 +224,7 @@ void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt)
     grant_code(dbt, &dbt->hot);
     grant_code(dbt, &dbt->cold);
     grant_state(dbt);
+    ahead_of_arena(dbt->ahead, &dbt->data_granted, dbt->data_used);
 }
 
 /* --- finding --- */

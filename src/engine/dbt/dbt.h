@@ -196,7 +196,7 @@ struct store;
  */
 struct code_part {
     uint8_t *base, *next, *end;         /* the first byte, the next free one, and where it ends for now */
-    uint8_t *granted;                   /* up to where the host has been asked for pages */
+    uint8_t *granted;                   /* up to where the host has been asked for pages, or will be soon */
 };
 
 struct dbt {
@@ -233,7 +233,9 @@ struct dbt {
     struct code_part hot, cold;
     uint8_t *code_start;                /* of the hot part: first byte behind the shared pieces */
     intptr_t shift;                     /* from the writable to the executable view */
+    struct ahead *ahead;                /* grants what comes next of code, data, and the interpreter's blocks; NULL: nobody does */
     uint8_t *data;                      /* DBT_DATA_SIZE */
+    struct ahead_arena data_granted;
     size_t data_used;
     size_t data_most;
     bool state_is_large;                /* in large pages, if the host has any */

@@ -353,6 +353,8 @@ static void dbt_detach(struct vcpu *vcpu)
     if (!dbt)
         return;
     dbt_traps_for(NULL);
+    ahead_destroy(dbt->ahead);          /* before anything that it might be granting goes */
+    dbt->ahead = NULL;
     interp_fini(vcpu, &dbt->interp);
     dbt_destroy(dbt);
 }
@@ -368,6 +370,7 @@ static bool dbt_attach(struct vcpu *vcpu)
     }
     if (__builtin_cpu_supports("bmi2"))         /* else nothing is translated */
         dbt->interp.run_blocks = run_blocks;
+    dbt->interp.cache->ahead = dbt->ahead;
     dbt->gs_instruction = gs_has_instruction();
     dbt_limit(dbt, vcpu->code_cache);
     dbt_make_thunks(vcpu, dbt);

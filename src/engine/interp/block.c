@@ -21,6 +21,7 @@ struct block_cache *block_cache_create(struct vcpu *vcpu)
         return NULL;
     }
     madvise(cache->arena, BLOCK_ARENA_SIZE, MADV_HUGEPAGE);
+    cache->granted = (struct ahead_arena){ .base = cache->arena, .size = BLOCK_ARENA_SIZE };
     for (unsigned mode = MODE_REAL; mode <= MODE_LONG64; mode++)
         decoder_init(&cache->decoder[mode], vcpu, mode);
     cache->decoder[MODE_LONG64].templates = templates_create(decoder_zydis(&cache->decoder[MODE_LONG64]));
@@ -266,6 +267,7 @@ static struct block *arena_reserve(struct vcpu *vcpu)
     size_t most = sizeof(struct block) + (BLOCK_OPS_MAX + 1) * sizeof(struct op) + BLOCK_OPS_MAX * INSN_LENGTH_MAX;
     if (cache->used + most > BLOCK_ARENA_SIZE)
         block_flush(vcpu);
+    ahead_of_arena(cache->ahead, &cache->granted, cache->used);
     return (struct block *)(cache->arena + cache->used);
 }
 

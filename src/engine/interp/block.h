@@ -10,6 +10,7 @@
 #ifndef DOPPEL_INTERP_BLOCK_H
 #define DOPPEL_INTERP_BLOCK_H
 
+#include "base/ahead.h"
 #include "engine/interp/op.h"
 #include "x86/decode.h"
 
@@ -29,6 +30,8 @@ struct block_cache {
     uint8_t heat[1 << BLOCK_PAGE_BITS];             /* changed blocks, by page, saturating */
     uint8_t *arena;
     size_t used;
+    struct ahead *ahead;                            /* grants of the arena what comes next; NULL: nobody does */
+    struct ahead_arena granted;
     uint64_t flushes;
     uint64_t stub_flushes;                          /* how often the native stubs that ops point to were thrown away */
     unsigned decoded;                               /* blocks, since the pages cooled down */
