@@ -14,7 +14,8 @@
 #include "mem/code_map.h"
 
 enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
-enum { CODE_PIECE = 256 << 10, CODE_LARGE = 2 << 20 };   /* asked of the host at once: of the first large page, and then */
+enum { CODE_PIECE = 256 << 10, CODE_LARGE = 2 << 20 };   /* asked of the host at once: at first, and once a part has CODE_MUCH */
+enum { CODE_MUCH = 8 << 20 };
 enum { DROPS_COUNTED = 16 };
 enum { ORDER_MOST = 1 << 20 };
 
@@ -152,8 +153,8 @@ void dbt_limit(struct dbt *dbt, size_t bytes)
 }
 
 /*
- * Large pages for both views, which are asked for by the first page of each. Programs like compilers run through megabytes of code, and
- * the processor's TLB reaches a few hundred small pages.
+ * Large pages for both views, which are asked for by the first page of each. Programs like compilers run through many megabytes of code, and
+ * the processor's TLB reaches a few hundred small pages. A boot makes less, and each large page costs it a millisecond or two.
  */
 static void grant_large(const struct dbt *dbt, uint8_t *at)
 {
@@ -189,11 +190,11 @@ static void grant_code(struct dbt *dbt, struct code_part *part)
 {
     size_t margin = dbt->ahead ? AHEAD_MARGIN : CODE_MOST;
     while (part->next + margin > part->granted && part->granted < part->end) {
-        size_t size = part->granted >= part->base + CODE_LARGE ? CODE_LARGE : CODE_PIECE;
+        size_t size = part->granted >= part->base + CODE_MUCH ? CODE_LARGE : CODE_PIECE;
         have_granted(dbt, grant_piece, part->granted, size);
         part->granted += size;
-        if (part->granted == part->base + CODE_LARGE)
-            have_granted(dbt, grant_piece, part->base, CODE_LARGE);
+        for (uint8_t *at = part->base; part->granted == part->base + CODE_MUCH && at < part->granted; at += CODE_LARGE)
+            have_granted(dbt, grant_piece, at, CODE_LARGE);
     }
 }
 
@@ -206,7 +207,7 @@ static void make_large(void *owner, uint8_t *at, size_t size)
 /* What finds translations, too, once there are so many that the host's TLB does not reach all of it: machines that have done little stay small. */
 static void grant_state(struct dbt *dbt)
 {
-    if (dbt->state_is_large || dbt->hot.next < dbt->hot.base + CODE_LARGE)
+    if (dbt->state_is_large || dbt->hot.next < dbt->hot.base + CODE_MUCH)
         return;
     dbt->state_is_large = true;
     have_granted(dbt, make_large, (uint8_t *)dbt, state_size());
