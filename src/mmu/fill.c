@@ -24,13 +24,6 @@ static bool watched_by_breakpoint(const struct mmu *mmu, uint64_t page)
     return false;
 }
 
-/*
- * Translated code takes the entry of an access' first byte and compares its tag with the page of the last one (engine/dbt/memory.c). At each
- * 32 GiB, and where addresses wrap around to 0, two neighbouring pages share an entry: there an access that crosses would be
- * taken for one within the second page. So that page is for the slow path alone.
- */
-static uint64_t border_of(uint64_t page) { return tlb_index(page) == tlb_index(page - PAGE_SIZE) ? TLB_BORDER : 0; }
-
 static void set_write_tag(struct tlb_table *table, unsigned index, uint64_t tag)
 {
     table->entry[index].tag[MMU_WRITE] = tag;
@@ -100,7 +93,7 @@ bool tlb_fill(struct vcpu *vcpu, uint64_t gla, enum mmu_use use, enum mmu_class 
     struct tlb_entry *entry = &table->entry[index];
     claim_entry(vcpu, table, index, &walk);
     uint64_t page = gla & ~PAGE_MASK;
-    uint64_t tag = page | border_of(page) | (watched_by_breakpoint(mmu, page) ? TLB_TRAP : 0);
+    uint64_t tag = page | (watched_by_breakpoint(mmu, page) ? TLB_TRAP : 0);
     struct ram_slot *slot = ram_find(vcpu->ram, walk.gpa);
     if (vmx_is_apic_access_page(vcpu, walk.gpa)) {
         entry->tag[use] = tag | TLB_MMIO | TLB_APIC_ACCESS;

@@ -29,8 +29,7 @@ enum {
     TLB_ROM = 1u << 8,          /* write: goes to the bus */
     TLB_TRAP = 1u << 9,         /* a data breakpoint lies in the page */
     TLB_APIC_ACCESS = 1u << 10, /* the APIC-access page of a VT-x guest */
-    TLB_BORDER = 1u << 11,      /* shares its entry with the page before it: see fill.c */
-    TLB_SLOW = TLB_WATCHED | TLB_MMIO | TLB_ROM | TLB_TRAP | TLB_APIC_ACCESS | TLB_BORDER,
+    TLB_SLOW = TLB_WATCHED | TLB_MMIO | TLB_ROM | TLB_TRAP | TLB_APIC_ACCESS,
 };
 
 struct tlb_entry {
@@ -196,12 +195,12 @@ static inline enum mmu_class mmu_implicit(const struct vcpu *vcpu)
 }
 
 /*
- * Upper bits are mixed in, so that arrays a power of two apart do not drive each other out. The translator computes the same
- * (engine/dbt/memory.c).
+ * Neighbours never share an entry: translated code takes that of an access' first byte and compares its tag with the page of the last one
+ * (engine/dbt/memory.c, which computes the same).
  */
 static inline unsigned tlb_index(uint64_t gla)
 {
-    return ((gla ^ gla >> TLB_BITS) >> PAGE_SHIFT) & (TLB_SIZE - 1);
+    return (gla >> PAGE_SHIFT) & (TLB_SIZE - 1);
 }
 
 /* Slow paths: any size up to 64, any alignment. False: fault pending. A store that faults has written nothing. */

@@ -414,9 +414,9 @@ static uint64_t view_of_tlb(const struct vcpu *vcpu, uint64_t gla)
     const struct tlb_table *table = &vcpu->mmu->context->table[MMU_USER];
     const struct tlb_entry *entry = &table->entry[tlb_index(gla)];
     uint64_t page = gla & ~PAGE_MASK, gpa = table->info[tlb_index(gla)] & ~PAGE_MASK;
-    if ((entry->tag[MMU_WRITE] & ~(uint64_t)TLB_BORDER) == page)        /* in a window the pages are neighbours as they should be */
+    if (entry->tag[MMU_WRITE] == page)
         return gpa | VIEW_MAPPED | VIEW_WRITABLE;
-    return (entry->tag[MMU_READ] & ~(uint64_t)TLB_BORDER) == page ? gpa | VIEW_MAPPED : 0;
+    return entry->tag[MMU_READ] == page ? gpa | VIEW_MAPPED : 0;
 }
 
 /* A translation that the TLB still has while the tables say otherwise is not shown: large, global or not, it would be lost count of. */

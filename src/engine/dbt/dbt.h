@@ -228,6 +228,7 @@ struct dbt {
     uint64_t tsc_base;
     bool exact;                         /* the budget is a number: translations stop where it ends */
     bool gs_instruction;                /* gs.h */
+    bool shifts_write_all;              /* flags.c */
     uint64_t stub_flushes;              /* of interp's cache, at our own last flush */
     uint32_t generation;                /* counts our own flushes, from 1 */
     struct code_part hot, cold;
@@ -314,6 +315,10 @@ struct onward dbt_go_on(struct vcpu *vcpu);
 
 /* --- thunks.c --- */
 void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt);
+
+/* --- flags.c --- */
+/* Do this host's shifts by constants overwrite even the flags that the manual calls undefined? */
+bool dbt_shifts_write_all_flags(void);
 
 /* --- x87.c --- */
 /* On the way to the interpreter. */

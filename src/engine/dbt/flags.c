@@ -6,6 +6,8 @@
  */
 #include "engine/dbt/plan.h"
 
+#include "engine/interp/flags.h"
+
 void emit_pack_flags(struct emitter *e)
 {
     emit8(e, 0x9F);                                     /* lahf */
@@ -17,6 +19,29 @@ void emit_unpack_flags(struct emitter *e)
     emit8(e, 0x04);                                     /* add al, 7Fh: sets OF if AL was 1 */
     emit8(e, 0x7F);
     emit8(e, 0x9E);                                     /* sahf */
+}
+
+/* --- what this host makes of undefined ones --- */
+
+#define SHIFT(name, count) \
+    static uint32_t name##count(uint32_t value, uint16_t before) \
+    { \
+        uint32_t packed = before; \
+        asm(FLAGS_LOAD #name " $" #count ", %[v]\n\t" FLAGS_SAVE : [v] "+r"(value), "+&a"(packed) : : "cc"); \
+        return (uint16_t)packed; \
+    }
+SHIFT(shl, 1) SHIFT(shl, 5) SHIFT(shr, 1) SHIFT(shr, 5) SHIFT(sar, 1) SHIFT(sar, 5)
+
+bool dbt_shifts_write_all_flags(void)
+{
+    enum { NONE_SET = 0x0200, ALL_SET = 0xD701 };       /* packed as in flags.h */
+    static uint32_t (*const shift[])(uint32_t, uint16_t) = { shl1, shl5, shr1, shr5, sar1, sar5 };
+    static const uint32_t value[] = { 0, 1, 0x10, 0x40000000, 0x80000000, 0x5A5A5A5A, 0xFFFFFFFF };
+    bool same = true;
+    for (unsigned i = 0; i < ARRAY_SIZE(shift); i++)
+        for (unsigned j = 0; j < ARRAY_SIZE(value); j++)
+            same = same && shift[i](value[j], NONE_SET) == shift[i](value[j], ALL_SET);
+    return same;
 }
 
 /* --- making them again --- */

@@ -1,7 +1,7 @@
 /*
  * How translated code reaches memory.
  *
- * Checked: the linear address is made in S1, the TLB's entry looked up, its tag compared with the page of the operand's last byte
+ * Checked: the linear address is made in S1 unless a register has it, the TLB's entry looked up, its tag compared with the page of the operand's last byte
  * (the entry is chosen by the first, so what crosses pages misses), and the entry's addend makes it a host address. A miss goes
  * to the instruction's site. Neighbouring accesses are looked up at once (near.c).
  *
@@ -18,10 +18,7 @@ static_assert(PAGE_SHIFT + TLB_BITS <= 32 && sizeof(struct tlb_entry) == 32 && o
 void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_field)
 {
     enum { ENTRY_SHIFT = 5 };
-    emit_rotate(e, to, gla, TLB_BITS);
-    emit_insn(e, 0, 0x33, to, rm_reg(gla), 0);          /* xor: only bits below 32 matter */
-    emit_insn(e, 0, 0xC1, 5, rm_reg(to), 1);            /* shr */
-    emit8(e, PAGE_SHIFT - ENTRY_SHIFT);
+    emit_rotate(e, to, gla, PAGE_SHIFT - ENTRY_SHIFT);
     emit_insn(e, 0, 0x81, ALU_AND, rm_reg(to), 4);
     emit32(e, (TLB_SIZE - 1) << ENTRY_SHIFT);
     emit_insn(e, EMIT_W, 0x03, to, rm_vcpu(table_field), 0);
@@ -155,23 +152,31 @@ static void emit_linear(struct work *w, const ZydisDecodedOperand *operand)
 
 /* --- checked --- */
 
-/* Locked accesses must be aligned: a split lock may get the process killed, so the interpreter makes those under the bus lock. */
-static struct rm emit_check(struct work *w, unsigned size, enum mmu_use use, bool locked)
+/*
+ * The linear address is in the register `address`: S1, or one of the guest's. Locked accesses must be aligned: a split lock may get the process killed,
+ * so the interpreter makes those under the bus lock.
+ */
+static struct rm emit_check(struct work *w, unsigned address, unsigned size, enum mmu_use use, bool locked)
 {
     lose_host_flags(w);
     w->addend_of = NO_ADDEND;
-    emit_tlb_entry(&w->e, S2, S1, offsetof(struct vcpu, tlb_data));
+    emit_tlb_entry(&w->e, S2, address, offsetof(struct vcpu, tlb_data));
     if (locked || size == 1)
-        emit_move(&w->e, S3, S1);
+        emit_move(&w->e, S3, address);
     else
-        emit_lea(&w->e, S3, rm_mem(S1, (int32_t)size - 1));
+        emit_lea(&w->e, S3, rm_mem(address, (int32_t)size - 1));
     emit_alu_constant(&w->e, ALU_AND, S3, -(int32_t)PAGE_SIZE | (locked ? (int32_t)size - 1 : 0));
     emit_insn(&w->e, EMIT_W, 0x3B, S3, rm_mem(S2, (int32_t)use * 8), 0);
     emit_slow(w, CC_NZ);
     if (present(w)->noted)
-        emit_move(&w->e, S3, S1);
-    emit_insn(&w->e, EMIT_W, 0x03, S1, rm_mem(S2, offsetof(struct tlb_entry, addend)), 0);
-    return rm_mem(S1, 0);
+        emit_move(&w->e, S3, address);
+    const struct rm addend = rm_mem(S2, offsetof(struct tlb_entry, addend));
+    if (address == S1) {
+        emit_insn(&w->e, EMIT_W, 0x03, S1, addend, 0);              /* add */
+        return rm_mem(S1, 0);
+    }
+    emit_load(&w->e, S2, addend);
+    return (struct rm){ .kind = RM_MEMORY, .base = (uint8_t)address, .index = S2 };
 }
 
 /* SDM2 BT: the operand is moved by the offset's upper bits, which are signed. */
@@ -184,7 +189,20 @@ struct rm emit_bit_element(struct work *w, const ZydisDecodedOperand *memory, co
     emit_insn(&w->e, EMIT_W, 0xC1, 7, rm_reg(S2), 1);                                                   /* sar */
     emit8(&w->e, wide ? 6 : 5);
     emit_lea_word(w, S1, (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2, .scale = wide ? 3 : 2 });
-    return emit_check(w, offset->size / 8, use, locked);
+    return emit_check(w, S1, offset->size / 8, use, locked);
+}
+
+/* The host's register that has the operand's linear address, in S1 if none has. */
+static unsigned linear_register(struct work *w, const ZydisDecodedOperand *operand)
+{
+    const ZydisDecodedOperandMem *m = &operand->mem;
+    if (has_base(m) && !is_rip_relative(m) && !has_index(m) && !m->disp.value && !has_segment_base(m) && !w->narrow) {
+        unsigned base = host_register((unsigned)ZydisRegisterGetId(m->base));
+        if (base != HOST_NONE)
+            return base;
+    }
+    emit_linear(w, operand);
+    return S1;
 }
 
 /* --- windows --- */
@@ -288,8 +306,7 @@ struct rm emit_memory(struct work *w, const ZydisDecodedOperand *memory, unsigne
         return emit_window(w, memory);
     if (emit_near_memory(w, memory, &rm))
         return rm;
-    emit_linear(w, memory);
-    return emit_check(w, size, use, locked);
+    return emit_check(w, linear_register(w, memory), size, use, locked);
 }
 
 struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_use use)
@@ -301,8 +318,10 @@ struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_us
     struct rm rm;
     if (emit_near_stack(w, guest, offset, use, &rm))
         return rm;
+    if (!offset && !w->narrow)
+        return emit_check(w, host_register(guest), 8, use, false);
     emit_lea_word(w, S1, rm_mem(host_register(guest), offset));
-    return emit_check(w, word_size(w), use, false);
+    return emit_check(w, S1, word_size(w), use, false);
 }
 
 struct rm emit_fold(struct work *w, struct rm rm)

@@ -137,8 +137,9 @@ static void emit_first(struct work *w, const struct access_off *access, const st
 {
     struct emitter *e = &w->e;
     unsigned base = host_register(all->base);
-    emit_lea(e, S1, rm_mem(base, all->disp));
-    emit_tlb_entry(e, S2, S1, offsetof(struct vcpu, tlb_data));
+    if (all->disp)
+        emit_lea(e, S1, rm_mem(base, all->disp));
+    emit_tlb_entry(e, S2, all->disp ? S1 : base, offsetof(struct vcpu, tlb_data));
     emit_lea(e, S3, rm_mem(base, all->disp + (int32_t)all->size - 1));
     emit_alu_constant(e, ALU_AND, S3, -(int32_t)PAGE_SIZE);
     emit_insn(e, EMIT_W, 0x2B, S3, rm_mem(S2, (int32_t)all->use * 8), 0);       /* sub */

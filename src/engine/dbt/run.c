@@ -372,6 +372,7 @@ static bool dbt_attach(struct vcpu *vcpu)
         dbt->interp.run_blocks = run_blocks;
     dbt->interp.cache->ahead = dbt->ahead;
     dbt->gs_instruction = gs_has_instruction();
+    dbt->shifts_write_all = dbt_shifts_write_all_flags();
     dbt_limit(dbt, vcpu->code_cache);
     dbt_make_thunks(vcpu, dbt);
     kept_attach(vcpu, dbt);

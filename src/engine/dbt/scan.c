@@ -236,6 +236,19 @@ static uint32_t surely_written(const ZydisDecodedInstruction *z)
     }
 }
 
+/* A shift by a constant, after which AF, and OF if it is more than 1, are undefined by the manual. */
+static bool shifts_by_constant(const struct planned *p)
+{
+    const ZydisDecodedOperand *count = &p->operand[1];
+    switch (p->z.mnemonic) {
+    case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR:
+        return p->operand[0].size >= 32 && count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+               count->imm.value.u & (p->operand[0].size - 1u);
+    default:
+        return false;
+    }
+}
+
 static bool may_keep_all(const ZydisDecodedInstruction *z)
 {
     switch (z->mnemonic) {
@@ -247,13 +260,15 @@ static bool may_keep_all(const ZydisDecodedInstruction *z)
     }
 }
 
-static void plan_flags_of(struct planned *p)
+static void plan_flags_of(const struct work *w, struct planned *p)
 {
     const ZydisAccessedFlags *flags = p->z.cpu_flags;
     if (!flags)
         return;
     uint32_t written = (flags->modified | flags->set_0 | flags->set_1 | flags->undefined) & RFLAGS_STATUS;
     p->writes_flags = written;
+    if (w->dbt->shifts_write_all && shifts_by_constant(p))
+        return;
     p->reads_flags = (flags->tested & RFLAGS_STATUS) ||
                      (written && (surely_written(&p->z) != RFLAGS_STATUS || may_keep_all(&p->z)));
 }
@@ -408,7 +423,7 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
     const struct decoder *decoder = &w->dbt->interp.cache->decoder[w->dbt->interp.key & KEY_MODE];
     if (!ZYAN_SUCCESS(decoder_records(decoder, p->bytes, op->length, &p->z, p->operand)) || p->z.length != op->length)
         return;
-    plan_flags_of(p);
+    plan_flags_of(w, p);
     if (memory_fits(w, p))
         p->kind = plan_system(w, p) ? KIND_SYSTEM : plan_bit_string(w, p) ? KIND_BIT_STRING : plan_string(w, p) ? KIND_STRING : kind_of(w, p);
     if (p->kind == KIND_SITE) {         /* the interpreter keeps all of this itself, in M */
