@@ -5,6 +5,7 @@
 #include "machine/machine.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,7 @@
 #include "machine/pc.h"
 #include "mem/gather.h"
 #include "mem/ram.h"
+#include "mem/stretch.h"
 #include "mmu/mmu.h"
 #include "vcpu/loop.h"
 #include "vcpu/thread.h"
@@ -57,6 +59,13 @@ void machine_config_defaults(struct machine_config *config)
     config->console = "none";
     config->rng = true;
     config->translations = "memory";
+}
+
+/* May a thread of the host's run beside all vCPUs? */
+static bool has_spare_processor(const struct machine_config *config)
+{
+    cpu_set_t allowed;
+    return !sched_getaffinity(0, sizeof(allowed), &allowed) && CPU_COUNT(&allowed) > (int)config->cpus;
 }
 
 static bool keeps_on_disk(const struct machine_config *config) { return config->translations && strcmp(config->translations, "memory") != 0; }
@@ -297,6 +306,7 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     if (machine->ram) {
         machine->ram->counters = &machine->counters;
         machine->ram->gatherer = origin ? NULL : ram_gatherer_create(machine->ram);         /* a snapshot's pages stay as they are */
+        machine->ram->stretches = origin || !has_spare_processor(config) ? NULL : ram_stretches_create(machine->ram);
     }
     machine->mmio = bus_create("mmio", 0, &machine->log);
     machine->ports = bus_create("port", 0x10000, &machine->log);

@@ -12,6 +12,7 @@
 #include "mem/code_map.h"
 #include "mem/fetch.h"
 #include "mem/gather.h"
+#include "mem/stretch.h"
 
 /* No processor addresses more (SDM3 §4.1.4: MAXPHYADDR is at most 52). */
 static const uint64_t physical_limit = BIT(52);
@@ -51,6 +52,7 @@ void ram_destroy(struct ram *ram)
     if (!ram)
         return;
     ram_fetcher_destroy(ram->fetcher);
+    ram_stretches_destroy(ram->stretches);
     ram_gatherer_destroy(ram->gatherer);
     for (unsigned i = 0; i < ram->slot_count; i++)
         slot_free(&ram->slot[i]);
@@ -264,16 +266,23 @@ void ram_find_granted(const struct ram_slot *slot, uint64_t *bitmap)
             set_bit(bitmap, page, 0);
 }
 
-void ram_grant_piece(struct ram *ram, struct ram_slot *slot, uint64_t gpa)
+void ram_populate_piece(struct ram *ram, struct ram_slot *slot, uint64_t offset)
 {
-    uint64_t offset = align_down(gpa - slot->gpa, RAM_PIECE);
     atomic_fetch_or(&slot->page[offset >> PAGE_SHIFT], PAGE_GRANTED);
 #ifdef MADV_POPULATE_WRITE
     if (!slot->source)                          /* a refusal is no harm: pages come as they are touched */
         madvise(slot->host + offset, min_u64(RAM_PIECE, slot->size - offset), MADV_POPULATE_WRITE);
 #endif
     if (ram->gatherer)
-        ram_gather_later(ram->gatherer, slot, gpa);
+        ram_gather_later(ram->gatherer, slot, slot->gpa + offset);
+}
+
+void ram_grant_piece(struct ram *ram, struct ram_slot *slot, uint64_t gpa)
+{
+    uint64_t offset = align_down(gpa - slot->gpa, RAM_PIECE);
+    if (ram->stretches && !slot->source)
+        ram_stretch_to(ram->stretches, slot, offset);
+    ram_populate_piece(ram, slot, offset);
 }
 
 /* --- copies --- */

@@ -83,6 +83,7 @@ struct ram {
     struct counters *counters;          /* the set that any thread may add to; NULL: nobody counts */
     pthread_mutex_t code_mutex;         /* orders code_map_add and code_map_remove */
     struct ram_gatherer *gatherer;      /* gather.h; NULL: nothing is gathered */
+    struct ram_stretches *stretches;    /* stretch.h; NULL: nothing is granted ahead */
     struct ram_fetcher *fetcher;        /* fetch.h; NULL: nothing is fetched on demand */
 };
 
@@ -108,6 +109,8 @@ uint64_t ram_total(const struct ram *ram);
  * fraction of as many faults. Pages that are a snapshot's come one by one as they are touched.
  */
 void ram_grant_piece(struct ram *ram, struct ram_slot *slot, uint64_t gpa);
+/* Any thread. The same of the piece at `offset` of the slot, for somebody who may touch it later. */
+void ram_populate_piece(struct ram *ram, struct ram_slot *slot, uint64_t offset);
 static inline void ram_grant(struct ram *ram, struct ram_slot *slot, uint64_t gpa)
 {
     uint64_t first = align_down(gpa - slot->gpa, RAM_PIECE) >> PAGE_SHIFT;

@@ -14,6 +14,7 @@
 #include "mem/code_map.h"
 #include "mem/gather.h"
 #include "mem/ram.h"
+#include "mem/stretch.h"
 
 static void absurd_slots_are_refused(void **state)
 {
@@ -258,6 +259,42 @@ static void a_gatherer_ends_when_it_is_told(void **state)
     ram_destroy(ram);
 }
 
+static bool piece_is_granted(const struct ram_slot *slot, unsigned piece)
+{
+    return *ram_page(slot, slot->gpa + piece * RAM_PIECE) & PAGE_GRANTED;
+}
+
+static void only_stretches_are_granted_ahead(void **state)
+{
+    struct ram *ram = ram_from_1m(NULL);
+    struct ram_slot *slot = &ram->slot[0];
+    static const unsigned touched[] = { 40, 3, 60, 4, 20 };
+    ram->stretches = ram_stretches_create(ram);
+    for (unsigned i = 0; i < ARRAY_SIZE(touched); i++)
+        ram_grant(ram, slot, MiB + touched[i] * RAM_PIECE);
+    while (!piece_is_granted(slot, 6))
+        usleep(1000);
+    for (unsigned piece = 0; piece < 70; piece++) {
+        bool wanted = piece == 5 || piece == 6;
+        for (unsigned i = 0; i < ARRAY_SIZE(touched); i++)
+            wanted |= piece == touched[i];
+        assert_int_equal(piece_is_granted(slot, piece), wanted);
+    }
+    ram_destroy(ram);
+}
+
+static void nothing_is_granted_beyond_the_end(void **state)
+{
+    struct ram *ram = ram_from_1m(NULL);
+    struct ram_slot *slot = &ram->slot[0];
+    ram->stretches = ram_stretches_create(ram);
+    for (uint64_t gpa = slot->gpa + slot->size - 3 * RAM_PIECE; gpa < slot->gpa + slot->size; gpa += RAM_PIECE)
+        ram_grant(ram, slot, gpa);
+    write_pages(ram);
+    check_pages(ram);
+    ram_destroy(ram);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -272,6 +309,8 @@ int main(void)
         cmocka_unit_test(pages_of_a_snapshot_stay_small),
         cmocka_unit_test(what_is_mostly_granted_is_gathered_once),
         cmocka_unit_test(a_gatherer_ends_when_it_is_told),
+        cmocka_unit_test(only_stretches_are_granted_ahead),
+        cmocka_unit_test(nothing_is_granted_beyond_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
