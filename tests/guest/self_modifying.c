@@ -79,6 +79,13 @@ static uint64_t stale_runs(bool apart, bool user)
     return wrong;
 }
 
+/* An engine may do otherwise with user code that has run for long. */
+static void run_long(void *argument)
+{
+    for (volatile unsigned i = 0; i < 4000000; i++)
+        ;
+}
+
 void test_main(void)
 {
     map_user_all();
@@ -86,4 +93,7 @@ void test_main(void)
     check_equal(stale_runs(true, false), 0, "and what a jump leads to");
     check_equal(stale_runs(false, true), 0, "the next instruction of user code");
     check_equal(stale_runs(true, true), 0, "and what a jump of user code leads to");
+    guarded_user(run_long, NULL);
+    check_equal(stale_runs(false, true), 0, "the next instruction of user code that has run for long");
+    check_equal(stale_runs(true, true), 0, "and what a jump of it leads to");
 }
