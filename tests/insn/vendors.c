@@ -27,6 +27,11 @@ bool vendors_differ(const ZydisDecodedInstruction *insn, const ZydisDecodedOpera
         if (!insn->raw.imm[0].is_relative)
             return true;
         break;
+    /* Intel's set the flags of MXCSR before they store, so that they stay behind a fault */
+    case ZYDIS_MNEMONIC_VCVTPS2PH:
+        if (operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            return true;
+        break;
     /* 66 MOVSXD reads four bytes */
     case ZYDIS_MNEMONIC_MOVSXD:
         if (insn->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)
