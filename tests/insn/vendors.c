@@ -41,7 +41,8 @@ bool vendors_differ(const ZydisDecodedInstruction *insn, const ZydisDecodedOpera
         break;
     }
     /* across a page that faults: 80 bits are stored in two parts, a gather has not cleared its mask as far */
-    if ((insn->mnemonic == ZYDIS_MNEMONIC_FSTP && operands[0].size == 80) || insn->meta.category == ZYDIS_CATEGORY_AVX2GATHER ||
+    bool stores80 = insn->mnemonic == ZYDIS_MNEMONIC_FBSTP || (insn->mnemonic == ZYDIS_MNEMONIC_FSTP && operands[0].size == 80);
+    if (stores80 || insn->meta.category == ZYDIS_CATEGORY_AVX2GATHER ||
         insn->meta.category == ZYDIS_CATEGORY_GATHER || insn->meta.category == ZYDIS_CATEGORY_SCATTER)
         return true;
     /* flags after a fault in the middle, the upper halves of registers after nothing was done */
