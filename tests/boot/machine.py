@@ -15,7 +15,8 @@ DOPPEL = os.environ.get("DOPPEL", os.path.join(ROOT, "build", "doppel"))
 ENGINE = os.environ.get("DOPPEL_ENGINE", "dbt")     # where a test asks for none
 
 # One boot on the interpreter takes well under a minute on a quiet machine; these limits are for busy ones.
-BOOT_SECONDS = 300 * float(os.environ.get("DOPPEL_TIMEOUT_FACTOR", "1"))
+TIMEOUT_FACTOR = float(os.environ.get("DOPPEL_TIMEOUT_FACTOR", "1"))
+BOOT_SECONDS = 300 * TIMEOUT_FACTOR
 
 # An end of the output that is no end of a line is taken for one when nothing has come for so long.
 QUIET_SECONDS = 1
