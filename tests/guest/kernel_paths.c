@@ -5,6 +5,7 @@
 #include "lib/guest.h"
 
 enum { ROUNDS = 300, VECTOR = 0x60, CR4_SMAP = 1 << 21, IF = 1 << 9 };
+static const uint64_t page = 6ull << 30;
 enum { MSR_GS_BASE = 0xC0000101, MSR_KERNEL_GS_BASE = 0xC0000102 };
 
 /* The status flags, in every combination, as a value for POPF. */
@@ -148,8 +149,6 @@ static void gs_bases(void)
     wrmsr(MSR_KERNEL_GS_BASE, other);
 }
 
-static const uint64_t page = 6ull << 30;
-
 static void read_page(void *argument)
 {
     *(uint64_t *)argument = *(volatile uint64_t *)page;
@@ -254,16 +253,193 @@ static void user_code(void)
     check_equal(refused, ROUNDS, "where CLI faults");
 }
 
+/* --- jumps through a word, as a linker's table has them --- */
+
+enum { TARGETS = 12, WARM_UP = 4 << 20 };
+static volatile uint64_t word, jump_at;
+static uint8_t target_code[TARGETS][64] __attribute__((aligned(4096)));
+
+/* A jump of the caller's own, at jump_at: what the code that `word` leads to leaves in EAX, with CF as it is told. RCX is what it was. */
+static inline __attribute__((always_inline)) uint32_t through_word(uint32_t carry)
+{
+    uint64_t rcx = word;
+    uint32_t result;
+    __asm__ volatile("lea 1f(%%rip), %%rdx\n mov %%rdx, %2\n lea 2f(%%rip), %%rdx\n push %%rdx\n bt $0, %3\n 1: jmp *word(%%rip)\n 2:"
+                     : "=&a"(result), "+&c"(rcx), "=m"(jump_at) : "r"(carry) : "rdx", "memory", "cc");
+    return rcx == word ? result : ~0u;
+}
+
+/* Code that returns `number` and, in bit 31, CF. */
+static void write_target(uint8_t *to, uint32_t number)
+{
+    static const uint8_t code[] = { 0x0F, 0x92, 0xC0, 0x0F, 0xB6, 0xC0, 0xC1, 0xE0, 31, 0x0D, 0, 0, 0, 0, 0xC3 };  /* setc al; movzx eax, al; shl eax, 31; or eax, number; ret */
+    copy(to, code, sizeof(code));
+    copy(to + 10, (const uint8_t *)&number, sizeof(number));
+}
+
+static inline __attribute__((always_inline)) bool leads_to(const uint8_t *code, uint32_t number, uint32_t carry)
+{
+    word = (uint64_t)(uintptr_t)code;
+    return through_word(carry) == (number | carry << 31);
+}
+
+/* The same one, two by turns, all of them, and the first again. */
+static void targets_change(void *wrong)
+{
+    for (unsigned i = 0; i < 8 * ROUNDS; i++) {
+        unsigned phase = i / (2 * ROUNDS), n = phase == 1 ? i % 2 : phase == 2 ? i % TARGETS : 0;
+        *(uint64_t *)wrong += !leads_to(target_code[n], n + 1, i >> 3 & 1);
+    }
+}
+
+static void target_is_written(void *wrong)
+{
+    for (unsigned i = 0; i < 8 * ROUNDS; i++) {
+        if (i % ROUNDS == 0)
+            write_target(target_code[0], i);
+        *(uint64_t *)wrong += !leads_to(target_code[0], i / ROUNDS * ROUNDS, i & 1);
+    }
+    write_target(target_code[0], 1);
+}
+
+static void to_word(void *argument) { *(uint32_t *)argument = through_word(1); }
+
+/* Long enough for the engine to know that the program runs long, and to forget what it has cost. */
+static void warm_up(void *argument)
+{
+    for (uint64_t i = 0; i < WARM_UP; i++)
+        __asm__ volatile("" : "+r"(i));
+}
+
+/* Who runs them, and what the checks are called. */
+struct level {
+    struct trap (*call)(void (*)(void *), void *);
+    const char *follows, *written, *mapped, *absent, *no_address, *other_space;
+};
+static const struct level supervisor = {
+    guarded, "a jump through a word leads where the word does, and flags go with it", "to the code that is there by then", "to what is mapped there now",
+    "and faults there if nothing is", "where the jump is if the word is no address", "in another address space to what is there",
+}, user = {
+    guarded_user, "a user's jump through a word leads where the word does, and flags go with it", "a user's, to the code that is there by then",
+    "a user's, to what is mapped there now", "a user's faults there if nothing is", "a user's, where the jump is if the word is no address",
+    "a user's, in another address space to what is there",
+};
+
+static void run_long(const struct level *level)
+{
+    if (level == &user)
+        level->call(warm_up, NULL);
+}
+
+/* The page that the word leads to is another one, is not there, or the word is no address. */
+static void target_goes(const struct level *level, uint8_t *const code[2])
+{
+    uint64_t wrong = 0, flags = *find_pte(page) & 0xFFF;
+    uint32_t result = 0;
+    word = page;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        if (i % 8 == 0) {
+            *find_pte(page) = (uint64_t)(uintptr_t)code[i / 8 & 1] | flags;
+            invlpg(page);
+        }
+        wrong += level->call(to_word, &result).vector != NO_TRAP || result != ((i / 8 & 1) | 1u << 31);
+    }
+    check_equal(wrong, 0, level->mapped);
+    *find_pte(page) = 0;
+    invlpg(page);
+    struct trap trap = level->call(to_word, &result);
+    check(trap.vector == 14 && trap.rip == page && trap.cr2 == page, level->absent);
+    word = 1ull << 63;
+    trap = level->call(to_word, &result);
+    check(trap.vector == 13 && trap.error == 0 && trap.rip == jump_at, level->no_address);
+    *find_pte(page) = (uint64_t)(uintptr_t)code[0] | flags;
+    invlpg(page);
+}
+
+/* Another address space has other code there. */
+static void target_of_another_space(const struct level *level, uint8_t *const code[2])
+{
+    uint64_t *table[4], space[2] = { read_cr3() }, wrong = 0;
+    uint32_t result = 0;
+    for (unsigned i = 0; i < 4; i++)
+        table[i] = alloc_page();
+    copy((uint8_t *)table[0], (const uint8_t *)boot_pml4, 4096);
+    copy((uint8_t *)table[1], (const uint8_t *)boot_pdpt, 4096);
+    table[0][0] = (uint64_t)(uintptr_t)table[1] | 7;
+    table[1][page >> 30] = (uint64_t)(uintptr_t)table[2] | 7;
+    table[2][0] = (uint64_t)(uintptr_t)table[3] | 7;
+    table[3][0] = (uint64_t)(uintptr_t)code[1] | 7;
+    space[1] = (uint64_t)(uintptr_t)table[0];
+    word = page;
+    for (unsigned i = 0; i < 2; i++) {
+        write_cr3(space[i]);
+        run_long(level);
+    }
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        write_cr3(space[i & 1]);
+        wrong += level->call(to_word, &result).vector != NO_TRAP || result != ((i & 1) | 1u << 31);
+    }
+    write_cr3(space[0]);
+    check_equal(wrong, 0, level->other_space);
+}
+
+static void jumps_through_words(const struct level *level)
+{
+    uint64_t wrong = 0;
+    uint8_t *code[2] = { alloc_page(), alloc_page() };
+    for (unsigned n = 0; n < TARGETS; n++)
+        write_target(target_code[n], n + 1);
+    for (unsigned n = 0; n < 2; n++)
+        write_target(code[n], n);
+    run_long(level);
+    check(level->call(targets_change, &wrong).vector == NO_TRAP && wrong == 0, level->follows);
+    run_long(level);
+    check(level->call(target_is_written, &wrong).vector == NO_TRAP && wrong == 0, level->written);
+    map_page(page, (uint64_t)(uintptr_t)code[0], 7);
+    uint64_t *directory = (uint64_t *)(boot_pdpt[page >> 30] & ~0xFFFull);
+    boot_pdpt[page >> 30] |= 7;
+    directory[0] |= 7;
+    run_long(level);
+    target_goes(level, code);
+    target_of_another_space(level, code);
+}
+
+/* The jump led to itself. */
+static void on_way_out(struct trap_frame *frame)
+{
+    extern const uint8_t way_out[];
+    word = (uint64_t)(uintptr_t)way_out;
+    interrupts++;
+    *apic(0xB0) = 0;
+}
+
+static __attribute__((noinline, noclone)) void endless_jumps(void)
+{
+    interrupts = 0;
+    set_handler(VECTOR, on_way_out);
+    *apic(0x3E0) = 0xB;                         /* divided by 1 */
+    *apic(0x320) = VECTOR;                      /* one shot */
+    for (unsigned i = 0; i < TARGETS; i++) {
+        *apic(0x380) = 1 << 16;
+        __asm__ volatile("lea 1f(%%rip), %%rdx\n mov %%rdx, word(%%rip)\n sti\n 1: jmp *word(%%rip)\n way_out: cli" ::: "rdx", "memory", "cc");
+    }
+    set_handler(VECTOR, NULL);
+    check_equal(interrupts, TARGETS, "a jump through a word that leads to itself is interrupted");
+}
+
 void test_main(void)
 {
     flags();
     carried_flags();
+    jumps_through_words(&supervisor);
     pushes();
     shadow();
+    endless_jumps();
     halts();
     gs_bases();
     access_rights();
     bit_strings();
     page_faults();
     user_code();
+    jumps_through_words(&user);
 }

@@ -301,6 +301,13 @@ static void retarget(const struct dbt *dbt, struct link *link, const uint8_t *ta
     emit_target(&e, link->field, target);
 }
 
+/* Where an indirect jump leads if its target is another one. */
+static void retarget_missed(const struct dbt *dbt, struct link *link, const uint8_t *target)
+{
+    struct emitter e = { .shift = dbt->shift };
+    emit_target(&e, (uint8_t *)(uintptr_t)link->stub - dbt->shift - 4, target);
+}
+
 static void unlist(struct link *link)
 {
     struct link **at = &link->to->incoming;
@@ -327,6 +334,13 @@ static void list_far(struct dbt *dbt, struct link *link)
     *list = link;
 }
 
+static void expect(struct link *link, uint64_t rip)
+{
+    uint64_t minus_rip = -rip;
+    link->target = rip;
+    memcpy(link->expected, &minus_rip, sizeof(minus_rip));
+}
+
 void dbt_link(struct dbt *dbt, struct link *link, struct translation *to)
 {
     if (link->patched || link->from->dropped || !may_link(link, to))
@@ -341,7 +355,19 @@ void dbt_link(struct dbt *dbt, struct link *link, struct translation *to)
     }
     if (link->far)
         list_far(dbt, link);
+    if (link->expected)
+        expect(link, to->rip);
     retarget(dbt, link, to->live & ~link->live ? to->entry : to->live_entry);
+}
+
+enum { CHANGES_MOST = 8 };      /* a table of a linker's changes once, when a function is called for the first time */
+
+void dbt_relink(struct dbt *dbt, struct link *link, struct translation *to)
+{
+    if (link->patched && link->changes++ == CHANGES_MOST)
+        retarget_missed(dbt, link, link->stub);
+    link->patched = false;
+    dbt_link(dbt, link, to);
 }
 
 static void unpatch(struct dbt *dbt, struct link *link)

@@ -26,8 +26,9 @@
  * An instruction that crosses into another page is a trace of its own, which jumps reach through the jump tables only.
  *
  * Code is tied to the linear address that it was translated for, to the guest-physical address, and to a mode. Direct jumps
- * are patched to lead to the next translation, those between pages for as long as the jump table of the present context holds. All others
- * look their target up by linear address in that table (jumps.c).
+ * are patched to lead to the next translation, those between pages for as long as the jump table of the present context holds, and so are
+ * indirect ones that lead where they led before, if they are of a kind that does (insn_branch.c). All others look their target up by linear
+ * address in that table (jumps.c).
  *
  * A host fault in translated code (a page that no window shows, #DE, a misaligned vector) is found in the translation's list
  * of traps, and the interpreter's handler carries that instruction out (trap.c).
@@ -125,12 +126,13 @@ struct translation {
     struct link *incoming;              /* jumps that are patched to lead here */
 };
 
-/* A direct jump out of a translation, or another way out of it. */
+/* A direct jump out of a translation, an indirect one that leads where it led the last time, or another way out of it. */
 struct link {
     uint8_t *field;                     /* its 32-bit target; NULL: no jump that could be patched */
     uint64_t target;                    /* the guest's address that it leads to */
+    uint8_t *expected;                  /* not NULL: it is taken if these 64 bits and the target of an indirect jump make 0; else a jump of 32 bits before `stub` chooses */
     const uint8_t *ask;                 /* executable address of what leaves, so that the jump is patched */
-    const uint8_t *stub;                /* the way without patching: the same, or through the jump table (user code, between pages) */
+    const uint8_t *stub;                /* the way without patching: the same, or through the jump table (user code, between pages; indirect jumps) */
     const struct translation *from;
     struct translation *to;             /* whose incoming jumps it is listed with, patched or not; NULL: nobody's */
     struct link *next;                  /* of that list */
@@ -138,6 +140,7 @@ struct link {
     bool patched;
     uint8_t live;                       /* LIVE_*, here */
     bool far, far_listed;               /* between pages */
+    uint8_t changes;                    /* of the target of an indirect jump */
     uint16_t uncount;                   /* instructions that were counted and are not run, on the way through `ask` */
 };
 
@@ -215,12 +218,12 @@ struct dbt {
     const uint8_t *onward;              /* where a helper goes on */
     uint64_t trap_addend, trap_indexed; /* for r11 and r10 */
     uint64_t missed_at;                 /* the host's address of the indirect jump that missed */
-    struct link *link;                  /* while its target is looked up */
+    struct link *link;                  /* while its target is looked up, or learnt */
 
     struct trap *trap;                  /* the one that was hit, its translation, and what the signal told */
     struct translation *trapped;
     struct trap_fault fault;
-    uint8_t *enter, *leave, *by_table, *help, *help_host, *trap_entry, *missed, *missed_rcx, *go_on, *x87_load, *simd_load[SIMD_LEVELS], *look_up[2];     /* shared code, executable */
+    uint8_t *enter, *leave, *by_table, *help, *help_host, *trap_entry, *missed, *missed_rcx, *learn, *go_on, *x87_load, *simd_load[SIMD_LEVELS], *look_up[2];     /* shared code, executable */
     struct work *work;                  /* of the translator, plan.h */
     unsigned heat_wanted;               /* runs in the interpreter before a block is translated */
     uint8_t mode;                       /* of the present state of the vCPU */
@@ -287,6 +290,8 @@ uint64_t dbt_granules(uint64_t page, uint64_t gpa, uint64_t end);
 struct translation *dbt_at(const struct dbt *dbt, uintptr_t host);
 void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 void dbt_link(struct dbt *dbt, struct link *link, struct translation *to);
+/* An indirect jump has led there, and not where it led before. */
+void dbt_relink(struct dbt *dbt, struct link *link, struct translation *to);
 /* Undo every jump between pages of supervisor code, or of user code. */
 void dbt_unlink_far(struct dbt *dbt);
 void dbt_unlink_user_far(struct dbt *dbt);
@@ -332,6 +337,8 @@ void dbt_traps_for(struct dbt *dbt);
 struct onward dbt_run_trap(struct vcpu *vcpu);
 /* An indirect jump has been carried out, but nobody knows its target: finds the translation, or raises what there is to raise. */
 struct onward dbt_run_missed(struct vcpu *vcpu);
+/* The same, by dbt->link, which remembers the target. */
+struct onward dbt_run_learn(struct vcpu *vcpu);
 
 /* --- report.c --- */
 struct site_runs *site_runs_create(void);

@@ -83,13 +83,16 @@ void emit_move(struct emitter *e, unsigned to, unsigned from)
         emit_insn(e, EMIT_W, 0x8B, to, rm_reg(from), 0);
 }
 
-void emit_lea_next(struct emitter *e, unsigned reg)
+/* With what is added to the address of the next instruction. */
+static void emit_lea_relative(struct emitter *e, unsigned reg)
 {
     emit8(e, 0x48 | (reg & 8 ? 4 : 0));
     emit8(e, 0x8D);
     emit8(e, (reg & 7) << 3 | 5);
     emit32(e, 0);
 }
+
+void emit_lea_next(struct emitter *e, unsigned reg) { emit_lea_relative(e, reg); }
 
 void emit_rotate(struct emitter *e, unsigned to, unsigned from, unsigned count)
 {
@@ -123,6 +126,12 @@ static void emit_short_constant(struct emitter *e, unsigned reg, uint64_t value,
     }
 }
 
+uint8_t *emit_blank_constant(struct emitter *e, unsigned reg)
+{
+    emit_long_constant(e, reg, 0);
+    return e->at - 8;
+}
+
 void emit_constant(struct emitter *e, unsigned reg, uint64_t value) { emit_short_constant(e, reg, value, true); }
 
 void emit_guest_address(struct emitter *e, unsigned reg, uint64_t gla)
@@ -148,6 +157,12 @@ void emit_target(const struct emitter *e, uint8_t *field, const uint8_t *target)
     int32_t relative = (int32_t)(target - (field + e->shift + 4));
     memcpy(field, &relative, 4);
     reloc_note_jump(e->relocs, field, target - e->shift);
+}
+
+void emit_lea_target(struct emitter *e, unsigned reg, const uint8_t *target)
+{
+    emit_lea_relative(e, reg);
+    emit_target(e, e->at - 4, target);
 }
 
 uint8_t *emit_jump(struct emitter *e, unsigned opcode, const uint8_t *target)

@@ -72,6 +72,14 @@ static void emit_jump_index(struct emitter *e)
     emit_insn(e, EMIT_0F, 0xB7, S2, rm_reg(S2), 0);             /* movzx */
 }
 
+/* S2 = the way in of what may be the target in S1; clobbers S3. */
+static void emit_find_way(struct emitter *e)
+{
+    emit_jump_index(e);
+    emit_load(e, S3, rm_frame(FRAME_JUMPS));
+    emit_load(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
+}
+
 /*
  * To the target in S1, by its way in, which compares it (translate.c). In S3 it finds where the jump was: one to an address that is not
  * canonical has not happened (trap.c). No flags are touched.
@@ -81,9 +89,7 @@ static void emit_way(struct work *w)
     struct emitter *e = &w->e;
     want_flags_in_host(w);
     emit_settle_rsp(w);
-    emit_jump_index(e);
-    emit_load(e, S3, rm_frame(FRAME_JUMPS));
-    emit_load(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3 });
+    emit_find_way(e);
     emit_lea_next(e, S3);
     emit_note_trap(w, false);
     emit_insn(e, 0, 0xFF, 4, rm_reg(S2), 0);
@@ -160,6 +166,35 @@ static bool is_direct(const struct planned *p)
     return p->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 }
 
+/*
+ * Jumps through a word at an address that is known: those of a procedure linkage table, which lead to the same place nearly always. The target
+ * is compared with the one that the jump had the last time, and if it is that, a direct jump goes there, which is patched and undone as those
+ * between pages are. Young user code has none of these. No flags are touched.
+ */
+static bool is_cached(const struct work *w, const struct planned *p)
+{
+    return p->memory && plan_is_constant_address(p) && (w->window || !w->user) && !w->dbt->exact;
+}
+
+/* To the target in S1. */
+static void emit_cached(struct work *w)
+{
+    struct emitter *e = &w->e;
+    want_flags_in_host(w);
+    emit_settle_rsp(w);
+    emit_move(e, S2, RCX);
+    w->cached.expected = emit_blank_constant(e, RCX);
+    emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
+    emit8(e, 0xE3);                                             /* jrcxz over the way out */
+    uint8_t *hit = e->at++;
+    w->cached.missed = emit_jump(e, JUMP, emit_here(e));
+    *hit = (uint8_t)(e->at - (hit + 1));
+    emit_move(e, RCX, S2);
+    emit_note_trap(w, false);
+    w->cached.at = emit_here(e);
+    w->cached.field = emit_jump(e, JUMP, emit_here(e));
+}
+
 void translate_jmp(struct work *w, const struct planned *p)
 {
     if (p->follows == FOLLOWS_TARGET)
@@ -169,7 +204,10 @@ void translate_jmp(struct work *w, const struct planned *p)
         return;
     }
     load_target(w, p);
-    emit_way(w);
+    if (is_cached(w, p))
+        emit_cached(w);
+    else
+        emit_way(w);
 }
 
 static void push_return(struct work *w, const struct planned *p)
@@ -303,8 +341,33 @@ static bool is_near(const struct work *w, uint64_t target)
     return !block || block->gpa2 == BLOCK_DROPPED;
 }
 
+/* The ways of one that has another target, which is learnt, or not any more, and of one that was undone. The jump that chooses ends at `stub`. */
+static void close_cached(struct work *w)
+{
+    struct emitter *e = &w->e;
+    struct link *link = add_link(w, w->t->rip);
+    link->far = true;
+    link->field = w->cached.field;
+    link->expected = w->cached.expected;
+    emit_target(e, w->cached.missed, emit_here(e));
+    emit_move(e, RCX, S2);
+    uint8_t *choice = emit_jump(e, JUMP, emit_here(e));
+    link->stub = emit_here(e);
+    emit_find_way(e);
+    emit_lea_target(e, S3, w->cached.at);
+    emit_insn(e, 0, 0xFF, 4, rm_reg(S2), 0);
+    link->ask = emit_here(e);
+    emit_lea_target(e, S3, w->cached.at);
+    emit_offset_to(e, S2, w->dbt, link, RELOC_LINK, w->link_count - 1);
+    emit_jump(e, JUMP, w->dbt->learn);
+    emit_target(e, choice, link->ask);
+    emit_target(e, link->field, link->ask);
+}
+
 void close_edges(struct work *w)
 {
+    if (w->cached.field)
+        close_cached(w);
     for (unsigned i = 0; i < w->edge_count; i++) {
         const struct edge *edge = &w->edge[i];
         bool near = is_near(w, edge->target);

@@ -23,7 +23,7 @@ enum {
 static const uint8_t probe[PROBES] = { PROBE, 5, 3 };
 
 struct kept_site { uint16_t in_page, remaining, bytes_at; uint8_t length, early; struct x87_noted x87; };
-struct kept_link { uint16_t field, ask, stub, uncount; int32_t target; uint8_t live, far, spare[2]; };         /* field NO_FIELD: none; target: from the trace's RIP */
+struct kept_link { uint16_t field, ask, stub, uncount; int32_t target; uint8_t live, far; uint16_t expected; };        /* field, expected NO_FIELD: none; target: from the trace's RIP */
 enum { NO_FIELD = 0xFFFF };
 struct kept_range { uint16_t at, size; };       /* of guest code in the page */
 struct kept_hole {
@@ -288,7 +288,8 @@ static bool take_links(const struct work *w, struct kept_link *out)
         if (target != (int32_t)target)
             return false;
         out[i] = (struct kept_link){ .field = link->field ? position(w, link->field) : NO_FIELD, .target = (int32_t)target, .uncount = link->uncount, .ask = position(w, link->ask - w->dbt->shift),
-                                     .stub = position(w, link->stub - w->dbt->shift), .live = link->live, .far = link->far };
+                                     .stub = position(w, link->stub - w->dbt->shift), .live = link->live, .far = link->far,
+                                     .expected = link->expected ? position(w, link->expected) : NO_FIELD };
     }
     return true;
 }
@@ -451,10 +452,17 @@ static bool field_fits(const struct kept *k, uint16_t at)
     return at == NO_FIELD || at + 4 <= k->hot_size || (at >= k->hot_size && at + 4 <= k->code_size);
 }
 
+/* What is patched of an indirect jump besides its field. */
+static bool expected_fits(const struct kept *k, const struct kept_link *link)
+{
+    return link->expected == NO_FIELD || (link->field != NO_FIELD && link->expected + 8 <= k->hot_size && link->stub >= k->hot_size + 4);
+}
+
 static bool links_and_traps_fit(const struct kept *k, const struct parts *p)
 {
     for (unsigned i = 0; i < k->links; i++)
-        if (!field_fits(k, p->link[i].field) || p->link[i].uncount > k->count || p->link[i].ask >= k->code_size || p->link[i].stub >= k->code_size)
+        if (!field_fits(k, p->link[i].field) || p->link[i].uncount > k->count || p->link[i].ask >= k->code_size || p->link[i].stub >= k->code_size ||
+            !expected_fits(k, &p->link[i]))
             return false;
     for (unsigned i = 0; i < k->traps; i++) {
         const struct trap *trap = &p->trap[i];
@@ -549,7 +557,8 @@ static struct link *make_links(struct dbt *dbt, const struct kept *k, const stru
     for (unsigned i = 0; i < k->links; i++)
         links[i] = (struct link){ .field = p->link[i].field == NO_FIELD ? NULL : place_of(dbt, k, p->link[i].field),
                                   .target = t->rip + (uint64_t)(int64_t)p->link[i].target, .uncount = p->link[i].uncount, .ask = place_of(dbt, k, p->link[i].ask) + dbt->shift,
-                                  .stub = place_of(dbt, k, p->link[i].stub) + dbt->shift, .from = t, .live = p->link[i].live, .far = p->link[i].far };
+                                  .stub = place_of(dbt, k, p->link[i].stub) + dbt->shift, .from = t, .live = p->link[i].live, .far = p->link[i].far,
+                                  .expected = p->link[i].expected == NO_FIELD ? NULL : place_of(dbt, k, p->link[i].expected) };
     return links;
 }
 

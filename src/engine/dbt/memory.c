@@ -133,6 +133,8 @@ static bool has_segment_base(const ZydisDecodedOperandMem *m)
     return m->segment == ZYDIS_REGISTER_FS || m->segment == ZYDIS_REGISTER_GS;
 }
 
+bool plan_is_constant_address(const struct planned *p) { return is_constant(&p->memory->mem) && !has_segment_base(&p->memory->mem); }
+
 static struct rm segment_base(const ZydisDecodedOperandMem *m)
 {
     size_t seg = m->segment == ZYDIS_REGISTER_FS ? FS : GS;

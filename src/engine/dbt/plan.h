@@ -83,7 +83,7 @@ struct planned {
     uint8_t bytes[INSN_LENGTH_MAX];
 };
 
-enum { TRACE_MAX = 96, TRACE_BLOCKS = 16, SLOW_MAX = 5 * TRACE_MAX, EDGES_MAX = 2 * TRACE_BLOCKS + 2, LINKS_MAX = EDGES_MAX + 1, TRAPS_MAX = 2 * TRACE_MAX };
+enum { TRACE_MAX = 96, TRACE_BLOCKS = 16, SLOW_MAX = 5 * TRACE_MAX, EDGES_MAX = 2 * TRACE_BLOCKS + 2, LINKS_MAX = EDGES_MAX + 2, TRAPS_MAX = 2 * TRACE_MAX };
 enum { NO_REPLAY = 0xFFFF };
 
 /* A jump out of the line to a site, and where it comes back. */
@@ -111,6 +111,13 @@ struct edge {
     int32_t rsp_ahead;
 };
 
+/* An indirect jump at the trace's end that remembers its target. */
+struct cached {
+    uint8_t *field;                     /* of the jump there; NULL: there is none */
+    uint8_t *expected, *missed;         /* the constant, and the field of the jump if the target is another one */
+    const uint8_t *at;                  /* executable address of the trap that stands for it */
+};
+
 struct work {
     struct emitter e;
     uint8_t *hot_end;                   /* of the trace's hot part, once it is whole */
@@ -134,6 +141,7 @@ struct work {
     unsigned slow_count, slow_first, edge_count, trap_count, trap_first, site_count, link_count;
     struct slow slow[SLOW_MAX];
     struct edge edge[EDGES_MAX];
+    struct cached cached;
     struct trap trap[TRAPS_MAX];
     struct site *site_list[TRACE_MAX];
     struct link *link_list[LINKS_MAX];
@@ -202,6 +210,8 @@ struct rm emit_memory(struct work *w, const ZydisDecodedOperand *memory, unsigne
 struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_use use);
 /* The effective address, or the lower `size` bytes of it (4 or 8), into a register, by LEA or moves. */
 void emit_effective(struct work *w, const ZydisDecodedOperand *memory, unsigned size, unsigned to);
+/* Is the operand in memory at an address that depends on nothing but where the instruction is? */
+bool plan_is_constant_address(const struct planned *p);
 /* All in one register, S1, so that S2 is free. */
 struct rm emit_fold(struct work *w, struct rm rm);
 /* Scratch registers that are free beside `rm`, in order. */

@@ -445,6 +445,16 @@ static void make_look_up(struct emitter *e, struct dbt *dbt, enum mmu_use use)
     emit8(e, 0xC3);
 }
 
+static void go_on_by(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt, struct onward (*find)(struct vcpu *))
+{
+    save_rax_and_flags(e, dbt);
+    spill(e, dbt, 0);
+    save_vectors(e, dbt);
+    emit_constant(e, RDI, (uintptr_t)vcpu);
+    emit_call(e, (uintptr_t)find);
+    emit_jump(e, JUMP, dbt->go_on);
+}
+
 /* An indirect jump found nobody at its way in: S1 is its target, S3 where it was, at missed_rcx S2 is RCX; flags in H. */
 static void make_missed(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
 {
@@ -453,12 +463,19 @@ static void make_missed(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
     dbt->missed = emit_here(e);
     emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
     emit_store(e, rm_data(&dbt->missed_at), S3);
-    save_rax_and_flags(e, dbt);
-    spill(e, dbt, 0);
-    save_vectors(e, dbt);
-    emit_constant(e, RDI, (uintptr_t)vcpu);
-    emit_call(e, (uintptr_t)dbt_run_missed);
-    emit_jump(e, JUMP, dbt->go_on);
+    go_on_by(e, vcpu, dbt, dbt_run_missed);
+}
+
+/* The same by one that remembers its target: S2 is the link's offset. */
+static void make_learn(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
+{
+    dbt->learn = emit_here(e);
+    emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
+    emit_store(e, rm_data(&dbt->missed_at), S3);
+    emit_constant(e, S3, (uintptr_t)dbt->data);
+    emit_lea(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2 });
+    emit_store(e, rm_data(&dbt->link), S2);
+    go_on_by(e, vcpu, dbt, dbt_run_learn);
 }
 
 /* Called where a trace begins, flags in H, RCX in S2, as it leaves them. */
@@ -497,6 +514,7 @@ void dbt_make_thunks(struct vcpu *vcpu, struct dbt *dbt)
     make_help(&e, vcpu, dbt, true);
     make_trap_entry(&e, vcpu, dbt);
     make_missed(&e, vcpu, dbt);
+    make_learn(&e, vcpu, dbt);
     make_x87_load(&e, vcpu, dbt);
     make_look_up(&e, dbt, MMU_READ);
     make_look_up(&e, dbt, MMU_WRITE);

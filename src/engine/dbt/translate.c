@@ -243,6 +243,7 @@ struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct blo
     w->vcpu = vcpu;
     w->user = dbt->mode & MODE_USER;
     w->window = dbt->mode & MODE_WINDOW;
+    w->cached.field = NULL;
     w->slow_count = w->slow_first = w->edge_count = w->trap_count = w->trap_first = w->site_count = w->link_count = 0;
     w->t = dbt_alloc(dbt, sizeof(*w->t));
     w->t->gpa = block->gpa;

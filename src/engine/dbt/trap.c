@@ -121,3 +121,16 @@ struct onward dbt_run_missed(struct vcpu *vcpu)
     undo(vcpu, dbt->trap);
     return dbt_run_trap(vcpu);
 }
+
+/* One that was found at once, in the same mode: else something had to be seen to, and the next time will do. */
+struct onward dbt_run_learn(struct vcpu *vcpu)
+{
+    struct dbt *dbt = dbt_of(vcpu);
+    uint64_t target = vcpu->rip;
+    uint32_t generation = dbt->generation;
+    struct onward onward = dbt_run_missed(vcpu);
+    struct translation *to = onward.code && dbt->generation == generation ? dbt_at(dbt, (uintptr_t)onward.code) : NULL;
+    if (to && to->entry == onward.code && to->rip == target && to->mode == dbt->link->from->mode)
+        dbt_relink(dbt, dbt->link, to);
+    return onward;
+}
