@@ -11,7 +11,7 @@
 
 enum {
     AHEAD_PIECE = 2 << 20,              /* bytes asked for at once: a large page */
-    AHEAD_MARGIN = 512 << 10,           /* so much before the last piece is full the next one is asked for */
+    AHEAD_MARGIN = 1 << 20,             /* so much before the last piece is full the next one is asked for: some milliseconds of translating */
 };
 
 struct ahead;

@@ -63,7 +63,7 @@ static void add(struct store *store, unsigned from, unsigned to)
     uint8_t bytes[SIZE];
     for (unsigned i = from; i < to; i++) {
         fill(bytes, i);
-        store_add(store, i, bytes, SIZE);
+        store_add(store, i, bytes, SIZE, NULL);
     }
 }
 

@@ -377,7 +377,7 @@ void kept_add(struct work *w)
     memcpy((void *)p.code, w->joined, code_size);
     reloc_normalize(&w->relocs, (void *)p.code, w->dbt->hot.base);
     if (near && !has_foreign_address(w, p.code, code_size))
-        store_add(w->dbt->store, key_of(k.mode, guest, k.in_page, probed), out, (uint32_t)size);
+        store_add(w->dbt->store, key_of(k.mode, guest, k.in_page, probed), out, (uint32_t)size, w->dbt->ahead);
     free(out);
 }
 

@@ -33,6 +33,7 @@ struct store {
     uint64_t bytes;
     uint8_t *arena;                             /* bytes_most: of entries of this run */
     uint64_t arena_used;
+    struct ahead_arena arena_granted;
     bool warned;
     atomic_uint refused;
     _Atomic(struct store_entry *) bucket[1 << BUCKET_BITS];
@@ -57,6 +58,9 @@ struct store *store_create(const char *directory, uint64_t bytes_most, struct lo
     store->path = directory ? strdup(directory) : NULL;
     store->entries = reserve(STORE_ENTRIES_MOST * sizeof(*store->entries));
     store->arena = reserve(bytes_most);
+    if (store->arena)
+        madvise(store->arena, bytes_most, MADV_HUGEPAGE);
+    store->arena_granted = (struct ahead_arena){ .base = store->arena, .size = bytes_most };
     if (store->entries && store->arena && (!directory || store->path))
         return store;
     store_destroy(store);
@@ -172,13 +176,14 @@ static bool is_known(const struct store *store, uint32_t key, uint32_t size, uin
     return false;
 }
 
-void store_add(struct store *store, uint32_t key, const void *bytes, uint32_t size)
+void store_add(struct store *store, uint32_t key, const void *bytes, uint32_t size, struct ahead *ahead)
 {
     struct store_entry entry = { .key = key, .size = size, .checksum = store_hash(bytes, size), .used = true };
     pthread_mutex_lock(&store->lock);
     if (has_room(store, size) && !is_known(store, key, size, entry.checksum)) {
         entry.bytes = memcpy(store->arena + store->arena_used, bytes, size);
         store->arena_used += size;
+        ahead_of_arena(ahead, &store->arena_granted, store->arena_used);
         store->added++;
         publish(store, &entry, GOOD);
     }

@@ -18,6 +18,7 @@
 
 #include <stdatomic.h>
 
+#include "base/ahead.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -73,8 +74,8 @@ void store_note_fit(const struct store_entry *entry);
 void store_refuse(struct store *store, const struct store_entry *entry);
 /* It is of use in this run. */
 void store_use(const struct store_entry *entry);
-/* Copies the bytes; they are dropped without a word when the store is full. */
-void store_add(struct store *store, uint32_t key, const void *bytes, uint32_t size);
+/* Copies the bytes, to memory that `ahead`, if there is one, has granted; they are dropped without a word when the store is full. */
+void store_add(struct store *store, uint32_t key, const void *bytes, uint32_t size, struct ahead *ahead);
 
 struct store_stats {
     unsigned read, added, refused;              /* entries: from the file, of this run, damaged */
