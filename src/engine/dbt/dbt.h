@@ -101,6 +101,7 @@ struct trap {
     int16_t rsp_ahead, rsp_ahead_behind;        /* the guest's RSP is r14 and this much, before and behind it */
     bool memory : 1;                    /* has an operand there, through a window */
     bool early : 1;                     /* before the check: the trace is not counted yet */
+    bool string : 1, string_moves : 1;  /* REP in windows: RDI is an address of the host's, and RSI with MOVS */
     uint16_t mnemonic;                  /* ZydisMnemonic */
     struct x87_noted x87;               /* before it */
 };
@@ -208,6 +209,7 @@ struct dbt {
     uint64_t saved_rax, saved_flags;    /* while vector state is loaded */
     uint64_t flags;                     /* packed status flags, in the low 16 bits */
     uint64_t sign;                      /* constant for PEXT */
+    uint64_t string_from, string_to;    /* addends of RSI and RDI while the host's REP runs in windows */
     uint64_t context;                   /* r15 of translations with windows */
     uint64_t target;                    /* of a CALL through memory or a register, while its return address is pushed; what PUSH took from memory */
     struct jump_table *jumps;

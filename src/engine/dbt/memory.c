@@ -210,7 +210,7 @@ static unsigned linear_register(struct work *w, const ZydisDecodedOperand *opera
 /* --- windows --- */
 
 /* The lowest six bits of S3 are the bias, which is also the shift to the chunk. */
-static void emit_addend(struct work *w, unsigned address)
+void emit_addend(struct work *w, unsigned address)
 {
     static const uint8_t shrx[] = { 0xC4, 0x00, 0x83, 0xF7 };
     emit8(&w->e, shrx[0]);                              /* shrx S2, address, S3 */

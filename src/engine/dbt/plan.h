@@ -226,6 +226,8 @@ void hold(struct work *w, unsigned guest);
 void lose_held(struct work *w);
 /* Does the translation of the present instruction look after S1? Before and behind the others nothing is in it. */
 bool looks_after_held(const struct planned *p);
+/* S2 = the addend of the chunk around the address in a register of the host. */
+void emit_addend(struct work *w, unsigned address);
 /* S3 was used for something else. */
 void emit_context_back(struct work *w);
 

@@ -41,7 +41,7 @@ void emit_site(struct work *w)
 static struct slow *add_slow(struct work *w)
 {
     struct slow *slow = &w->slow[w->slow_count++];
-    *slow = (struct slow){ .site = site_of(w), .in_memory = w->in_memory, .replay = w->in_host ? NO_REPLAY : w->replay };
+    *slow = (struct slow){ .site = site_of(w), .in_memory = w->in_memory && !(w->window && w->in_host), .replay = w->in_host ? NO_REPLAY : w->replay };
     return slow;
 }
 

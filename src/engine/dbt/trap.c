@@ -43,6 +43,15 @@ void dbt_traps_for(struct dbt *dbt) { trap_signal_handle(find_way, dbt); }
 
 /* --- on the vCPU, out of the handler --- */
 
+/* Of a repeated string some elements are done; those that are not do not count as such, either. */
+static void leave_string(struct vcpu *vcpu, struct dbt *dbt, const struct trap *trap)
+{
+    vcpu->gpr[RDI] -= dbt->string_to;
+    if (trap->string_moves)
+        vcpu->gpr[RSI] -= dbt->string_from;
+    dbt->interp.elements += vcpu->gpr[RCX];
+}
+
 /* One instruction by the interpreter. True: done, and the next one follows it. */
 static bool run_one(struct vcpu *vcpu, struct interp *interp, uint64_t next_rip)
 {
@@ -73,6 +82,8 @@ struct onward dbt_run_trap(struct vcpu *vcpu)
     count_site(dbt, trap->mnemonic, vcpu->rip);
     dbt_note_x87(vcpu, t, trap->x87);
     vcpu->gpr[RSP] += (uint64_t)(int64_t)trap->rsp_ahead;
+    if (trap->string)
+        leave_string(vcpu, dbt, trap);
     bool goes_on = run_one(vcpu, &dbt->interp, vcpu->rip + trap->length);
     dbt->flags = flags_pack(vcpu->rflags);
     if (missed)

@@ -302,7 +302,7 @@ enum run_result interp_run(struct vcpu *vcpu, uint64_t budget)
     int64_t start = budget > INT64_MAX ? INT64_MAX : (int64_t)budget;
     interp->left = interp->start = start;
     interp->one = budget == 1;
-    interp->elements = budget > INT64_MAX ? UINT64_MAX : ELEMENTS_MAX;
+    interp->elements = budget > INT64_MAX ? INT64_MAX : ELEMENTS_MAX;
     interp->incomplete = false;
     enum run_result result = run_until(vcpu, interp);
     native_sync(vcpu);
