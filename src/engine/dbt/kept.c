@@ -638,8 +638,13 @@ struct translation *kept_use(struct vcpu *vcpu, struct dbt *dbt)
         return NULL;
     uint16_t in_page = vcpu->rip & PAGE_MASK, mode = mode_of(dbt);
     const struct kept *k = NULL;
+    uint32_t key[PROBES];
+    for (unsigned i = 0; i < PROBES; i++) {
+        key[i] = key_of(mode, code, in_page, probe[i]);
+        store_expect(dbt->store, key[i]);
+    }
     for (unsigned i = 0; i < PROBES && !k; i++)
-        k = find(dbt->store, key_of(mode, code, in_page, probe[i]), mode, code, vcpu->rip);
+        k = find(dbt->store, key[i], mode, code, vcpu->rip);
     if (!k)
         return NULL;
     struct translation *t = dbt_find(dbt, gpa, vcpu->rip, dbt->mode);

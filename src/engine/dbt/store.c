@@ -94,6 +94,8 @@ static void note_present(struct store *store, uint32_t key)
     atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) | 1ull << bit % 64, memory_order_relaxed);
 }
 
+void store_expect(const struct store *store, uint32_t key) { __builtin_prefetch(&store->present[(key >> (32 - PRESENT_BITS)) / 64]); }
+
 static const struct store_entry *with_key(const struct store_entry *entry, uint32_t key)
 {
     while (entry && entry->key != key)

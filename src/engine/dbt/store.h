@@ -62,6 +62,8 @@ void store_destroy(struct store *store);
 /* Reads the file for this shape. False: the store holds entries of another one. Only the first call does anything. */
 bool store_open(struct store *store, const struct store_shape *shape);
 
+/* It will be looked for: what says whether there is any such entry comes nearer. */
+void store_expect(const struct store *store, uint32_t key);
 /* The entries with the key, newest first. */
 const struct store_entry *store_first(const struct store *store, uint32_t key);
 const struct store_entry *store_next(const struct store_entry *entry);
