@@ -89,6 +89,19 @@ static void interrupt(struct hpet_timer *timer)
     }
 }
 
+/*
+ * Does a match do anything at once? An edge-triggered timer without interrupts only moves its comparator if it is periodic, and that waits until
+ * somebody looks (catch_up). Kernels leave such timers running.
+ */
+static bool is_noticed(const struct hpet_timer *timer) { return timer->config & (TN_ENABLE | TN_LEVEL); }
+
+static void arm_host(struct hpet_timer *timer)
+{
+    uint64_t deadline = is_noticed(timer) ? timer->next_ns : CLOCK_NEVER;
+    if (deadline != CLOCK_NEVER || timer_armed(&timer->timer))
+        timer_arm(&timer->timer, deadline);
+}
+
 static void arm(struct hpet_timer *timer, uint64_t not_before_ns)
 {
     struct hpet *hpet = timer->hpet;
@@ -98,20 +111,35 @@ static void arm(struct hpet_timer *timer, uint64_t not_before_ns)
         if (left < UINT64_MAX / HPET_TICK_NS / 2)       /* else centuries away: never */
             timer->next_ns = max_u64((clock_ticks(hpet) + left) * HPET_TICK_NS, not_before_ns);
     }
-    if (timer->next_ns != CLOCK_NEVER || timer_armed(&timer->timer))
-        timer_arm(&timer->timer, timer->next_ns);
+    arm_host(timer);
 }
 
-/* A match: a periodic comparator moves to the first multiple after the counter. */
+/* A periodic comparator moves to the first multiple after the counter, of which it is `late` ticks behind. */
+static void advance(struct hpet_timer *timer, uint64_t late)
+{
+    uint64_t mask = timer_mask(timer), period = timer->period & mask;
+    timer->comparator = (timer->comparator + (late / period + 1) * period) & mask;
+}
+
+static void catch_up(struct hpet_timer *timer)
+{
+    struct hpet *hpet = timer->hpet;
+    uint64_t now = clock_ticks(hpet), due = timer->next_ns / HPET_TICK_NS;
+    if (is_noticed(timer) || !periodic(timer) || now < due)
+        return;
+    advance(timer, now - due);
+    arm(timer, 0);
+}
+
+/* A match. */
 static void matched(void *owner)
 {
     struct hpet_timer *timer = owner;
     struct hpet *hpet = timer->hpet;
-    uint64_t now = clock_ns(hpet->device.world.clock), mask = timer_mask(timer);
+    uint64_t now = clock_ns(hpet->device.world.clock);
     trace(hpet->device.world.log, timer, "HPET timer %u", timer_number(timer));
     if (periodic(timer)) {
-        uint64_t period = timer->period & mask, late = (counter(hpet) - timer->comparator) & mask;
-        timer->comparator = (timer->comparator + (late / period + 1) * period) & mask;
+        advance(timer, (counter(hpet) - timer->comparator) & timer_mask(timer));
         arm(timer, now + MATCH_MIN_NS);
     } else if (timer->config & TN_32BIT) {
         arm(timer, now + MATCH_MIN_NS);         /* comes round when the low half wraps */
@@ -239,6 +267,8 @@ static enum access_result hpet_access(void *owner, struct access *access)
     struct hpet *hpet = owner;
     unsigned at = access->address & 0x3F8, shift = (access->address & 7) * 8;
     uint64_t mask = size_mask(access->size) << shift;
+    for (unsigned n = 0; (access->write || at >= TIMER_FIRST) && n < HPET_TIMERS; n++)
+        catch_up(&hpet->timer[n]);
     if (access->write)
         write_register(hpet, at, access->value << shift, mask);
     else
@@ -291,7 +321,7 @@ static void hpet_resume(struct device *device)
     for (unsigned n = 0; n < HPET_TIMERS; n++) {
         hpet->timer[n].config &= TN_WRITABLE;
         drive_level(&hpet->timer[n]);
-        timer_arm(&hpet->timer[n].timer, hpet->timer[n].next_ns);
+        arm_host(&hpet->timer[n]);
     }
 }
 

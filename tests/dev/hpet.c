@@ -192,12 +192,38 @@ static void replaced_lines_come_back(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* Nobody is woken for it, and its comparator is where it would be. */
+static void periodic_timer_without_interrupts_keeps_its_phase(void **state)
+{
+    enum { PERIOD = 1000, SECONDS = 90 };
+    struct fixture *f = *state;
+    set(f, TIMER, 8 | 1 << 6 | 1 << 8);         /* periodic, the first write sets the comparator, 32 bits */
+    set(f, TIMER + COMP, PERIOD + 7);
+    set(f, TIMER + COMP, PERIOD);
+    set(f, GEN_CONF, 1);
+    assert_false(timer_armed(&f->hpet->timer[0].timer));
+    board_advance(f->board, 10 * (PERIOD + 6));
+    assert_int_equal(get(f, TIMER + COMP), PERIOD + 7);
+    board_advance(f->board, 10);
+    assert_int_equal(get(f, TIMER + COMP), 2 * PERIOD + 7);
+    board_advance(f->board, SECONDS * NS_PER_SECOND);          /* more than 32 bits of ticks, twice */
+    uint64_t ticks = PERIOD + 7 + SECONDS * NS_PER_SECOND / 10;
+    assert_int_equal(get(f, TIMER + COMP), (uint32_t)(ticks + PERIOD));
+    set(f, TIMER, 20 << 9 | 8 | 4 | 1 << 8);                    /* with interrupts from now on */
+    assert_true(timer_armed(&f->hpet->timer[0].timer));
+    board_advance(f->board, 10 * (PERIOD - 1));
+    assert_int_equal(f->board->rises[20], 0);
+    board_advance(f->board, 10);
+    assert_int_equal(f->board->rises[20], 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(counter_runs_at_the_stated_rate_and_stops),
         CASE(one_shot_fires_once_at_its_comparator),
         CASE(periodic_timer_keeps_its_phase),
+        CASE(periodic_timer_without_interrupts_keeps_its_phase),
         CASE(level_stays_until_its_status_is_cleared),
         CASE(legacy_replacement_uses_lines_0_and_8),
         CASE(messages_are_written_to_memory),
