@@ -427,6 +427,55 @@ static __attribute__((noinline, noclone)) void endless_jumps(void)
     check_equal(interrupts, TARGETS, "a jump through a word that leads to itself is interrupted");
 }
 
+/* A user's, with interrupts on from UD2 on, until the timer's handler leads out. */
+static void on_undefined(struct trap_frame *frame)
+{
+    frame->rip += 2;
+    frame->rflags |= IF;
+}
+
+static void on_user_timer(struct trap_frame *frame)
+{
+    interrupts++;
+    frame->rip = jump_at;
+    *apic(0xB0) = 0;
+}
+
+static __attribute__((noinline, noclone)) void to_and_fro(void *argument)
+{
+    __asm__ volatile("lea 4f(%%rip), %%rdx\n mov %%rdx, %0\n ud2\n"
+                     "1: lea 2f(%%rip), %%rdx\n mov %%rdx, word(%%rip)\n jmp 3f\n"
+                     "2: lea 1b(%%rip), %%rdx\n mov %%rdx, word(%%rip)\n"
+                     "3: jmp *word(%%rip)\n 4:" : "=m"(jump_at) :: "rdx", "memory", "cc");
+}
+
+/* One of the first two at first, one of the others later, by turns; all are in the page before. */
+static __attribute__((noinline, noclone)) void to_one_of_four(void *argument)
+{
+    __asm__ volatile("lea 3f(%%rip), %%rdx\n mov %%rdx, %0\n xor %%eax, %%eax\n ud2\n"
+                     ".p2align 3\n 1: jmp 2f\n .p2align 3\n jmp 2f\n .p2align 3\n jmp 2f\n .p2align 3\n jmp 2f\n .p2align 12\n"
+                     "2: inc %%eax\n xor %%ecx, %%ecx\n cmp $4096, %%eax\n setg %%cl\n mov %%eax, %%edx\n and $1, %%edx\n"
+                     "lea (%%rdx,%%rcx,2), %%ecx\n lea 1b(%%rip), %%rdx\n lea (%%rdx,%%rcx,8), %%rdx\n"
+                     "mov %%rdx, word(%%rip)\n jmp *word(%%rip)\n .p2align 3\n 3:"
+                     : "=m"(jump_at) :: "rax", "rcx", "rdx", "memory", "cc");
+}
+
+static void endless_user_jumps(void)
+{
+    uint64_t wrong = 0;
+    interrupts = 0;
+    set_handler(6, on_undefined);
+    set_handler(VECTOR, on_user_timer);
+    for (unsigned i = 0; i < TARGETS; i++) {
+        guarded_user(warm_up, NULL);
+        *apic(0x380) = 1 << 22;
+        wrong += guarded_user(i & 1 ? to_and_fro : to_one_of_four, NULL).vector != NO_TRAP;
+    }
+    set_handler(VECTOR, NULL);
+    set_handler(6, NULL);
+    check(!wrong && interrupts == TARGETS, "a user's that go round for ever are interrupted");
+}
+
 void test_main(void)
 {
     flags();
@@ -442,4 +491,5 @@ void test_main(void)
     page_faults();
     user_code();
     jumps_through_words(&user);
+    endless_user_jumps();
 }
