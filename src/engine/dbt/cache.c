@@ -185,10 +185,13 @@ static void have_granted(struct dbt *dbt, ahead_fn *grant, uint8_t *at, size_t s
         grant(dbt, at, size);
 }
 
-/* Both views of what will be written next: a fault for each of its pages would cost as much as translating. */
+/*
+ * Both views of what will be written next: a fault for each of its pages would cost as much as translating. No more than there is already, so that
+ * machines which do little stay small.
+ */
 static void grant_code(struct dbt *dbt, struct code_part *part)
 {
-    size_t margin = dbt->ahead ? AHEAD_MARGIN : CODE_MOST;
+    size_t margin = dbt->ahead ? max_u64(CODE_MOST, min_u64((size_t)(part->next - part->base), AHEAD_MARGIN)) : CODE_MOST;
     while (part->next + margin > part->granted && part->granted < part->end) {
         size_t size = part->granted >= part->base + CODE_MUCH ? CODE_LARGE : CODE_PIECE;
         have_granted(dbt, grant_piece, part->granted, size);

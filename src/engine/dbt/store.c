@@ -58,9 +58,10 @@ struct store *store_create(const char *directory, uint64_t bytes_most, struct lo
     store->path = directory ? strdup(directory) : NULL;
     store->entries = reserve(STORE_ENTRIES_MOST * sizeof(*store->entries));
     store->arena = reserve(bytes_most);
-    if (store->arena)
-        madvise(store->arena, bytes_most, MADV_HUGEPAGE);
-    store->arena_granted = (struct ahead_arena){ .base = store->arena, .size = bytes_most };
+    /* Its beginning page by page: machines that do little stay small. */
+    if (store->arena && bytes_most > AHEAD_PIECE)
+        madvise(store->arena + AHEAD_PIECE, bytes_most - AHEAD_PIECE, MADV_HUGEPAGE);
+    store->arena_granted = (struct ahead_arena){ .base = store->arena, .size = bytes_most, .asked = AHEAD_PIECE };
     if (store->entries && store->arena && (!directory || store->path))
         return store;
     store_destroy(store);
