@@ -21,7 +21,6 @@
 #include <unistd.h>
 
 #include "base/base.h"
-#include "x86/flags.h"
 
 struct options {
     const char *engine, *keep;
