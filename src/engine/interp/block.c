@@ -171,12 +171,12 @@ static void drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool watched)
 void block_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size) { drop(vcpu, gpa, size, false); }
 
 /*
- * Only what the bytes touch goes: the granule is still watched, so its other blocks stay. If the code map forgot the page with
- * this write, this was called for the whole page before.
+ * Only what the bytes touch goes: the granule is still watched, so its other blocks stay. A whole page is one that the code map forgot with this
+ * write: another vCPU may have marked some of it since, and not what these blocks are of.
  */
 void block_overwritten(struct vcpu *vcpu, uint64_t gpa, uint64_t size)
 {
-    drop(vcpu, gpa, size, code_map_hit(vcpu->ram, gpa, size));
+    drop(vcpu, gpa, size, size < PAGE_SIZE && code_map_hit(vcpu->ram, gpa, size));
 }
 
 /* --- the key --- */
