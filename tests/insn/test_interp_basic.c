@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "bus/bus.h"
 #include "engine/engine.h"
+#include "mem/code_map.h"
 #include "mem/ram.h"
 #include "mmu/mmu.h"
 #include "vcpu/thread.h"
@@ -193,6 +194,23 @@ static void code_written_by_a_device_is_decoded_anew(void **state)
 }
 
 /* --- pages --- */
+
+/* The page wears out by what this processor writes, while another one decodes elsewhere in it: what is run from it again is marked again. */
+static void a_page_that_wore_out_is_marked_anew(void **state)
+{
+    struct tiny *t = *state;
+    enum { ELSEWHERE = CODE + 0x800 };
+    PLACE(t, CODE, "\xb0\x01\xf4");
+    assert_int_equal(run(t, UINT64_MAX), RUN_IDLE);
+    assert_true(code_map_hit(t->ram, CODE, 1));
+    code_map_remove(t->ram, CODE, PAGE_SIZE);
+    code_map_add(t->ram, ELSEWHERE, 1);
+    t->vcpu->code_overwritten(t->vcpu, CODE, PAGE_SIZE);
+    t->vcpu->activity = ACTIVITY_ACTIVE;
+    t->vcpu->rip = CODE;
+    assert_int_equal(run(t, UINT64_MAX), RUN_IDLE);
+    assert_true(code_map_hit(t->ram, CODE, 1));
+}
 
 static void an_instruction_across_pages_follows_its_second_page(void **state)
 {
@@ -471,6 +489,7 @@ int main(void)
         TEST(a_read_modify_write_of_the_present_block_takes_effect_too),
         TEST(a_repeated_string_over_its_own_block_takes_effect),
         TEST(code_written_by_a_device_is_decoded_anew),
+        TEST(a_page_that_wore_out_is_marked_anew),
         TEST(an_instruction_across_pages_follows_its_second_page),
         TEST(a_fetch_fault_in_the_second_page_names_that_page),
         TEST(a_branch_to_a_page_that_was_remapped_runs_the_new_code),
