@@ -270,6 +270,7 @@ static void only_stretches_are_granted_ahead(void **state)
     struct ram_slot *slot = &ram->slot[0];
     static const unsigned touched[] = { 40, 3, 60, 4, 20 };
     ram->stretches = ram_stretches_create(ram);
+    assert_non_null(ram->stretches);
     for (unsigned i = 0; i < ARRAY_SIZE(touched); i++)
         ram_grant(ram, slot, MiB + touched[i] * RAM_PIECE);
     while (!piece_is_granted(slot, 6))
@@ -288,6 +289,7 @@ static void nothing_is_granted_beyond_the_end(void **state)
     struct ram *ram = ram_from_1m(NULL);
     struct ram_slot *slot = &ram->slot[0];
     ram->stretches = ram_stretches_create(ram);
+    assert_non_null(ram->stretches);
     for (uint64_t gpa = slot->gpa + slot->size - 3 * RAM_PIECE; gpa < slot->gpa + slot->size; gpa += RAM_PIECE)
         ram_grant(ram, slot, gpa);
     write_pages(ram);

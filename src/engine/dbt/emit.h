@@ -66,7 +66,7 @@ void emit_load(struct emitter *e, unsigned reg, struct rm from);
 void emit_store(struct emitter *e, struct rm to, unsigned reg);
 void emit_move(struct emitter *e, unsigned to, unsigned from);
 void emit_lea(struct emitter *e, unsigned reg, struct rm rm);
-/* A MOV of 64 bits, 0 for now; returns where they are. */
+/* A MOV of 64 bits that are written when they are known (0 until then); returns where they are. */
 uint8_t *emit_blank_constant(struct emitter *e, unsigned reg);
 /* A place in the code. */
 void emit_lea_target(struct emitter *e, unsigned reg, const uint8_t *target);
