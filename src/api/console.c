@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@
 #include "api/log_file.h"
 #include "base/base.h"
 #include "base/error.h"
+#include "base/thread.h"
 
 enum { RING_SIZE = 64 * 1024, CLIENTS_MAX = 8, INPUT_SIZE = 512 };
 
@@ -257,14 +257,13 @@ struct console *console_create(int directory, const char *log, struct error *err
     console->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     console->logs = directory >= 0 && log_file_open(&console->log, directory, log, err);
     bool ready = (directory < 0 || console->logs) && (console->wake >= 0 || error_errno(err, errno, "cannot make the console"));
-    int status = ready ? pthread_create(&console->thread, NULL, console_main, console) : 0;
+    int status = ready ? thread_start(&console->thread, "console", console_main, console) : 0;
     if (status)
         error_errno(err, status, "cannot start the console's thread");
     if (!ready || status) {
         release(console);
         return NULL;
     }
-    pthread_setname_np(console->thread, "console");
     return console;
 }
 

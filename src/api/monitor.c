@@ -4,13 +4,13 @@
  */
 #include "api/monitor.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "api/monitor_internal.h"
 #include "backend/chardev.h"
+#include "base/thread.h"
 
 enum { QUEUE_SIZE = 1024, TERMINALS = 2 };
 
@@ -224,7 +224,7 @@ struct monitor *monitor_create(struct machine *machine, const char *socket, stru
         chardev_connect(monitor->socket, &client);
     pthread_mutex_init(&monitor->mutex, NULL);
     pthread_cond_init(&monitor->changed, NULL);
-    if (pthread_create(&monitor->thread, NULL, monitor_main, monitor)) {
+    if (thread_start(&monitor->thread, "monitor", monitor_main, monitor)) {
         error_set(err, "cannot start the monitor's thread");
         if (monitor->socket)
             chardev_close(monitor->socket);

@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -18,6 +17,7 @@
 
 #include "api/endpoints.h"
 #include "base/base.h"
+#include "base/thread.h"
 
 enum {
     LISTENERS_MAX = 4,
@@ -308,9 +308,7 @@ static bool start_connection(struct server *server, struct connection *connectio
     connection->server = server;
     connection->fd = fd;
     connection->idle_since_ms = now_ms();
-    connection->used = pthread_create(&connection->thread, NULL, connection_main, connection) == 0;
-    if (connection->used)
-        pthread_setname_np(connection->thread, "api-client");
+    connection->used = !thread_start(&connection->thread, "api-client", connection_main, connection);
     return connection->used;
 }
 
@@ -398,12 +396,9 @@ bool server_add_listener(struct server *server, int fd, const char *path, struct
 
 bool server_start(struct server *server, struct error *err)
 {
-    int status = pthread_create(&server->thread, NULL, accept_main, server);
-    if (status)
-        return error_errno(err, status, "cannot start the control socket's thread");
-    pthread_setname_np(server->thread, "api");
-    server->started = true;
-    return true;
+    int status = thread_start(&server->thread, "api", accept_main, server);
+    server->started = !status;
+    return server->started || error_errno(err, status, "cannot start the control socket's thread");
 }
 
 static void end_connections(struct server *server)

@@ -7,11 +7,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 
 enum { POOL_THREADS = 8 };    /* at most, and what formats get */
 
@@ -164,15 +164,10 @@ void block_pool_destroy(struct block_pool *pool)
     free(pool);
 }
 
-/* Signals are the main thread's affair. */
 static void start_workers(struct block_pool *pool, unsigned threads)
 {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    while (pool->threads < threads && pthread_create(&pool->thread[pool->threads], NULL, worker, pool) == 0)
-        pthread_setname_np(pool->thread[pool->threads++], "disk");
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    while (pool->threads < threads && !thread_start(&pool->thread[pool->threads], "disk", worker, pool))
+        pool->threads++;
 }
 
 struct block_pool *block_pool_create(struct block *block, unsigned threads, struct error *err)

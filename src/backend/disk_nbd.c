@@ -8,8 +8,6 @@
 #include <errno.h>
 #include <libnbd.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -20,6 +18,7 @@
 #include "base/base.h"
 #include "base/error.h"
 #include "base/library.h"
+#include "base/thread.h"
 
 enum { PIECE_MAX = 1 << 20, MINIMUM_MAX = 512, PATIENCE_SECONDS = 60 };
 
@@ -346,18 +345,13 @@ static bool connect_to(struct nbd_file *nbd, struct error *err)
     return true;
 }
 
-/* Signals are the main thread's affair. */
 static bool start_mover(struct nbd_file *nbd, struct error *err)
 {
-    sigset_t all, old;
-    sigfillset(&all);
     nbd->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (nbd->wake_fd < 0)
         return error_errno(err, errno, "cannot use %s", nbd->file.name);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     nbd->moves = true;
-    nbd->started = pthread_create(&nbd->mover, NULL, move, nbd) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    nbd->started = !thread_start(&nbd->mover, "nbd", move, nbd);
     return nbd->started || error_set(err, "cannot start a thread for %s", nbd->file.name);
 }
 

@@ -18,8 +18,6 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -35,6 +33,7 @@
 #include "backend/vhost_user.h"
 #include "base/base.h"
 #include "base/error.h"
+#include "base/thread.h"
 
 static const char prefix[] = "vhost-user:";
 
@@ -550,14 +549,9 @@ static bool connect_first(struct vhost_disk *disk, struct error *err)
     return true;
 }
 
-/* Signals are the main thread's affair. */
 static bool start_thread(struct vhost_disk *disk, struct error *err)
 {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    disk->started = pthread_create(&disk->thread, NULL, run_thread, disk) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    disk->started = !thread_start(&disk->thread, "vhost-user", run_thread, disk);
     return disk->started || error_set(err, "cannot start a thread for %s", disk->file.name);
 }
 

@@ -9,8 +9,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -25,6 +23,7 @@
 #include "base/base.h"
 #include "base/error.h"
 #include "base/library.h"
+#include "base/thread.h"
 
 enum { VIEWERS_MAX = 8, REFRESH_MS = 33, STALL_MS = 5000, TILE_WIDTH = 64, TILE_HEIGHT = 16 };
 
@@ -247,15 +246,8 @@ static bool make_screen(struct vnc *vnc, struct error *err)
 
 static bool start_thread(struct vnc *vnc, struct error *err)
 {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int status = pthread_create(&vnc->thread, NULL, serve, vnc);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (status)
-        return error_errno(err, status, "cannot start the VNC server's thread");
-    pthread_setname_np(vnc->thread, "vnc");
-    return true;
+    int status = thread_start(&vnc->thread, "vnc", serve, vnc);
+    return !status || error_errno(err, status, "cannot start the VNC server's thread");
 }
 
 static void free_all(struct vnc *vnc)

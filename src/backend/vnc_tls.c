@@ -9,7 +9,6 @@
 #include <endian.h>
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +20,7 @@
 #include "backend/vnc_certificate.h"
 #include "base/base.h"
 #include "base/error.h"
+#include "base/thread.h"
 
 enum { FRONTS_MAX = 8, GREETING_MS = 20000, LAST_WORDS_MS = 5000, PIPE_SIZE = 16384 };
 
@@ -273,10 +273,8 @@ static bool start(struct front *front)
 {
     if (!make_session(front))
         return false;
-    if (!pthread_create(&front->thread, NULL, run, front)) {
-        pthread_setname_np(front->thread, "vnc-tls");
+    if (!thread_start(&front->thread, "vnc-tls", run, front))
         return front->used = true;
-    }
     front->tls->lib.gnutls_deinit(front->session);
     return false;
 }

@@ -1,10 +1,9 @@
 #include "base/ahead.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "base/base.h"
+#include "base/thread.h"
 
 enum { REQUESTS = 32 };
 
@@ -47,19 +46,6 @@ static void *work(void *opaque)
     return NULL;
 }
 
-/* Signals are the main thread's affair. */
-static bool start(struct ahead *ahead)
-{
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    bool started = pthread_create(&ahead->thread, NULL, work, ahead) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (started)
-        pthread_setname_np(ahead->thread, "ahead");
-    return started;
-}
-
 static void release(struct ahead *ahead)
 {
     pthread_cond_destroy(&ahead->changed);
@@ -74,7 +60,7 @@ struct ahead *ahead_create(void)
         return NULL;
     pthread_mutex_init(&ahead->mutex, NULL);
     pthread_cond_init(&ahead->changed, NULL);
-    if (start(ahead))
+    if (!thread_start(&ahead->thread, "ahead", work, ahead))
         return ahead;
     release(ahead);
     return NULL;

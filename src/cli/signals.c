@@ -1,7 +1,6 @@
 #include "cli/signals.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -11,6 +10,7 @@
 #include "backend/chardev.h"
 #include "base/base.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "cli/exit_status.h"
 
 enum { POWER_OFF_SECONDS = 60 };
@@ -108,13 +108,12 @@ struct signals *signals_start(struct vmm *vmm, bool gentle, struct error *err)
     signals->vmm = vmm;
     signals->gentle = gentle;
     fill(&signals->set);
-    int status = pthread_create(&signals->thread, NULL, signals_main, signals);
+    int status = thread_start(&signals->thread, "signals", signals_main, signals);
     if (status) {
         error_errno(err, status, "cannot start a thread for signals");
         free(signals);
         return NULL;
     }
-    pthread_setname_np(signals->thread, "signals");
     return signals;
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/loop.h"
+#include "base/thread.h"
 #include "dev/device.h"
 #include "machine/image.h"
 #include "machine/pc.h"
@@ -53,10 +54,9 @@ static void *loop_main(void *argument)
 
 bool machine_start(struct machine *machine, struct error *err)
 {
-    int status = pthread_create(&machine->loop_thread, NULL, loop_main, machine);
+    int status = thread_start(&machine->loop_thread, "loop", loop_main, machine);
     if (status)
         return error_errno(err, status, "cannot start the event loop's thread");
-    pthread_setname_np(machine->loop_thread, "loop");
     ram_gatherer_start(machine->ram->gatherer);
     machine->running = true;
     /*

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 
 /* So much comes with a page that is touched: what lies beside it is likely to be next, and a fault costs more than copying some pages. */
 enum { BLOCK = 64 * 1024, MESSAGES = 16 };
@@ -69,16 +70,9 @@ static void *run(void *opaque)
     return NULL;
 }
 
-/* Signals are the main thread's affair. */
 bool ram_fetcher_start(struct ram_fetcher *fetcher, struct error *err)
 {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    fetcher->started = pthread_create(&fetcher->thread, NULL, run, fetcher) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (fetcher->started)
-        pthread_setname_np(fetcher->thread, "memory");
+    fetcher->started = !thread_start(&fetcher->thread, "memory", run, fetcher);
     return fetcher->started || error_set(err, "cannot start a thread that fetches memory");
 }
 

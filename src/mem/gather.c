@@ -1,8 +1,9 @@
 #include "mem/gather.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
+
+#include "base/thread.h"
 
 enum {
     PIECES = RAM_LARGE / RAM_PIECE, ENOUGH = PIECES * 3 / 4,
@@ -138,16 +139,8 @@ static void *gather(void *opaque)
     return NULL;
 }
 
-/* Signals are the main thread's affair. */
 void ram_gatherer_start(struct ram_gatherer *gatherer)
 {
-    sigset_t all, old;
-    if (!gatherer)
-        return;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    gatherer->started = pthread_create(&gatherer->thread, NULL, gather, gatherer) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (gatherer->started)
-        pthread_setname_np(gatherer->thread, "memory");
+    if (gatherer)
+        gatherer->started = !thread_start(&gatherer->thread, "memory", gather, gatherer);
 }

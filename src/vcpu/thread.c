@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "vcpu/loop.h"
 #include "vcpu/work.h"
 
@@ -21,8 +22,17 @@ void vcpu_thread_fini(struct vcpu *vcpu)
     pthread_mutex_destroy(&vcpu->mutex);
 }
 
+static void accept_kicks(void)
+{
+    sigset_t kick;
+    sigemptyset(&kick);
+    sigaddset(&kick, VCPU_KICK_SIGNAL);
+    pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+}
+
 static void *thread_main(void *argument)
 {
+    accept_kicks();
     vcpu_loop(argument);
     vcpu_end_work(argument);
     return NULL;
@@ -38,14 +48,13 @@ static void set_threadless(struct vcpu *vcpu, bool threadless)
 bool vcpu_thread_start(struct vcpu *vcpu, struct error *err)
 {
     set_threadless(vcpu, false);
-    int status = pthread_create(&vcpu->thread, NULL, thread_main, vcpu);
+    char name[16];
+    snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
+    int status = thread_start(&vcpu->thread, name, thread_main, vcpu);
     if (status) {
         set_threadless(vcpu, true);
         return error_errno(err, status, "cannot start the thread of vCPU %u", vcpu->index);
     }
-    char name[16];
-    snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
-    pthread_setname_np(vcpu->thread, name);
     return true;
 }
 
