@@ -1,6 +1,8 @@
 #include "base/thread.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 
@@ -28,4 +30,12 @@ int thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void
     if (!status)
         pthread_setname_np(*thread, name);
     return status;
+}
+
+unsigned thread_processors(void)
+{
+    cpu_set_t allowed;
+    if (!sched_getaffinity(0, sizeof(allowed), &allowed))
+        return (unsigned)CPU_COUNT(&allowed);
+    return errno == EINVAL ? CPU_SETSIZE : 1;           /* EINVAL: the host has more than the set has room for */
 }

@@ -10,4 +10,7 @@
  */
 int thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *argument);
 
+/* Any thread: how many of the host's processors the process may run on, at least 1. */
+unsigned thread_processors(void);
+
 #endif

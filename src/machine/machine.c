@@ -5,13 +5,13 @@
 #include "machine/machine.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/loop.h"
+#include "base/thread.h"
 #include "bus/bus.h"
 #include "dev/device.h"
 #include "engine/dbt/perf.h"
@@ -64,8 +64,7 @@ void machine_config_defaults(struct machine_config *config)
 /* May a thread of the host's run beside all vCPUs? */
 static bool has_spare_processor(const struct machine_config *config)
 {
-    cpu_set_t allowed;
-    return !sched_getaffinity(0, sizeof(allowed), &allowed) && CPU_COUNT(&allowed) > (int)config->cpus;
+    return thread_processors() > config->cpus;
 }
 
 static bool keeps_on_disk(const struct machine_config *config) { return config->translations && strcmp(config->translations, "memory") != 0; }

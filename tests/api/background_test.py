@@ -223,6 +223,15 @@ class Signals(Background):
         self.background("--cpus", "2")
         self.assertLessEqual({"vcpu0", "vcpu1", "loop", "api", "console", "signals"}, thread_names(self.pid()))
 
+    def test_what_is_granted_ahead_needs_a_second_processor(self):
+        allowed = os.sched_getaffinity(0)
+        self.addCleanup(os.sched_setaffinity, 0, allowed)
+        self.background("--engine", "dbt", name="any")
+        self.assertEqual("ahead" in thread_names(self.pid("any")), len(allowed) > 1)
+        os.sched_setaffinity(0, {min(allowed)})
+        self.background("--engine", "dbt", name="one")
+        self.assertNotIn("ahead", thread_names(self.pid("one")))
+
 
 class Services(Background):
     def test_readiness_is_told(self):

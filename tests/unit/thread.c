@@ -1,4 +1,4 @@
-/* Threads: what they are called, and which signals they take. */
+/* Threads: what they are called, which signals they take, how many processors there are for them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include <cmocka.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -63,6 +64,20 @@ static void a_thread_is_called_as_was_asked(void **state)
     assert_string_equal(name, "fifteen letters");
 }
 
+static void processors_are_counted_that_the_process_may_run_on(void **state)
+{
+    cpu_set_t allowed, one;
+    assert_int_equal(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
+    assert_int_equal(thread_processors(), CPU_COUNT(&allowed));
+    CPU_ZERO(&one);
+    for (int cpu = 0; !CPU_COUNT(&one); cpu++)
+        if (CPU_ISSET(cpu, &allowed))
+            CPU_SET(cpu, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+    assert_int_equal(thread_processors(), 1);
+    assert_int_equal(sched_setaffinity(0, sizeof(allowed), &allowed), 0);
+}
+
 /* In a child that it ends. */
 static void read_memory_of_a_file_that_was_cut(struct ram_fetcher *fetcher)
 {
@@ -103,6 +118,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(signals_from_outside_are_left_to_the_main_thread),
         cmocka_unit_test(a_thread_is_called_as_was_asked),
+        cmocka_unit_test(processors_are_counted_that_the_process_may_run_on),
         cmocka_unit_test(memory_that_can_no_more_be_fetched_ends_the_process_and_does_not_hang_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

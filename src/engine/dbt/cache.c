@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/large_page.h"
+#include "base/thread.h"
 #include "engine/dbt/perf.h"
 #include "mem/code_map.h"
 
@@ -83,7 +84,7 @@ struct dbt *dbt_create(void)
     if (dbt->data)
         madvise(dbt->data, DBT_DATA_SIZE, MADV_HUGEPAGE);       /* it is filled from its beginning on */
     dbt->data_granted = (struct ahead_arena){ .base = dbt->data, .size = DBT_DATA_SIZE };
-    dbt->ahead = ahead_create();
+    dbt->ahead = thread_processors() > 1 ? ahead_create() : NULL;        /* on one it would only take the vCPU's time */
     dbt->order = reserve(ORDER_MOST * sizeof(struct translation *));
     dbt->tables = reserve(JUMPS_TABLES * sizeof(struct jump_table));
     dbt->mini = calloc(1, sizeof(*dbt->mini));
