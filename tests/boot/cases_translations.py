@@ -94,10 +94,10 @@ def translations_tiny(test):
         raise Failure("thrown away %d times, %d used again" % (counted["code_flushes"], counted["translations_reused"]))
 
 
-@case("two processors and two machines share kept translations", cpus=2)
+@case("two processors and two machines share kept translations, and with a machine that had one processor", cpus=2)
 def translations_shared(test):
     cache = ("--translation-cache", test.path("translations"))
-    boot(test, *cache, cpus=2)
+    boot(test, *cache)
     with test.linux("cloud", *cache, append="quiet doppel.test=cpu", cpus=2) as other:
         counted, _ = boot(test, *cache, cpus=2)
         other.expect(r"^DOPPEL-TEST cpu ok")

@@ -145,6 +145,7 @@ void kept_attach(struct vcpu *vcpu, struct dbt *dbt)
     if (!vcpu->translations || !parts.build)
         return;
     memcpy(parts.has, vcpu->model->has, sizeof(parts.has));
+    parts.has[FEATURE_HTT / 64] &= ~(1ull << FEATURE_HTT % 64);         /* no code depends on how many processors there are */
     host_cpuid(&parts);
     struct store_shape shape = { { store_hash(&parts, sizeof(parts)), parts.build } };
     if (store_open(vcpu->translations, &shape))
