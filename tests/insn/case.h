@@ -131,6 +131,8 @@ struct guest_how {
     bool flush;                         /* the TLB is empty at the start */
     bool windows;                       /* dbt reaches memory through windows (mmu/window.h); lasts as long as the guest */
     uint64_t chop;                      /* not 0: a seed for budgets that cut the run in pieces, and for TLB flushes between them */
+    bool one_by_one;                    /* an instruction at a time, an element of a repeated one */
+    bool flags_as_amd;                  /* with one_by_one: a repeated CMPS or SCAS that faults leaves those of its last comparison */
     /* Not NULL: one by one, up to the first instruction of which this is true. (`length`: so many bytes are there.) */
     bool (*until)(const struct insn_bytes *insn);
 };

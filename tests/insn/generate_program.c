@@ -340,7 +340,7 @@ static struct unit *add_move_constant(struct generating *g, unsigned reg, uint32
 
 /*
  * After a fault in the middle of a repeated CMPS or SCAS Intel's processors have the flags of before, AMD's those of the last
- * comparison: on the latter it must not come to that.
+ * comparison, and where both addresses fault, Intel's name that of RDI, AMD's at times that of RSI: on the latter it should not come to that.
  */
 static bool compares(unsigned opcode) { return opcode == 0xA6 || opcode == 0xA7 || opcode >= 0xAE; }
 

@@ -223,11 +223,13 @@ static bool code_kept(struct guest *guest, const struct run *run)
 enum { GUEST_INSNS_MAX = 10000000, GUEST_INSNS_ENDING = 2000000000, PIECE_MAX = 60 };
 
 /* What is left to run; with `chop` a piece of it, now and then with an empty TLB. */
-static uint64_t next_budget(struct vcpu *vcpu, uint64_t *chop, uint64_t left)
+static uint64_t next_budget(struct vcpu *vcpu, struct guest_how *how, uint64_t left)
 {
-    if (!*chop)
+    if (how->until || how->one_by_one)
+        return 1;
+    if (!how->chop)
         return left;
-    uint64_t random = next_random(chop), piece = random & 1 ? 1 : 1 + (random >> 8) % PIECE_MAX;
+    uint64_t random = next_random(&how->chop), piece = random & 1 ? 1 : 1 + (random >> 8) % PIECE_MAX;
     if ((random >> 32) % 4 == 0)
         mmu_flush_all(vcpu);
     return piece < left ? piece : left;
@@ -248,7 +250,8 @@ static bool take_fault(struct vcpu *vcpu, const struct run *run, struct outcome 
 
 /*
  * A piece of one instruction may end in the midst of a repeated CMPS or SCAS. Its fault then restores the flags with which it was
- * entered last, as after an interrupt; in one go it is those from before its first element.
+ * entered last, as after an interrupt; in one go it is those from before its first element (SDM2 REP, "the EFLAGS value is restored"). AMD's
+ * processors leave those of the last comparison, which an element at a time has entered it with.
  */
 static void restore_flags(struct vcpu *vcpu, uint64_t flags)
 {
@@ -279,9 +282,9 @@ static void run_to_end(struct guest *guest, const struct run *run, struct guest_
             outcome->stopped = true;
             return;
         }
-        bool event = vcpu->engine->run(vcpu, how.until ? 1 : next_budget(vcpu, &how.chop, most - done)) == RUN_EVENT;
+        bool event = vcpu->engine->run(vcpu, next_budget(vcpu, &how, most - done)) == RUN_EVENT;
         uint64_t now = counter_get(&vcpu->counters, COUNTER_instructions) - first;
-        if (event && midst && now == done)
+        if (event && midst && now == done && !how.flags_as_amd)
             restore_flags(vcpu, flags);
         if (event && !take_fault(vcpu, run, outcome)) {
             outcome->timed_out = false;

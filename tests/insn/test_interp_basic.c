@@ -412,6 +412,21 @@ static void a_repetition_faults_at_its_element(void **state)
     assert_int_equal(t->vcpu->rip, CODE);
 }
 
+/* SDM2 REP: "the EFLAGS value is restored". The host may be one of AMD's, which does not do so. */
+static void a_repeated_comparison_that_faults_leaves_the_flags_of_before(void **state)
+{
+    struct tiny *t = *state;
+    put64(t, FIRST_PT + 8 * 0x181, 0);
+    PLACE(t, CODE, "\xf3\xae\xf4");     /* repe scasb of bytes that are equal */
+    t->vcpu->gpr[RDI] = 0x180FF0;
+    t->vcpu->gpr[RCX] = 0x100;
+    t->vcpu->rflags = 2 | RFLAGS_CF | RFLAGS_SF | RFLAGS_OF;
+    assert_int_equal(run(t, UINT64_MAX), RUN_EVENT);
+    assert_int_equal(t->vcpu->gpr[RCX], 0xF0);
+    assert_int_equal(t->vcpu->gpr[RDI], 0x181000);
+    assert_int_equal(t->vcpu->rflags & RFLAGS_STATUS, RFLAGS_CF | RFLAGS_SF | RFLAGS_OF);
+}
+
 static void strings_into_a_page_with_code_arrive_whole(void **state)
 {
     struct tiny *t = *state;
@@ -502,6 +517,7 @@ int main(void)
         TEST(an_instruction_breakpoint_faults_once_and_rf_passes_it),
         TEST(a_repetition_leaves_at_an_element_when_asked),
         TEST(a_repetition_faults_at_its_element),
+        TEST(a_repeated_comparison_that_faults_leaves_the_flags_of_before),
         TEST(strings_into_a_page_with_code_arrive_whole),
         TEST(overlapping_moves_repeat_their_start),
         TEST(no_case_is_pathological),
