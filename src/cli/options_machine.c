@@ -175,11 +175,14 @@ static const char *standard_cache(struct options *options)
     return length >= 0 && options_own(options, path, &unused) ? path : "memory";
 }
 
+/* A slash tells a directory from a misspelt word. */
 bool option_translation_cache(struct options *options, const char *value, struct error *err)
 {
     options->config.translations_try = !strcmp(value, "on");
     options->config.translations = options->config.translations_try ? standard_cache(options) : strcmp(value, "off") ? value : NULL;
-    return *value || error_set(err, "--translation-cache needs on, off, memory or a directory");
+    return !options->config.translations || options->config.translations_try || !strcmp(value, "memory") || strchr(value, '/') ||
+           error_set(err, "'%s' is not a place for translations; there are on, off, memory, and directories, whose names need a slash: ./%s",
+                     value, *value ? value : "translations");
 }
 
 bool option_perf_map(struct options *options, const char *value, struct error *err)

@@ -110,6 +110,8 @@ static void formats_are_said_and_nothing_is_allowed_unasked(void **state)
 static void mistakes_get_a_sentence(void **state)
 {
     refused("", "name a disk image");
+    refused("--kernel k --translation-cache onn", "there are on, off, memory, and directories, whose names need a slash: ./onn");
+    refused("--kernel k --translation-cache=", "whose names need a slash: ./translations");
     refused("--kernel", "--kernel needs an argument: FILE");
     refused("--memroy 1G", "did you mean '--memory'?");
     refused("--xyzzy", "'doppel help run' lists them");
