@@ -51,5 +51,7 @@ extern const struct engine engine_interp, engine_dbt, engine_kvm;
 
 /* By name; NULL if unknown. */
 const struct engine *engine_find(const char *name);
+/* The same; NULL: err names those that there are. */
+const struct engine *engine_named(const char *name, struct error *err);
 
 #endif

@@ -93,9 +93,7 @@ static bool check_config(const struct machine_config *config, struct error *err)
         return error_set(err, "a machine starts either a kernel or firmware, not both");
     if (config->clock_instructions && config->cpus > 1)
         return error_set(err, "time can only be counted in instructions on a machine with one processor");
-    if (config->engine && !engine_find(config->engine))
-        return error_set(err, "there is no engine '%s'", config->engine);
-    return true;
+    return !config->engine || engine_named(config->engine, err);
 }
 
 /*

@@ -24,10 +24,8 @@ static void change_engine(struct vcpu *vcpu, void *argument)
 
 bool machine_set_engine(struct machine *machine, const char *name, struct error *err)
 {
-    struct change change = { .engine = engine_find(name), .done = true };
-    if (!change.engine)
-        return error_set(err, "there is no engine '%s'", name);
-    if (!vcpu_engine_available(machine->vcpu[0], change.engine, err))
+    struct change change = { .engine = engine_named(name, err), .done = true };
+    if (!change.engine || !vcpu_engine_available(machine->vcpu[0], change.engine, err))
         return false;
     machine_pause(machine);
     for (unsigned i = 0; i < machine->config.cpus && change.done; i++)

@@ -267,7 +267,7 @@ static bool switch_feature(struct cpu_model *model, const char *name, size_t len
             set(model, f, on);
             return true;
         }
-    return error_set(err, "'%.*s' is not a CPU feature that Doppel knows", (int)length, name);
+    return error_set(err, "'%.*s' is not a CPU feature that Doppel knows; --cpu help lists them", (int)length, name);
 }
 
 /* "@2" at the end: of processor 2 alone; it is cut off. */

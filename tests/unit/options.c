@@ -107,6 +107,19 @@ static void formats_are_said_and_nothing_is_allowed_unasked(void **state)
     assert_true(disk[0].bus == DISK_CDROM && !disk[0].path && disk[0].image.read_only && !disk[0].image.ephemeral);
 }
 
+static void translations_have_a_place(void **state)
+{
+    assert_true(parse("--kernel k"));
+    assert_string_equal(options.config.translations, "memory");
+    assert_true(parse("--kernel k --translation-cache off"));
+    assert_null(options.config.translations);
+    assert_true(parse("--kernel k --translation-cache ./onn"));
+    assert_string_equal(options.config.translations, "./onn");
+    assert_false(options.config.translations_try);
+    assert_true(parse("--kernel k --translation-cache on"));
+    assert_true(options.config.translations_try);
+}
+
 static void mistakes_get_a_sentence(void **state)
 {
     refused("", "name a disk image");
@@ -184,6 +197,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_option_sets_its_field),         cmocka_unit_test(disks_and_networks_are_taken_apart),
         cmocka_unit_test(formats_are_said_and_nothing_is_allowed_unasked), cmocka_unit_test(mistakes_get_a_sentence),             cmocka_unit_test(sizes_are_read_as_people_write_them),
+        cmocka_unit_test(translations_have_a_place),
         cmocka_unit_test(near_misses_find_their_word),         cmocka_unit_test(every_end_has_its_status),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
