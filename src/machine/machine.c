@@ -18,6 +18,7 @@
 #include "engine/dbt/store.h"
 #include "engine/engine.h"
 #include "engine/kvm/host.h"
+#include "machine/code_drops.h"
 #include "machine/firmware.h"
 #include "machine/firmware_choice.h"
 #include "machine/image.h"
@@ -115,15 +116,12 @@ static bool add_memory(struct machine *machine, struct error *err)
 }
 
 /* A device or another vCPU wrote bytes that some vCPU has decoded: each drops them at its next block border. */
-struct code_drop {
-    uint64_t gpa, size;
-};
-
 static void drop_code(struct vcpu *vcpu, void *argument)
 {
-    struct code_drop *drop = argument;
-    vcpu->engine->code_written(vcpu, drop->gpa, drop->size);
-    free(drop);
+    struct code_drop drop[CODE_DROPS_MOST];
+    unsigned count = code_drops_take(argument, drop);
+    for (unsigned i = 0; i < count; i++)
+        vcpu->engine->code_written(vcpu, drop[i].gpa, drop[i].size);
 }
 
 static void code_written(void *owner, uint64_t gpa, uint64_t size)
@@ -137,11 +135,8 @@ static void code_written(void *owner, uint64_t gpa, uint64_t size)
                 vcpu->code_overwritten(vcpu, gpa, size);
             continue;
         }
-        struct code_drop *drop = malloc(sizeof(*drop));
-        if (!drop)
+        if (code_drops_add(&machine->code_drops[i], gpa, size) && !vcpu_post(vcpu, drop_code, &machine->code_drops[i]))
             abort();    /* out of host memory: there is no way to keep the guest's view right */
-        *drop = (struct code_drop){ gpa, size };
-        vcpu_post(vcpu, drop_code, drop);
     }
 }
 
@@ -249,8 +244,11 @@ static void destroy_vcpu(struct vcpu *vcpu)
 static bool create_vcpus(struct machine *machine, struct error *err)
 {
     machine->vcpu = calloc(machine->config.cpus, sizeof(*machine->vcpu));
-    if (!machine->vcpu)
+    machine->code_drops = calloc(machine->config.cpus, sizeof(*machine->code_drops));
+    if (!machine->vcpu || !machine->code_drops)
         return error_set(err, "no memory for %u vCPUs", machine->config.cpus);
+    for (unsigned i = 0; i < machine->config.cpus; i++)
+        code_drops_init(&machine->code_drops[i]);
     for (unsigned i = 0; i < machine->config.cpus; i++) {
         machine->vcpu[i] = create_vcpu(machine, i, err);
         if (!machine->vcpu[i])
@@ -356,6 +354,9 @@ void machine_destroy(struct machine *machine)
     state_log_close(machine->state_log);
     for (unsigned i = 0; machine->vcpu && i < machine->config.cpus; i++)
         destroy_vcpu(machine->vcpu[i]);
+    for (unsigned i = 0; machine->code_drops && i < machine->config.cpus; i++)
+        code_drops_fini(&machine->code_drops[i]);
+    free(machine->code_drops);
     free(machine->vcpu);
     perf_close(machine->perf);
     store_destroy(machine->translations);

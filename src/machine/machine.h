@@ -145,6 +145,7 @@ struct machine {
     pthread_mutex_t lock;               /* the board lock */
     struct cpu_model *model;
     struct vcpu **vcpu;
+    struct code_drops *code_drops;      /* machine/code_drops.h; of each vCPU */
     const struct engine *first_engine;  /* of every vCPU, until machine_set_engine */
     struct device *devices;             /* in the order of creation */
     struct pci_bus *pci;

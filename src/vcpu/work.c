@@ -15,17 +15,18 @@ static void enqueue(struct vcpu *target, struct vcpu_work *work)
     vcpu_kick(target, REQUEST_WORK);
 }
 
-void vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argument)
+bool vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argument)
 {
     struct vcpu_work *work = calloc(1, sizeof(*work));
     if (!work) {
         log_message(vcpu->log, LOG_ERROR, "out of memory: work for vCPU %u is lost", vcpu->index);
-        return;
+        return false;
     }
     work->run = run;
     work->argument = argument;
     work->owned = true;
     enqueue(vcpu, work);
+    return true;
 }
 
 /* The list is kept newest first; it runs oldest first. `inside`: takes only what may run inside an instruction. */

@@ -18,8 +18,8 @@ struct vcpu_work {
     pthread_cond_t *waiter_wake;
 };
 
-/* Any thread; does not wait. The order of posts to one vCPU is kept. */
-void vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argument);
+/* Any thread; does not wait. The order of posts to one vCPU is kept. False: no memory, which was told. */
+bool vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argument);
 /*
  * Runs it on the target and waits. caller NULL: a thread of the machine waits, and the target runs it at a block border.
  * Otherwise the caller is another vCPU's thread, perhaps in the midst of an instruction: while it waits it serves what other

@@ -1,0 +1,36 @@
+/*
+ * Code that a vCPU has to drop at its next block border, since others have written to it. A processor can write faster than another
+ * one drops, so what waits is kept together: there is never more of it than fits here, and what is dropped is at least what was asked for.
+ */
+#ifndef DOPPEL_MACHINE_CODE_DROPS_H
+#define DOPPEL_MACHINE_CODE_DROPS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { CODE_DROPS_MOST = 256 };
+
+/* Guest-physical bytes. */
+struct code_drop {
+    uint64_t gpa, size;
+};
+
+/* Of one vCPU. */
+struct code_drops {
+    pthread_mutex_t lock;               /* guards the rest; nothing else is locked meanwhile */
+    unsigned count;
+    struct code_drop drop[CODE_DROPS_MOST];
+};
+
+void code_drops_init(struct code_drops *drops);
+void code_drops_fini(struct code_drops *drops);
+
+/* --- any thread --- */
+
+/* True: nothing has waited before, so the vCPU is to be told. */
+bool code_drops_add(struct code_drops *drops, uint64_t gpa, uint64_t size);
+/* All that waits, no longer; returns how many. */
+unsigned code_drops_take(struct code_drops *drops, struct code_drop taken[CODE_DROPS_MOST]);
+
+#endif

@@ -1,0 +1,74 @@
+/* What a vCPU has to drop covers what it was told of, and never is more than a fixed number of pieces. */
+#include "cmocka_all.h"
+
+#include <stdlib.h>
+
+#include "base/base.h"
+#include "machine/code_drops.h"
+
+enum { GRANULE = 64, PAGES = 1024, GRANULES = PAGES * PAGE_SIZE / GRANULE, ROUNDS = 200 };
+
+static bool covers(const struct code_drop *drop, unsigned count, uint64_t gpa, uint64_t size)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (drop[i].gpa <= gpa && gpa + size <= drop[i].gpa + drop[i].size)
+            return true;
+    return false;
+}
+
+static void the_vcpu_is_told_once(void **state)
+{
+    struct code_drops drops;
+    struct code_drop taken[CODE_DROPS_MOST];
+    code_drops_init(&drops);
+    assert_int_equal(code_drops_take(&drops, taken), 0);
+    assert_true(code_drops_add(&drops, 0x1000, GRANULE));
+    assert_false(code_drops_add(&drops, 0x9000, GRANULE));
+    assert_int_equal(code_drops_take(&drops, taken), 2);
+    assert_true(code_drops_add(&drops, 0x1000, GRANULE));
+    code_drops_fini(&drops);
+}
+
+static void writes_to_one_page_wait_as_one(void **state)
+{
+    struct code_drops drops;
+    struct code_drop taken[CODE_DROPS_MOST];
+    code_drops_init(&drops);
+    for (unsigned i = 0; i < 1000000; i++)
+        code_drops_add(&drops, 0x5000 + i % 7 * GRANULE, GRANULE);
+    assert_int_equal(code_drops_take(&drops, taken), 1);
+    assert_int_equal(taken[0].gpa, 0x5000);
+    assert_int_equal(taken[0].size, 7 * GRANULE);
+    code_drops_fini(&drops);
+}
+
+static void all_that_was_written_is_dropped(void **state)
+{
+    struct code_drops drops;
+    struct code_drop taken[CODE_DROPS_MOST];
+    static uint64_t written[4 * CODE_DROPS_MOST];
+    code_drops_init(&drops);
+    srand(1);
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        unsigned writes = 1 + (unsigned)rand() % ARRAY_SIZE(written);
+        for (unsigned i = 0; i < writes; i++) {
+            written[i] = (uint64_t)(rand() % GRANULES) * GRANULE;
+            code_drops_add(&drops, written[i], GRANULE);
+        }
+        unsigned count = code_drops_take(&drops, taken);
+        assert_true(count <= CODE_DROPS_MOST);
+        for (unsigned i = 0; i < writes; i++)
+            assert_true(covers(taken, count, written[i], GRANULE));
+    }
+    code_drops_fini(&drops);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_vcpu_is_told_once),
+        cmocka_unit_test(writes_to_one_page_wait_as_one),
+        cmocka_unit_test(all_that_was_written_is_dropped),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
