@@ -66,7 +66,7 @@ enum { LARGE_PAGES = 2 };
 
 /* How much a fill brings beside the page that was asked for. */
 enum {
-    FILL_BLOCK = 64,                    /* pages around it, at the first fills of a piece; later the whole piece */
+    FILL_BLOCK = 64,                    /* pages around it, at the first fills of a piece, and after one that found nothing else; later the whole piece */
     FILLS_OF_BLOCK = 2,
     FILL_RUNS = 4,                      /* mappings made on either side */
 };
@@ -314,7 +314,7 @@ static void compare_piece(struct vcpu *vcpu, struct piece *piece, struct compari
     struct windows *windows = vcpu->mmu->windows;
     struct window_scan scan;
     uint64_t changed = 0;
-    window_scan(vcpu, piece->gla, &scan);
+    window_scan(vcpu, piece->gla, 0, PIECE_PAGES, &scan);
     for (unsigned i = 0; i < PIECE_PAGES; i++) {
         scan.view[i] = compared(vcpu, piece->view[i], scan.view[i]);
         changed += scan.view[i] != piece->view[i];
@@ -460,18 +460,30 @@ static bool shown(const struct piece *piece, uint64_t gla, uint64_t wanted)
     return view == wanted || view == (wanted | VIEW_WRITABLE);
 }
 
+/* What the guest's tables say of the page at gla and of those around it that a fill may bring. */
+static void scan_around(struct vcpu *vcpu, const struct window_space *space, uint64_t gla, struct window_scan *scan)
+{
+    const struct piece *piece = window_find_piece(space, gla);
+    unsigned page = (gla >> PAGE_SHIFT) % PIECE_PAGES, first = align_down(page, FILL_BLOCK);
+    bool whole = piece && piece->fills >= FILLS_OF_BLOCK;
+    window_scan(vcpu, gla, whole ? 0 : first, whole ? PIECE_PAGES : first + FILL_BLOCK, scan);
+}
+
 /* Shows `wanted` at gla and such neighbours as the scan found. */
 static void fill(struct vcpu *vcpu, struct piece *piece, uint64_t gla, struct window_scan *scan, uint64_t wanted, bool write)
 {
-    unsigned page = (gla >> PAGE_SHIFT) % PIECE_PAGES;
-    bool whole = ++piece->fills > FILLS_OF_BLOCK || (scan->large && window_is_large(vcpu->mmu->windows, wanted));
-    unsigned first = whole ? 0 : align_down(page, FILL_BLOCK), end = whole ? PIECE_PAGES : first + FILL_BLOCK;
+    unsigned page = (gla >> PAGE_SHIFT) % PIECE_PAGES, first = scan->first, end = scan->end, mapped = piece->mapped;
+    if (scan->large && !window_is_large(vcpu->mmu->windows, wanted) && piece->fills < FILLS_OF_BLOCK) {
+        first = align_down(page, FILL_BLOCK);
+        end = first + FILL_BLOCK;
+    }
     scan->view[page] = wanted;
     choose_neighbours(vcpu, piece, scan->view, page, write, &first, &end);
     piece->large |= scan->large;
     piece->space->huge |= scan->huge;
     piece->space->global |= scan->global;
     window_show(vcpu->mmu->windows, piece, first, end - first, &scan->view[first]);
+    piece->fills = piece->mapped > mapped + 1 ? piece->fills + 1 : 0;
     window_release_piece(vcpu->mmu->windows, piece);
 }
 
@@ -502,7 +514,7 @@ static void anticipate(struct vcpu *vcpu, struct window_space *space)
     if (gla >> 47 || !make_room(windows, space))
         return;
     space->cost += cost_of_scan(vcpu);
-    window_scan(vcpu, gla, &scan);
+    scan_around(vcpu, space, gla, &scan);
     uint64_t wanted = window_claim(vcpu, scan.view[(gla >> PAGE_SHIFT) % PIECE_PAGES]);
     struct piece *piece = wanted ? window_make_piece(windows, space, gla) : NULL;
     if (piece && !shown(piece, gla, wanted))
@@ -547,7 +559,7 @@ bool window_fill(struct vcpu *vcpu, uint64_t gla, bool write)
     struct window_scan scan;
     if (!space || gla >> 47 || !make_room(windows, space))
         return false;
-    window_scan(vcpu, gla, &scan);
+    scan_around(vcpu, space, gla, &scan);
     uint64_t wanted = agreed(view_of_tlb(vcpu, gla), scan.view[(gla >> PAGE_SHIFT) % PIECE_PAGES]);
     struct piece *piece = wanted ? window_make_piece(windows, space, gla) : NULL;
     if (!piece)

@@ -119,13 +119,15 @@ uint64_t window_mappings(void);
 
 /*
  * What the processor could hold in its TLB for user-mode data accesses in the piece at gla, going by the guest's tables as they
- * are (pages with A set, writable where D is set), as far as the host can show it. Sets nothing anywhere.
+ * are (pages with A set, writable where D is set), as far as the host can show it. Sets nothing anywhere. Of a piece that is not one large
+ * page only view[first, end) is looked at, and written.
  */
 struct window_scan {
+    unsigned first, end;
     uint64_t view[PIECE_PAGES];
     bool large, huge, global;           /* taken from a page of 2 MiB or more, of 1 GiB; some from a global page */
 };
-void window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan);
+void window_scan(struct vcpu *vcpu, uint64_t gla, unsigned first, unsigned end, struct window_scan *scan);
 
 /* Marks the chunks in which the guest's tables map anything for user code; used[] has WINDOW_USER_CHUNKS. */
 void window_find_chunks(struct vcpu *vcpu, bool *used);

@@ -40,8 +40,9 @@ static void scan_table(struct vcpu *vcpu, const struct leaves *leaves, struct wi
 {
     const struct mmu *mmu = vcpu->mmu;
     struct nearby nearby = { 0 };
-    for (unsigned i = 0; i < PIECE_PAGES; i++) {
+    for (unsigned i = scan->first; i < scan->end; i++) {
         uint64_t entry = __atomic_load_n(&leaves->entry[i], __ATOMIC_RELAXED);
+        scan->view[i] = 0;
         if (!(entry & PTE_P) || (entry & mmu->format.level[0].leaf_reserved))
             continue;
         scan->view[i] = showable(vcpu, &nearby, view_of(mmu, entry & mmu->format.address_mask, entry, leaves->above));
@@ -52,6 +53,8 @@ static void scan_table(struct vcpu *vcpu, const struct leaves *leaves, struct wi
 static void scan_large(struct vcpu *vcpu, const struct leaves *leaves, struct window_scan *scan)
 {
     struct nearby nearby = { 0 };
+    scan->first = 0;
+    scan->end = PIECE_PAGES;
     for (unsigned i = 0; i < PIECE_PAGES; i++)
         scan->view[i] = showable(vcpu, &nearby, view_of(vcpu->mmu, leaves->large_gpa + i * PAGE_SIZE, leaves->large, leaves->above));
     scan->large = true;
@@ -59,13 +62,15 @@ static void scan_large(struct vcpu *vcpu, const struct leaves *leaves, struct wi
     scan->global = vcpu->mmu->pge && (leaves->large & PTE_G);
 }
 
-void window_scan(struct vcpu *vcpu, uint64_t gla, struct window_scan *scan)
+void window_scan(struct vcpu *vcpu, uint64_t gla, unsigned first, unsigned end, struct window_scan *scan)
 {
     struct leaves leaves;
-    *scan = (struct window_scan){ 0 };
+    scan->first = first;
+    scan->end = end;
+    scan->large = scan->huge = scan->global = false;
     if (!mmu_walk_leaves(vcpu, gla, &leaves))
-        return;
-    if (leaves.entry)
+        memset(&scan->view[first], 0, (end - first) * sizeof(scan->view[0]));
+    else if (leaves.entry)
         scan_table(vcpu, &leaves, scan);
     else
         scan_large(vcpu, &leaves, scan);
