@@ -334,6 +334,7 @@ static struct onward run_site(struct vcpu *vcpu, struct site *site)
     int uncounted = site->early ? site->translation->count : 0;
     dbt->interp.left -= uncounted;
     flags_set(vcpu, dbt->flags);
+    dbt_note_x87(vcpu, site->translation, site->x87);
     if (unlikely(!site->op.run) && !kept_bind(vcpu, site)) {
         vcpu->rip = site->rip;
         dbt->interp.left += site->remaining;
@@ -345,7 +346,6 @@ static struct onward run_site(struct vcpu *vcpu, struct site *site)
     block->count = site->remaining;
     vcpu->rip = site->rip;
     count_site(dbt, site->mnemonic, site->rip + site->op.where);
-    dbt_note_x87(vcpu, site->translation, site->x87);
     int64_t left = dbt->interp.left;
     struct block *next = site->op.run(vcpu, &dbt->mini->op[0]);
     dbt->interp.link_from = NULL;
