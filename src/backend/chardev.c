@@ -154,31 +154,50 @@ static void watch_input(struct chardev *chardev, bool on)
         loop_remove(chardev->loop, &chardev->in_event);
 }
 
-static size_t client_room(struct chardev *chardev)
+static struct chardev_reader *present(struct chardev *chardev) { return chardev->diverted ? &chardev->divert : &chardev->device; }
+
+/* The device's functions want the board lock, those of who diverts the input do not. */
+static pthread_mutex_t *lock_of(const struct chardev *chardev, const struct chardev_reader *reader)
 {
-    size_t room;
-    if (chardev->diverted)
-        return chardev->divert.room ? chardev->divert.room(chardev->divert.owner) : CHARDEV_READ;
-    if (!chardev->client.receive)
-        return 0;
-    board_lock(chardev);
-    room = chardev->client.room ? chardev->client.room(chardev->client.owner) : CHARDEV_READ;
-    board_unlock(chardev);
-    return room;
+    return reader == &chardev->device ? chardev->lock : NULL;
 }
 
-static void deliver(struct chardev *chardev, const uint8_t *data, size_t size)
+/* Room is asked for and taken under one hold of the lock: meanwhile a processor may change what the device takes. Returns the bytes taken. */
+static size_t give(const struct chardev *chardev, const struct chardev_reader *reader, const uint8_t *data, size_t size)
 {
-    if (!size)
-        return;
-    if (chardev->diverted) {
-        chardev->divert.receive(chardev->divert.owner, data, size);
-        return;
-    }
-    board_lock(chardev);
-    if (chardev->client.receive)
-        chardev->client.receive(chardev->client.owner, data, size);
-    board_unlock(chardev);
+    pthread_mutex_t *lock = lock_of(chardev, reader);
+    size_t taken = 0;
+    if (lock)
+        pthread_mutex_lock(lock);
+    if (reader->client.receive)
+        taken = reader->client.room ? min_u64(reader->client.room(reader->client.owner), size) : size;
+    if (taken && data)
+        reader->client.receive(reader->client.owner, data, taken);
+    if (lock)
+        pthread_mutex_unlock(lock);
+    return taken;
+}
+
+static size_t room_of(const struct chardev *chardev, const struct chardev_reader *reader) { return give(chardev, reader, NULL, CHARDEV_READ); }
+
+static void give_held(const struct chardev *chardev, struct chardev_reader *reader)
+{
+    if (reader->held.size)
+        byte_queue_drop(&reader->held, give(chardev, reader, byte_queue_first(&reader->held), reader->held.size));
+}
+
+static void give_all_held(struct chardev *chardev)
+{
+    give_held(chardev, &chardev->device);
+    give_held(chardev, &chardev->divert);
+}
+
+/* As much as there is room for; the rest is held. The escape key may have changed who reads, and with it the room. */
+static void give_or_hold(struct chardev *chardev, const uint8_t *data, size_t size)
+{
+    struct chardev_reader *reader = present(chardev);
+    size_t taken = reader->held.size || !size ? 0 : give(chardev, reader, data, size);
+    byte_queue_add(&reader->held, data + taken, size - taken);
 }
 
 static const char escape_help[] = "\r\nCtrl-A x  end the machine\r\nCtrl-A c  monitor, and back\r\n"
@@ -188,85 +207,29 @@ static void escape_key(struct chardev *chardev, uint8_t key)
 {
     uint8_t literal = CTRL_A;
     if (key == CTRL_A || key == 'a')
-        deliver(chardev, &literal, 1);
+        give_or_hold(chardev, &literal, 1);
     else if (key == 'h')
         chardev_divert_write(chardev, escape_help, sizeof(escape_help) - 1);
     else if (chardev->escape.key)
         chardev->escape.key(chardev->escape.owner, (char)key);
 }
 
-static void hold(struct chardev *chardev, const uint8_t *data, size_t size)
-{
-    size_t room = sizeof(chardev->held) - chardev->held_size;
-    size_t taken = size < room ? size : room;
-    memcpy(chardev->held + chardev->held_size, data, taken);
-    chardev->held_size += taken;
-}
-
-/* As much as the client takes now; the rest is held. The key may have changed the client, and with it the room. */
-static void deliver_after_key(struct chardev *chardev, const uint8_t *data, size_t size)
-{
-    size_t room = chardev->held_size ? 0 : client_room(chardev), part = size < room ? size : room;
-    deliver(chardev, data, part);
-    hold(chardev, data + part, size - part);
-}
-
-/* Takes the escape sequences out. The key's handler may divert, so what came before it is delivered first. */
+/* Takes the escape sequences out. */
 static void receive_stdio(struct chardev *chardev, const uint8_t *data, size_t size)
 {
     size_t first = 0;
-    bool keys = false;
     for (size_t i = 0; i < size; i++) {
         if (chardev->escaped) {
             chardev->escaped = false;
             first = i + 1;
             escape_key(chardev, data[i]);
-            keys = true;
         } else if (data[i] == CTRL_A) {
-            (keys ? deliver_after_key : deliver)(chardev, data + first, i - first);
+            give_or_hold(chardev, data + first, i - first);      /* the key may divert what comes after it */
             first = i + 1;
             chardev->escaped = true;
         }
     }
-    (keys ? deliver_after_key : deliver)(chardev, data + first, size - first);
-}
-
-static void deliver_held(struct chardev *chardev)
-{
-    size_t room = client_room(chardev), size = chardev->held_size < room ? chardev->held_size : room;
-    if (!size)
-        return;
-    uint8_t data[sizeof(chardev->held)];
-    memcpy(data, chardev->held, size);
-    chardev->held_size -= size;
-    memmove(chardev->held, chardev->held + size, chardev->held_size);
-    deliver(chardev, data, size);
-}
-
-/*
- * On a terminal the escape key must work even while the guest takes no input: then one byte is read at a time, and what
- * is not an escape is held until there is room.
- */
-static void read_without_room(struct chardev *chardev)
-{
-    uint8_t byte;
-    if (chardev->held_size == sizeof(chardev->held) && !chardev->is_terminal) {
-        watch_input(chardev, false);
-        return;
-    }
-    if (read(chardev->in_fd, &byte, 1) != 1)
-        return;
-    if (chardev->escaped) {
-        chardev->escaped = false;
-        if (byte == CTRL_A || byte == 'a')
-            hold(chardev, (uint8_t[]){ CTRL_A }, 1);
-        else
-            escape_key(chardev, byte);
-    } else if (byte == CTRL_A) {
-        chardev->escaped = true;
-    } else {
-        hold(chardev, &byte, 1);
-    }
+    give_or_hold(chardev, data + first, size - first);
 }
 
 static void input_ended(struct chardev *chardev)
@@ -278,20 +241,30 @@ static void input_ended(struct chardev *chardev)
         chardev->in_ended = true;
 }
 
+/*
+ * How much to read now; 0: nothing until there is room again. On a terminal the escape key must work even while the guest takes no input: then more
+ * is read than there is room for, up to a limit that nobody types to.
+ */
+static size_t read_size(struct chardev *chardev)
+{
+    const struct chardev_reader *reader = present(chardev);
+    if (!byte_queue_reserve(&chardev->device.held, CHARDEV_READ) || !byte_queue_reserve(&chardev->divert.held, CHARDEV_READ))
+        return 0;
+    if (chardev->kind == CHARDEV_STDIO && chardev->is_terminal)
+        return reader->held.size < CHARDEV_HELD_MOST ? CHARDEV_READ : 0;
+    return reader->held.size ? 0 : room_of(chardev, reader);
+}
+
 static void read_input(struct chardev *chardev)
 {
     uint8_t data[CHARDEV_READ];
-    deliver_held(chardev);
-    size_t room = chardev->held_size ? 0 : client_room(chardev);
-    if (!room && chardev->kind == CHARDEV_STDIO && chardev->is_terminal) {
-        read_without_room(chardev);
-        return;
-    }
-    if (!room) {
+    give_all_held(chardev);
+    size_t most = read_size(chardev);
+    if (!most) {
         watch_input(chardev, false);
         return;
     }
-    ssize_t size = read(chardev->in_fd, data, room < sizeof(data) ? room : sizeof(data));
+    ssize_t size = read(chardev->in_fd, data, most);
     if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR)) {
         input_ended(chardev);
         return;
@@ -299,7 +272,7 @@ static void read_input(struct chardev *chardev)
     if (size > 0 && chardev->kind == CHARDEV_STDIO)
         receive_stdio(chardev, data, (size_t)size);
     else if (size > 0)
-        deliver(chardev, data, (size_t)size);
+        give_or_hold(chardev, data, (size_t)size);
 }
 
 void chardev_input_ready(void *owner, uint32_t events)
@@ -310,7 +283,7 @@ void chardev_input_ready(void *owner, uint32_t events)
 void chardev_accept_work(void *owner)
 {
     struct chardev *chardev = owner;
-    deliver_held(chardev);
+    give_all_held(chardev);
     if (!chardev->in_ended)
         watch_input(chardev, true);
 }
@@ -325,7 +298,7 @@ void chardev_accept_input(struct chardev *chardev)
 
 void chardev_connect(struct chardev *chardev, const struct chardev_client *client)
 {
-    chardev->client = client ? *client : (struct chardev_client){ NULL };
+    chardev->device.client = client ? *client : (struct chardev_client){ NULL };
     if (client)
         chardev_accept_input(chardev);
 }
@@ -344,7 +317,7 @@ void chardev_divert(struct chardev *chardev, const struct chardev_client *client
 {
     board_lock(chardev);
     if (client)
-        chardev->divert = *client;
+        chardev->divert.client = *client;
     chardev->diverted = client != NULL;
     if (!client) {
         flush_output(chardev);

@@ -6,20 +6,27 @@
 
 #include "backend/chardev.h"
 #include "base/base.h"
+#include "base/byte_queue.h"
 #include "base/error.h"
 #include "base/loop.h"
 
-enum { CHARDEV_READ = 512, CHARDEV_BUFFER = 64 * 1024, CHARDEV_SAFE_WRITE = 512 };
+enum { CHARDEV_READ = 512, CHARDEV_BUFFER = 64 * 1024, CHARDEV_SAFE_WRITE = 512, CHARDEV_HELD_MOST = 1 << 20 };
 
 enum chardev_kind { CHARDEV_NONE, CHARDEV_STDIO, CHARDEV_PTY, CHARDEV_FILE, CHARDEV_SOCKET };
+
+/* Who input is for. */
+struct chardev_reader {
+    struct chardev_client client;
+    struct byte_queue held;             /* read while it had no room; at most CHARDEV_HELD_MOST bytes and one read */
+};
 
 struct chardev {
     enum chardev_kind kind;
     struct loop *loop;
     pthread_mutex_t *lock;
     struct log *log;
-    struct chardev_client client, divert;
-    bool diverted;
+    struct chardev_reader device, divert;
+    bool diverted;                      /* what is typed is for `divert` */
     struct chardev_escape escape;
     bool escaped;                       /* the last key was the escape key */
     char name[128];
@@ -28,8 +35,6 @@ struct chardev {
     bool in_watched, in_ended, is_terminal;
     struct loop_fd in_event;
     struct loop_work accept_work;
-    uint8_t held[CHARDEV_READ];         /* typed while the device had no room */
-    size_t held_size;
 
     int out_fd;                         /* -1: output goes nowhere; never the same number as in_fd: epoll has one entry each */
     bool out_blocks;                    /* not in non-blocking mode, because the description is shared with others */

@@ -256,5 +256,7 @@ void chardev_close(struct chardev *chardev)
         close(chardev->in_fd);
     if (chardev->other_fd >= 0)
         close(chardev->other_fd);
+    byte_queue_free(&chardev->device.held);
+    byte_queue_free(&chardev->divert.held);
     free(chardev);
 }

@@ -17,6 +17,7 @@
 
 #include "backend/chardev.h"
 #include "base/error.h"
+#include "base/io.h"
 #include "base/loop.h"
 
 struct guest {
@@ -211,6 +212,70 @@ static void escape_key_is_taken_out_and_the_terminal_restored(void **state)
     close(master);
 }
 
+/* What is pasted; no byte of it is the escape key. */
+enum { PASTED = 3 << 19, PASTED_BEFORE_KEY = 100 * 1024 };
+static uint8_t pasted(size_t i) { return (uint8_t)(' ' + (i ^ i >> 8) % 90); }
+
+struct slow_guest {
+    size_t room, taken, wrong;
+    bool key;
+};
+
+static size_t slow_room(void *owner) { return ((struct slow_guest *)owner)->room; }
+
+static void slow_receive(void *owner, const uint8_t *data, size_t size)
+{
+    struct slow_guest *guest = owner;
+    for (size_t i = 0; i < size; i++)
+        guest->wrong += data[i] != pasted(guest->taken++);
+    guest->room -= size;
+}
+
+static void slow_key(void *owner, char key) { ((struct slow_guest *)owner)->key = key == 'c'; }
+
+static int paste_body(void)
+{
+    enum { FIFO = 16 };
+    struct loop *loop = loop_create(NULL);
+    struct slow_guest guest = { 0 };
+    struct chardev *chardev = chardev_open("stdio", loop, NULL, NULL, NULL);
+    if (!chardev)
+        return 1;
+    chardev_connect(chardev, &(struct chardev_client){ slow_room, slow_receive, &guest });
+    chardev_on_escape(chardev, &(struct chardev_escape){ slow_key, &guest });
+    chardev_write(chardev, "ready", 5);
+    while (!guest.key)
+        loop_run_once(loop, -1);
+    if (guest.taken)
+        return 2;
+    while (guest.taken < PASTED) {
+        guest.room = FIFO;
+        chardev_accept_input(chardev);
+        loop_run_once(loop, -1);
+    }
+    chardev_close(chardev);
+    return guest.wrong ? 3 : 0;
+}
+
+/* More than is held for a guest that reads nothing: the escape key works meanwhile, and then the terminal waits. */
+static void what_is_pasted_arrives_however_slowly_the_guest_reads(void **state)
+{
+    pid_t child;
+    char name[64], back[16];
+    static uint8_t text[PASTED];
+    int status, master = on_terminal(paste_body, &child, name, sizeof(name));
+    for (size_t i = 0; i < PASTED; i++)
+        text[i] = pasted(i);
+    assert_int_equal(read(master, back, 5), 5);
+    assert_true(io_write_all(master, text, PASTED_BEFORE_KEY));
+    assert_true(io_write_all(master, "\x01" "c", 2));
+    assert_true(io_write_all(master, text + PASTED_BEFORE_KEY, PASTED - PASTED_BEFORE_KEY));
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    close(master);
+}
+
 static int signal_body(void)
 {
     struct loop *loop = loop_create(NULL);
@@ -250,6 +315,7 @@ int main(void)
         cmocka_unit_test(socket_serves_one_after_the_other),
         cmocka_unit_test(none_takes_all),
         cmocka_unit_test(escape_key_is_taken_out_and_the_terminal_restored),
+        cmocka_unit_test(what_is_pasted_arrives_however_slowly_the_guest_reads),
         cmocka_unit_test(fatal_signals_restore_the_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
