@@ -62,12 +62,6 @@ void machine_config_defaults(struct machine_config *config)
     config->translations = "memory";
 }
 
-/* May a thread of the host's run beside all vCPUs? */
-static bool has_spare_processor(const struct machine_config *config)
-{
-    return thread_processors() > config->cpus;
-}
-
 static bool keeps_on_disk(const struct machine_config *config) { return config->translations && strcmp(config->translations, "memory") != 0; }
 
 /* KVM where it is as fast as it should be, and offers what is asked for; else the translator. */
@@ -301,7 +295,7 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
     if (machine->ram) {
         machine->ram->counters = &machine->counters;
         machine->ram->gatherer = origin ? NULL : ram_gatherer_create(machine->ram);         /* a snapshot's pages stay as they are */
-        machine->ram->stretches = origin || !has_spare_processor(config) ? NULL : ram_stretches_create(machine->ram);
+        machine->ram->stretches = origin || thread_processors() == 1 ? NULL : ram_stretches_create(machine->ram);
     }
     machine->mmio = bus_create("mmio", 0, &machine->log);
     machine->ports = bus_create("port", 0x10000, &machine->log);

@@ -64,18 +64,29 @@ void vcpu_thread_join(struct vcpu *vcpu)
 }
 
 /*
- * The bit is set before the mutex is taken, and a sleeper tests the bits with the mutex held, so no wake-up is lost.
- * The lock is taken on every kick: a vCPU that runs never holds it for long. It is given back first, since who is woken wants it.
+ * Bits are set before, and a sleeper looks at them with the mutex held, so no wake-up is lost. A vCPU that runs never holds it for long. It is
+ * given back first, since who is woken wants it.
  */
-void vcpu_kick(struct vcpu *vcpu, uint32_t request)
+void vcpu_wake(struct vcpu *vcpu)
 {
-    uint32_t old = atomic_fetch_or(&vcpu->request, request);
-    if ((old & request) == request)
-        return;
     pthread_mutex_lock(&vcpu->mutex);
     pthread_mutex_unlock(&vcpu->mutex);
     pthread_cond_broadcast(&vcpu->wake);
     if (atomic_load(&vcpu->in_kernel))
+        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+}
+
+void vcpu_kick(struct vcpu *vcpu, uint32_t request)
+{
+    uint32_t old = atomic_fetch_or(&vcpu->request, request);
+    if ((old & request) != request)
+        vcpu_wake(vcpu);
+}
+
+void vcpu_tell(struct vcpu *vcpu, uint32_t request)
+{
+    uint32_t old = atomic_fetch_or(&vcpu->request, request);
+    if ((old & request) != request && atomic_load(&vcpu->in_kernel))
         pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
 }
 
@@ -103,8 +114,12 @@ static bool watch_for(const struct vcpu *vcpu, uint32_t mask, uint64_t until_ns)
 static void sleep_until(struct vcpu *vcpu, uint32_t mask)
 {
     pthread_mutex_lock(&vcpu->mutex);
-    while (!(atomic_load(&vcpu->request) & mask))
+    vcpu->asleep = true;
+    for (bool wanted; !(wanted = atomic_load(&vcpu->request) & mask) || vcpu->serving;) {
+        vcpu->serving_awaited |= wanted;
         pthread_cond_wait(&vcpu->wake, &vcpu->mutex);
+    }
+    vcpu->asleep = false;
     pthread_mutex_unlock(&vcpu->mutex);
 }
 
@@ -138,7 +153,7 @@ void vcpu_sleep_paused(struct vcpu *vcpu)
 void vcpu_unpause(struct vcpu *vcpu)
 {
     atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_PAUSE);
-    vcpu_kick(vcpu, REQUEST_WORK);
+    vcpu_wake(vcpu);
 }
 
 static void signal_raise(void *opaque, uint32_t request, uint8_t sipi_vector)

@@ -16,10 +16,13 @@ void vcpu_thread_join(struct vcpu *vcpu);
 /* The vCPU's thread: sleeps until a request bit of `mask` is set. */
 void vcpu_sleep(struct vcpu *vcpu, uint32_t mask);
 
+/* Whatever it waits for, it looks again at its requests and its work. */
+void vcpu_wake(struct vcpu *vcpu);
+
 /* The vCPU's thread: sleeps while it is paused and has no work to serve. */
 void vcpu_sleep_paused(struct vcpu *vcpu);
 
-/* Clears a request that others set and wakes a sleeper: used to end a pause. */
+/* Ends a pause. */
 void vcpu_unpause(struct vcpu *vcpu);
 
 /* The handle that this vCPU's interrupt controller signals through. */

@@ -253,8 +253,11 @@ struct vcpu {
     pthread_cond_t wake;
     uint32_t watch_ns;                  /* its own thread: for so long it looks for a request before it sleeps in HLT */
     struct vcpu_work *work;             /* posted work, newest first */
+    unsigned work_count;                /* under mutex: about so many are in the list */
     bool threadless;                    /* under mutex: no thread serves the list; who waits for work does it (vcpu/work.h) */
-    bool serving;                       /* under mutex: somebody does just now */
+    bool asleep;                        /* under mutex: it sleeps in HLT or the like; another vCPU that waits for work does it */
+    bool serving;                       /* under mutex: somebody does just now, and it must not go on */
+    bool serving_awaited;               /* under mutex: who waits for the end of that sleeps on `wake` */
     void (*system_event)(void *owner, struct vcpu *vcpu, unsigned event);  /* machine-wide: enum system_event */
     const struct vcpu_stop_ops *stop_ops;
     void *system_owner;
@@ -285,5 +288,7 @@ static inline bool vcpu_time_known(struct vcpu *vcpu)
 
 /* Any thread: sets request bits and wakes the vCPU if it sleeps (vcpu/thread.c). */
 void vcpu_kick(struct vcpu *vcpu, uint32_t request);
+/* The same, but a vCPU that sleeps sleeps on: it will see the bits when something else wakes it. */
+void vcpu_tell(struct vcpu *vcpu, uint32_t request);
 
 #endif

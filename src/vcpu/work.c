@@ -3,16 +3,27 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "vcpu/thread.h"
 
-/* Under target->mutex. The broadcast is for a target that waits in vcpu_run_on: there it looks at its list, not at requests. */
-static void enqueue(struct vcpu *target, struct vcpu_work *work)
+/* A vCPU that sleeps is woken when so much has gathered: its list is memory, which a guest that patches code would fill. */
+enum { POSTS_ASLEEP = 64 };
+
+/* Returns how many are in the list, about. */
+static unsigned enqueue(struct vcpu *target, struct vcpu_work *work)
 {
     pthread_mutex_lock(&target->mutex);
     work->next = target->work;
     target->work = work;
-    pthread_cond_broadcast(&target->wake);
+    unsigned count = ++target->work_count;
     pthread_mutex_unlock(&target->mutex);
-    vcpu_kick(target, REQUEST_WORK);
+    return count;
+}
+
+/* Even one that waits in vcpu_run_on, which looks at its list and not at requests. */
+static void wake_for_work(struct vcpu *vcpu)
+{
+    atomic_fetch_or(&vcpu->request, REQUEST_WORK);
+    vcpu_wake(vcpu);
 }
 
 bool vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argument)
@@ -25,7 +36,10 @@ bool vcpu_post(struct vcpu *vcpu, void (*run)(struct vcpu *, void *), void *argu
     work->run = run;
     work->argument = argument;
     work->owned = true;
-    enqueue(vcpu, work);
+    if (enqueue(vcpu, work) < POSTS_ASLEEP)
+        vcpu_tell(vcpu, REQUEST_WORK);
+    else
+        wake_for_work(vcpu);
     return true;
 }
 
@@ -34,6 +48,7 @@ static struct vcpu_work *take_list(struct vcpu *vcpu, bool inside)
 {
     struct vcpu_work *ordered = NULL;
     pthread_mutex_lock(&vcpu->mutex);
+    vcpu->work_count = 0;
     for (struct vcpu_work **link = &vcpu->work; *link;) {
         struct vcpu_work *work = *link;
         if (inside && !work->inside) {
@@ -99,22 +114,46 @@ void vcpu_end_work(struct vcpu *vcpu)
     }
 }
 
+static void end_serving(struct vcpu *target)
+{
+    pthread_mutex_lock(&target->mutex);
+    target->serving = false;
+    if (target->serving_awaited)
+        pthread_cond_broadcast(&target->wake);
+    target->serving_awaited = false;
+    pthread_mutex_unlock(&target->mutex);
+}
+
 /* In the place of a thread that is not there. */
 static void serve_for(struct vcpu *target)
 {
     pthread_mutex_lock(&target->mutex);
-    while (target->serving)
+    while (target->serving) {
+        target->serving_awaited = true;
         pthread_cond_wait(&target->wake, &target->mutex);
+    }
     bool threadless = target->threadless;
     target->serving = threadless;
     pthread_mutex_unlock(&target->mutex);
     if (!threadless)
         return;
     vcpu_serve_work(target);
+    end_serving(target);
+}
+
+/* In the place of a vCPU that sleeps: to wake it takes the host longer than the work. False: it does not, or somebody does it already. */
+static bool serve_sleeper(struct vcpu *target)
+{
     pthread_mutex_lock(&target->mutex);
-    target->serving = false;
-    pthread_cond_broadcast(&target->wake);
+    bool sleeps = target->asleep && !target->serving;
+    if (sleeps)
+        target->serving = true;
     pthread_mutex_unlock(&target->mutex);
+    if (!sleeps)
+        return false;
+    run_list(target, take_list(target, true));
+    end_serving(target);
+    return true;
 }
 
 /* Takes the work back if nobody has begun it. */
@@ -131,6 +170,14 @@ static bool withdraw(struct vcpu *target, struct vcpu_work *work)
     }
     pthread_mutex_unlock(&target->mutex);
     return found;
+}
+
+/* A target that runs comes to a block border within microseconds. To sleep until it has, and be woken, takes longer. */
+static void watch(const struct vcpu_work *work)
+{
+    enum { LOOKS = 1500 };              /* some 20 us */
+    for (unsigned i = 0; i < LOOKS && !atomic_load_explicit(&work->done, memory_order_relaxed); i++)
+        __builtin_ia32_pause();
 }
 
 /* Waits for `work` on the caller's own thread, serving what other vCPUs ask of the caller meanwhile. */
@@ -177,7 +224,10 @@ void vcpu_run_on(struct vcpu *caller, struct vcpu *target, void (*run)(struct vc
         .waiter_mutex = caller ? &caller->mutex : &mutex, .waiter_wake = caller ? &caller->wake : &wake,
     };
     enqueue(target, &work);
+    if (!caller || !serve_sleeper(target))
+        wake_for_work(target);
     if (caller) {
+        watch(&work);
         wait_serving(caller, target, &work);
         return;
     }
