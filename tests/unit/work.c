@@ -1,8 +1,9 @@
 /* Posted work between vCPU threads, and code that appears in a page that another vCPU writes. */
 #include "mmu_fixture.h"
+#include "vcpu/thread.h"
 #include "vcpu/work.h"
 
-enum { THREADS = 3, POSTS = 3000, EXCHANGES = 1500 };
+enum { THREADS = 3, POSTS = 3000, EXCHANGES = 1500, NAPS = 200 };
 
 struct crowd {
     struct vcpu vcpu[THREADS];
@@ -11,6 +12,7 @@ struct crowd {
     atomic_bool stop;
     _Atomic unsigned ran, disorder, finished;
     unsigned last[THREADS];
+    uint32_t wakes;                     /* what ends the sleep of sleep_loop, besides an interrupt */
 };
 
 static void crowd_start(struct crowd *crowd, void *(*body)(void *))
@@ -167,6 +169,138 @@ static void the_work_of_a_vcpu_that_left_is_done_by_who_asks(void **state)
     free(crowd);
 }
 
+/* --- vCPUs that sleep --- */
+
+static bool is_asleep(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->mutex);
+    bool asleep = vcpu->asleep;
+    pthread_mutex_unlock(&vcpu->mutex);
+    return asleep;
+}
+
+static void await_sleep(struct vcpu *vcpu)
+{
+    while (!is_asleep(vcpu))
+        sched_yield();
+}
+
+/* As in HLT: an interrupt counts as finished. */
+static void *sleep_loop(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    struct crowd *crowd = vcpu->system_owner;
+    while (!atomic_load(&crowd->stop)) {
+        vcpu_sleep(vcpu, crowd->wakes | REQUEST_INTERRUPT);
+        bool interrupted = atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_INTERRUPT) & REQUEST_INTERRUPT;
+        vcpu_serve_work(vcpu);
+        atomic_fetch_add(&crowd->finished, interrupted);
+    }
+    return NULL;
+}
+
+static void wake_and_end(struct crowd *crowd)
+{
+    atomic_store(&crowd->stop, true);
+    for (unsigned i = 0; i < THREADS; i++)
+        vcpu_kick(&crowd->vcpu[i], REQUEST_INTERRUPT);
+    crowd_join(crowd);
+}
+
+static void posts_to_a_sleeper_are_done_before_it_goes_on(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    struct vcpu *sleeper = &crowd->vcpu[0];
+    crowd_start(crowd, sleep_loop);
+    await_sleep(sleeper);
+    for (unsigned n = 1; n <= 10; n++)
+        vcpu_post(sleeper, check_order, (void *)(uintptr_t)n);
+    assert_int_equal(atomic_load(&crowd->ran), 0);
+    vcpu_kick(sleeper, REQUEST_INTERRUPT);
+    while (!atomic_load(&crowd->finished))
+        sched_yield();
+    assert_int_equal(atomic_load(&crowd->ran), 10);
+    assert_int_equal(atomic_load(&crowd->disorder), 0);
+    wake_and_end(crowd);
+    free(crowd);
+}
+
+static void a_sleeper_is_woken_for_many_posts_and_for_who_waits(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    struct vcpu *sleeper = &crowd->vcpu[0];
+    crowd->wakes = REQUEST_WORK;
+    crowd_start(crowd, sleep_loop);
+    await_sleep(sleeper);
+    for (unsigned n = 1; n <= 100; n++)
+        vcpu_post(sleeper, check_order, (void *)(uintptr_t)n);
+    while (atomic_load(&crowd->ran) < 50)       /* for ever, if nothing wakes it */
+        sched_yield();
+    vcpu_run_on(NULL, sleeper, check_order, (void *)(uintptr_t)101);
+    assert_int_equal(atomic_load(&crowd->ran), 101);
+    assert_int_equal(atomic_load(&crowd->disorder), 0);
+    wake_and_end(crowd);
+    free(crowd);
+}
+
+static void note_thread(struct vcpu *vcpu, void *argument) { *(pthread_t *)argument = pthread_self(); }
+
+static void the_work_of_a_sleeper_is_done_by_the_vcpu_that_waits(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    struct vcpu *sleeper = &crowd->vcpu[0], *caller = &crowd->vcpu[THREADS - 1];
+    crowd_start(crowd, sleep_loop);
+    await_sleep(caller);                        /* this thread plays it: the work is on the sleeper's data alone */
+    for (unsigned n = 0; n < NAPS; n++) {
+        pthread_t ran_on = 0;
+        await_sleep(sleeper);
+        vcpu_post(sleeper, count_run, &crowd->ran);
+        vcpu_run_on(caller, sleeper, note_thread, &ran_on);
+        assert_true(pthread_equal(ran_on, pthread_self()));
+        assert_int_equal(atomic_load(&crowd->ran), n);      /* what was posted waits for the border */
+        vcpu_kick(sleeper, REQUEST_INTERRUPT);
+        while (atomic_load(&crowd->finished) <= n)
+            sched_yield();
+        assert_int_equal(atomic_load(&crowd->ran), n + 1);
+    }
+    wake_and_end(crowd);
+    free(crowd);
+}
+
+/* Those who ask, those who sleep and those who wake them, all at once. */
+static void *ask_and_sleep(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    struct crowd *crowd = vcpu->system_owner;
+    for (unsigned n = 0; n < EXCHANGES; n++) {
+        struct vcpu *next = &crowd->vcpu[(vcpu->index + 1) % THREADS];
+        vcpu_run_on(vcpu, next, count_run, &crowd->ran);
+        vcpu_kick(next, REQUEST_INTERRUPT);
+        if (n + 1 < EXCHANGES) {
+            vcpu_sleep(vcpu, REQUEST_WORK | REQUEST_INTERRUPT);
+            atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_INTERRUPT);
+            vcpu_serve_work(vcpu);
+        }
+    }
+    atomic_fetch_add(&crowd->finished, 1);
+    while (atomic_load(&crowd->finished) < THREADS) {
+        vcpu_kick(&crowd->vcpu[(vcpu->index + 1) % THREADS], REQUEST_INTERRUPT);
+        atomic_fetch_and(&vcpu->request, ~(uint32_t)REQUEST_INTERRUPT);
+        vcpu_serve_work(vcpu);
+        sched_yield();
+    }
+    return NULL;
+}
+
+static void sleepers_and_askers_go_on(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    crowd_start(crowd, ask_and_sleep);
+    crowd_join(crowd);
+    assert_int_equal(atomic_load(&crowd->ran), THREADS * EXCHANGES);
+    free(crowd);
+}
+
 /*
  * Writers store rising numbers into a page; a decoder marks code there, takes a copy of the bytes, and
  * checks at its next border: if the bytes changed since, it must have been told.
@@ -250,6 +384,10 @@ int main(void)
         cmocka_unit_test(posts_wait_for_the_border),
         cmocka_unit_test(an_exiting_vcpu_does_not_wait_for_ever),
         cmocka_unit_test(the_work_of_a_vcpu_that_left_is_done_by_who_asks),
+        cmocka_unit_test(posts_to_a_sleeper_are_done_before_it_goes_on),
+        cmocka_unit_test(a_sleeper_is_woken_for_many_posts_and_for_who_waits),
+        cmocka_unit_test(the_work_of_a_sleeper_is_done_by_the_vcpu_that_waits),
+        cmocka_unit_test(sleepers_and_askers_go_on),
         cmocka_unit_test(no_write_to_decoded_code_goes_unseen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -217,6 +217,12 @@ static void grant_state(struct dbt *dbt)
     have_granted(dbt, make_large, (uint8_t *)dbt, state_size());
 }
 
+void dbt_expect_use(struct dbt *dbt)
+{
+    ahead_of_arena(dbt->ahead, &dbt->interp.cache->granted, 0);
+    ahead_of_arena(dbt->ahead, &dbt->data_granted, 0);
+}
+
 static bool is_full(const struct code_part *part) { return part->next + CODE_MOST > part->end; }
 
 void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt)

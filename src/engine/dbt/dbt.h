@@ -277,6 +277,8 @@ struct dbt *dbt_create(void);
 void dbt_destroy(struct dbt *dbt);
 void dbt_flush(struct dbt *dbt);
 void *dbt_alloc(struct dbt *dbt, size_t size);
+/* The first pieces of what blocks and translations are kept in are granted while the machine is still being made. */
+void dbt_expect_use(struct dbt *dbt);
 /* Room for the largest translation, flushing if there is none. */
 void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt);
 /* At most so many bytes of code, within the bounds above; 0: as many as there are. With nothing translated yet. */

@@ -371,6 +371,8 @@ static bool dbt_attach(struct vcpu *vcpu)
     if (__builtin_cpu_supports("bmi2"))         /* else nothing is translated */
         dbt->interp.run_blocks = run_blocks;
     dbt->interp.cache->ahead = dbt->ahead;
+    if (!vcpu->index)                           /* the one that is sure to run */
+        dbt_expect_use(dbt);
     dbt->gs_instruction = gs_has_instruction();
     dbt->shifts_write_all = dbt_shifts_write_all_flags();
     dbt_limit(dbt, vcpu->code_cache);
