@@ -14,11 +14,9 @@ void code_drops_fini(struct code_drops *drops) { pthread_mutex_destroy(&drops->l
 
 static uint64_t end_of(const struct code_drop *drop) { return drop->gpa + drop->size; }
 
-/* Bytes of a page that it has some of, or of the next one. */
-static bool is_near(const struct code_drop *drop, uint64_t gpa)
-{
-    return gpa >= align_down(drop->gpa, PAGE_SIZE) && gpa <= align_up(end_of(drop), PAGE_SIZE);
-}
+static bool touches(const struct code_drop *drop, uint64_t gpa, uint64_t size) { return gpa <= end_of(drop) && drop->gpa <= gpa + size; }
+
+static bool same_page(const struct code_drop *drop, uint64_t gpa) { return align_down(drop->gpa, PAGE_SIZE) == align_down(gpa, PAGE_SIZE); }
 
 /* What lies between is dropped, too. */
 static void widen(struct code_drop *drop, uint64_t gpa, uint64_t size)
@@ -28,20 +26,30 @@ static void widen(struct code_drop *drop, uint64_t gpa, uint64_t size)
     drop->size = end - drop->gpa;
 }
 
-bool code_drops_add(struct code_drops *drops, uint64_t gpa, uint64_t size)
+/* There is no room for another one. */
+static struct code_drop *nearest(struct code_drops *drops, uint64_t gpa)
+{
+    unsigned i = drops->count - 1;
+    while (i > 0 && !same_page(&drops->drop[i], gpa))
+        i--;
+    return &drops->drop[i];
+}
+
+unsigned code_drops_add(struct code_drops *drops, uint64_t gpa, uint64_t size)
 {
     pthread_mutex_lock(&drops->lock);
-    unsigned before = drops->count, i = before;
-    while (i > 0 && !is_near(&drops->drop[i - 1], gpa))
-        i--;
-    if (i > 0)
-        widen(&drops->drop[i - 1], gpa, size);
-    else if (before == CODE_DROPS_MOST)
-        widen(&drops->drop[before - 1], gpa, size);
-    else
-        drops->drop[drops->count++] = (struct code_drop){ gpa, size };
+    struct code_drop *last = drops->count ? &drops->drop[drops->count - 1] : NULL;
+    unsigned added = 0;
+    if (last && touches(last, gpa, size)) {
+        widen(last, gpa, size);
+    } else if (drops->count == CODE_DROPS_MOST) {
+        widen(nearest(drops, gpa), gpa, size);
+    } else {
+        drops->drop[drops->count] = (struct code_drop){ gpa, size };
+        added = ++drops->count;
+    }
     pthread_mutex_unlock(&drops->lock);
-    return !before;
+    return added;
 }
 
 unsigned code_drops_take(struct code_drops *drops, struct code_drop taken[CODE_DROPS_MOST])

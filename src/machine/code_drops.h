@@ -9,7 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { CODE_DROPS_MOST = 256 };
+/* A vCPU that sleeps is woken for CODE_DROPS_MANY of them, before there is so little room that more is dropped than was written. */
+enum { CODE_DROPS_MOST = 256, CODE_DROPS_MANY = 128 };
 
 /* Guest-physical bytes. */
 struct code_drop {
@@ -28,8 +29,8 @@ void code_drops_fini(struct code_drops *drops);
 
 /* --- any thread --- */
 
-/* True: nothing has waited before, so the vCPU is to be told. */
-bool code_drops_add(struct code_drops *drops, uint64_t gpa, uint64_t size);
+/* Returns how many wait if this is one more: with the first the vCPU is to be told, with CODE_DROPS_MANY to be woken. 0: it went with another one. */
+unsigned code_drops_add(struct code_drops *drops, uint64_t gpa, uint64_t size);
 /* All that waits, no longer; returns how many. */
 unsigned code_drops_take(struct code_drops *drops, struct code_drop taken[CODE_DROPS_MOST]);
 

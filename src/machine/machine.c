@@ -129,8 +129,11 @@ static void code_written(void *owner, uint64_t gpa, uint64_t size)
                 vcpu->code_overwritten(vcpu, gpa, size);
             continue;
         }
-        if (code_drops_add(&machine->code_drops[i], gpa, size) && !vcpu_post(vcpu, drop_code, &machine->code_drops[i]))
+        unsigned waiting = code_drops_add(&machine->code_drops[i], gpa, size);
+        if (waiting == 1 && !vcpu_post(vcpu, drop_code, &machine->code_drops[i]))
             abort();    /* out of host memory: there is no way to keep the guest's view right */
+        if (waiting == CODE_DROPS_MANY)
+            vcpu_wake(vcpu);
     }
 }
 

@@ -22,10 +22,11 @@ static void the_vcpu_is_told_once(void **state)
     struct code_drop taken[CODE_DROPS_MOST];
     code_drops_init(&drops);
     assert_int_equal(code_drops_take(&drops, taken), 0);
-    assert_true(code_drops_add(&drops, 0x1000, GRANULE));
-    assert_false(code_drops_add(&drops, 0x9000, GRANULE));
+    assert_int_equal(code_drops_add(&drops, 0x1000, GRANULE), 1);
+    assert_int_equal(code_drops_add(&drops, 0x9000, GRANULE), 2);
+    assert_int_equal(code_drops_add(&drops, 0x9000 + GRANULE, GRANULE), 0);
     assert_int_equal(code_drops_take(&drops, taken), 2);
-    assert_true(code_drops_add(&drops, 0x1000, GRANULE));
+    assert_int_equal(code_drops_add(&drops, 0x1000, GRANULE), 1);
     code_drops_fini(&drops);
 }
 
@@ -39,6 +40,19 @@ static void writes_to_one_page_wait_as_one(void **state)
     assert_int_equal(code_drops_take(&drops, taken), 1);
     assert_int_equal(taken[0].gpa, 0x5000);
     assert_int_equal(taken[0].size, 7 * GRANULE);
+    code_drops_fini(&drops);
+}
+
+static void as_long_as_there_is_room_no_more_is_dropped_than_was_written(void **state)
+{
+    struct code_drops drops;
+    struct code_drop taken[CODE_DROPS_MOST];
+    code_drops_init(&drops);
+    for (unsigned i = 0; i < CODE_DROPS_MANY; i++)
+        assert_int_equal(code_drops_add(&drops, 0x5000 + i * 4 * GRANULE, GRANULE), i + 1);
+    assert_int_equal(code_drops_take(&drops, taken), CODE_DROPS_MANY);
+    for (unsigned i = 0; i < CODE_DROPS_MANY; i++)
+        assert_int_equal(taken[i].size, GRANULE);
     code_drops_fini(&drops);
 }
 
@@ -68,6 +82,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_vcpu_is_told_once),
         cmocka_unit_test(writes_to_one_page_wait_as_one),
+        cmocka_unit_test(as_long_as_there_is_room_no_more_is_dropped_than_was_written),
         cmocka_unit_test(all_that_was_written_is_dropped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
