@@ -23,6 +23,7 @@ enum { RING_SIZE = 64 * 1024, CLIENTS_MAX = 8, INPUT_SIZE = 512 };
 struct client {
     int fd;                     /* -1: no client */
     uint64_t seen;              /* how far it has been shown what was written */
+    bool gone;                  /* shown nothing any more; what it typed last is still taken */
 };
 
 struct console {
@@ -86,11 +87,16 @@ static void show(struct console *console, struct client *client)
         size_t at = client->seen % RING_SIZE, size = (size_t)min_u64(console->written - client->seen, RING_SIZE - at);
         ssize_t sent = send(client->fd, console->ring + at, size, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent < 0 && errno != EAGAIN && errno != EINTR)
-            drop_client(client);
+            client->gone = true;
         if (sent <= 0)
             return;
         client->seen += (uint64_t)sent;
     }
+}
+
+static bool wants_output(const struct console *console, const struct client *client)
+{
+    return client->fd >= 0 && !client->gone && client->seen < console->written;
 }
 
 static void read_client(struct console *console, struct client *client)
@@ -127,8 +133,8 @@ static void prepare(const struct console *console, struct poll_set *set)
     set->fd[1] = (struct pollfd){ .fd = console->guest, .events = (short)(POLLIN | (console->input_size ? POLLOUT : 0)) };
     for (unsigned i = 0; i < CLIENTS_MAX; i++) {
         const struct client *client = &console->client[i];
-        set->fd[2 + i] = (struct pollfd){ .fd = client->fd, .events = (short)((room ? POLLIN : 0) |
-                                                                              (client->seen < console->written ? POLLOUT : 0)) };
+        bool output = wants_output(console, client);       /* one that has gone shows that all the time: it waits for room without being asked */
+        set->fd[2 + i] = (struct pollfd){ .fd = room || output ? client->fd : -1, .events = (short)((room ? POLLIN : 0) | (output ? POLLOUT : 0)) };
     }
 }
 
@@ -144,12 +150,10 @@ static void handle(struct console *console, const struct poll_set *set)
         read_guest(console);
     for (unsigned i = 0; i < CLIENTS_MAX; i++) {
         struct client *client = &console->client[i];
-        if (client->fd >= 0 && client->seen < console->written)
+        if (wants_output(console, client))
             show(console, client);
         if (client->fd >= 0 && set->fd[2 + i].revents && console->input_size < INPUT_SIZE)
             read_client(console, client);
-        else if (client->fd >= 0 && set->fd[2 + i].revents & (POLLHUP | POLLERR))
-            drop_client(client);        /* it has gone, and what it typed last finds no room */
     }
     if (console->input_size && console->guest >= 0)
         type(console);
@@ -219,7 +223,7 @@ bool console_attach(struct console *console, int fd, size_t backlog, struct erro
     for (unsigned i = 0; i < CLIENTS_MAX && !attached; i++)
         if (console->client[i].fd < 0) {
             uint64_t kept = min_u64(console->written, RING_SIZE);
-            console->client[i] = (struct client){ fd, console->written - min_u64(backlog, kept) };
+            console->client[i] = (struct client){ .fd = fd, .seen = console->written - min_u64(backlog, kept) };
             attached = true;
         }
     pthread_mutex_unlock(&console->mutex);

@@ -11,15 +11,17 @@
 
 #include "backend/chardev.h"
 #include "backend/terminal.h"
+#include "base/byte_queue.h"
 #include "base/io.h"
 #include "cli/arguments.h"
 #include "cli/remote.h"
 
-enum { CTRL_A = 1, BACKLOG = 2048 };
+enum { CTRL_A = 1, BACKLOG = 2048, READ = 512, TYPED_MOST = 1 << 20 };
 
 struct session {
     int line;
     bool is_terminal, escaped, input_ended;
+    struct byte_queue typed;            /* and not taken by the machine yet: the escape key works meanwhile */
 };
 
 static const char help[] = "\r\nCtrl-A d  detach; the machine goes on\r\nCtrl-A a  send Ctrl-A to the guest\r\nCtrl-A h  this help\r\n";
@@ -30,11 +32,11 @@ static bool escape_key(struct session *session, char key)
     if (key == 'd' || key == 'x')
         return false;
     if (key == CTRL_A || key == 'a')
-        return io_write_all(session->line, &(char){ CTRL_A }, 1);
+        byte_queue_add(&session->typed, &(char){ CTRL_A }, 1);
     return key != 'h' || io_write_all(STDOUT_FILENO, help, sizeof(help) - 1);
 }
 
-/* False: the session is over. */
+/* Room for `size` bytes is reserved. False: the session is over. */
 static bool type(struct session *session, const char *data, size_t size)
 {
     for (size_t i = 0; i < size; i++) {
@@ -44,8 +46,8 @@ static bool type(struct session *session, const char *data, size_t size)
                 return false;
         } else if (session->is_terminal && data[i] == CTRL_A) {
             session->escaped = true;
-        } else if (!io_write_all(session->line, &data[i], 1)) {
-            return false;
+        } else {
+            byte_queue_add(&session->typed, &data[i], 1);
         }
     }
     return true;
@@ -54,7 +56,9 @@ static bool type(struct session *session, const char *data, size_t size)
 /* Without a terminal the end of the input is not the end of the session: there may be answers. */
 static bool read_input(struct session *session)
 {
-    char data[512];
+    char data[READ];
+    if (!byte_queue_reserve(&session->typed, sizeof(data)))
+        return false;
     ssize_t size = read(STDIN_FILENO, data, sizeof(data));
     if (size < 0 && errno == EINTR)
         return true;
@@ -72,17 +76,30 @@ static bool show(const struct session *session)
     return size > 0 && io_write_all(STDOUT_FILENO, data, (size_t)size);
 }
 
+/* As much as the machine takes now. */
+static void send_typed(struct session *session)
+{
+    ssize_t sent = 0;
+    if (session->typed.size)
+        sent = send(session->line, byte_queue_first(&session->typed), session->typed.size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent > 0)
+        byte_queue_drop(&session->typed, (size_t)sent);
+}
+
 /* True: detached; false: the other side has ended. */
 static bool run(struct session *session)
 {
     for (;;) {
-        struct pollfd fds[2] = { { .fd = session->line, .events = POLLIN },
-                                 { .fd = session->input_ended ? -1 : STDIN_FILENO, .events = POLLIN } };
+        bool reads = !session->input_ended && session->typed.size < TYPED_MOST;
+        struct pollfd fds[2] = { { .fd = session->line, .events = (short)(POLLIN | (session->typed.size ? POLLOUT : 0)) },
+                                 { .fd = reads ? STDIN_FILENO : -1, .events = POLLIN } };
         if (poll(fds, 2, -1) < 0 && errno != EINTR)
             return false;
-        if (fds[0].revents && !show(session))
+        if (fds[0].revents & ~POLLOUT && !show(session))
             return false;
-        if (fds[1].revents && !read_input(session))
+        bool detached = fds[1].revents && !read_input(session);
+        send_typed(session);
+        if (detached)
             return true;
     }
 }
@@ -111,6 +128,9 @@ static int attach(struct client *client, const char *name)
         chardev_restore_terminals();
         if (session.is_terminal)
             fprintf(stderr, "\ndoppel: %s\n", detached ? "detached" : "the machine has ended");
+        if (detached && session.typed.size)
+            fprintf(stderr, "doppel: the guest has not read all that was typed; %zu bytes are lost\n", session.typed.size);
+        byte_queue_free(&session.typed);
     }
     client_answer_end(&answer);
     close(pair[0]);

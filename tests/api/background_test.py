@@ -34,6 +34,11 @@ class Background(Case):
         return next(machine for machine in self.ps() if machine["name"] == name)
 
 
+def write_all(descriptor, data):
+    while data:
+        data = data[os.write(descriptor, data):]
+
+
 class Consoles(Background):
     def test_the_console_takes_input_and_is_logged(self):
         self.background()
@@ -51,11 +56,13 @@ class Consoles(Background):
         for console in consoles:
             self.assertEqual(console.stdout.read(2), b"hi")
 
-    def test_on_a_terminal_a_key_detaches(self):
-        self.background()
+    def on_a_terminal(self):
+        """A console on a terminal: its process, our end of the terminal, and a function that waits for text there."""
         ours, theirs = pty.openpty()
         console = subprocess.Popen([DOPPEL, "console", "web"], stdin=theirs, stdout=theirs, stderr=theirs, env=self.environment)
         self.processes.append(console)
+        self.addCleanup(os.close, ours)
+        self.addCleanup(os.close, theirs)
         seen = b""
 
         def expect(text):
@@ -66,6 +73,11 @@ class Consoles(Background):
                 if select.select([ours], [], [], 0.1)[0]:
                     seen += os.read(ours, 4096)
 
+        return console, ours, expect
+
+    def test_on_a_terminal_a_key_detaches(self):
+        self.background()
+        console, ours, expect = self.on_a_terminal()
         expect(b">")
         os.write(ours, b"abc")
         expect(b"abc")
@@ -75,8 +87,21 @@ class Consoles(Background):
         expect(b"detached")
         self.assertEqual(console.wait(SECONDS), exit_status("DONE"))
         self.assertEqual(self.state("web"), "Running")
-        os.close(ours)
-        os.close(theirs)
+
+    def test_what_is_pasted_waits_for_a_guest_that_stands_still(self):
+        self.background()
+        self.doppel("pause", "web")
+        console, ours, expect = self.on_a_terminal()
+        expect(b">")
+        text = "".join(str(number) + " " for number in range(10000))
+        write_all(ours, text.encode())
+        self.doppel("resume", "web")
+        expect(text[-100:].encode())
+        self.assertEqual(self.doppel("logs", "web"), ">" + text)
+        self.doppel("pause", "web")
+        write_all(ours, text.encode() + b"\x01d")          # the key works though the guest reads nothing
+        expect(b"detached")
+        self.assertEqual(console.wait(SECONDS), exit_status("DONE"))
 
     def test_the_console_ends_with_the_machine(self):
         self.background()
