@@ -4,6 +4,7 @@
 #include <cpuid.h>
 #include <link.h>
 
+#include "engine/dbt/kept_net.h"
 #include "engine/dbt/plan.h"
 #include "engine/interp/native.h"
 #include "x86/model.h"
@@ -313,33 +314,6 @@ static void take_traps(const struct work *w, struct trap *out)
             out[i].stub = position(w, w->t->code + out[i].stub - w->dbt->shift);
 }
 
-static bool lies_in(uint64_t address, const void *start, size_t size) { return address - (uintptr_t)start < size; }
-
-static bool is_ours(const struct work *w, uint64_t v)
-{
-    extern const char __executable_start[], end[];
-    const struct dbt *dbt = w->dbt;
-    return lies_in(v, dbt, sizeof(*dbt)) || lies_in(v, dbt->hot.base, DBT_CODE_SIZE) ||
-           lies_in(v, dbt->hot.base + dbt->shift, DBT_CODE_SIZE) || lies_in(v, dbt->data, DBT_DATA_SIZE) ||
-           lies_in(v, w->vcpu, sizeof(*w->vcpu)) || lies_in(v, __executable_start, (size_t)(end - __executable_start));
-}
-
-/*
- * A net under whoever writes emitters: is there an address in the code, of ours or of guest code close by, that was not noted? (Those
- * that were are 0 by now.)
- */
-static bool has_foreign_address(const struct work *w, const uint8_t *code, size_t size)
-{
-    enum { CLOSE = 64 << 10, USER_HIGH = 0x8000 };      /* the upper half of a host address is lower, and not 0 */
-    for (size_t i = 0; i + 8 <= size; i++) {
-        uint64_t v;
-        memcpy(&v, code + i, 8);
-        if (v - w->t->rip + CLOSE < 2 * CLOSE || ((v >> 32) - 1 < USER_HIGH - 1 && is_ours(w, v)))
-            return true;
-    }
-    return false;
-}
-
 void kept_add(struct work *w)
 {
     struct kept_range range[TRACE_MAX];
@@ -377,7 +351,7 @@ void kept_add(struct work *w)
     memcpy((void *)p.bytes, bytes, k.bytes);
     memcpy((void *)p.code, w->joined, code_size);
     reloc_normalize(&w->relocs, (void *)p.code, w->dbt->hot.base);
-    if (near && !has_foreign_address(w, p.code, code_size))
+    if (near && !kept_net_catches(w, p.code, code_size))
         store_add(w->dbt->store, key_of(k.mode, guest, k.in_page, probed), out, (uint32_t)size, w->dbt->ahead);
     free(out);
 }

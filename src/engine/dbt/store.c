@@ -12,7 +12,7 @@
 #include "base/base.h"
 #include "engine/dbt/store_file.h"
 
-enum { BUCKET_BITS = 16, PRESENT_BITS = 20 };
+enum { BUCKET_BITS = 16, PRESENT_BITS = 18 };
 enum { DIRECTORY_BYTES_MOST = 512 << 20 };      /* of the files of other shapes: other builds, processor models */
 enum { WORTH_WRITING = 10, AGE_MOST = 32 };     /* one new entry for so many old ones is; runs in which one that is kept was of no use */
 enum { LOCK_TRIES = 50, LOCK_WAIT_NS = 100000000 };
