@@ -296,12 +296,6 @@ static struct ram_slot *slot_at(struct ram *ram, uint64_t gpa)
     return NULL;
 }
 
-static void grant(struct ram *ram, struct ram_slot *slot, uint64_t gpa, uint64_t size)
-{
-    for (uint64_t at = gpa; at < gpa + size; at = slot->gpa + align_down(at - slot->gpa, RAM_PIECE) + RAM_PIECE)
-        ram_grant(ram, slot, at);
-}
-
 enum copy { COPY_OUT, COPY_IN, COPY_LOAD };
 
 static bool copy_range(struct ram *ram, uint64_t gpa, void *buffer, size_t size, enum copy copy)
@@ -316,7 +310,8 @@ static bool copy_range(struct ram *ram, uint64_t gpa, void *buffer, size_t size,
         if (copy == COPY_OUT) {
             memcpy(bytes, slot->host + offset, part);
         } else if (copy == COPY_LOAD || !ram_is_rom(slot, gpa)) {
-            grant(ram, slot, gpa, part);
+            part = min_u64(part, RAM_PIECE - offset % RAM_PIECE);       /* while one is filled, the next is granted ahead */
+            ram_grant(ram, slot, gpa);
             memcpy(slot->host + offset, bytes, part);
             ram_written(ram, gpa, part);
         }

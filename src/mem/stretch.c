@@ -9,11 +9,11 @@ enum {
     AHEAD_MOST = 1 << 20,
 };
 
-/* Pieces of a slot that were touched one after the other. */
+/* Pieces of a slot that were touched one after the other, upwards or downwards. */
 struct stretch {
     struct ram_slot *slot;                  /* NULL: none */
-    uint64_t expected;                      /* offset of the next one that nobody has granted */
-    uint64_t ahead;                         /* bytes granted ahead the last time; RAM_PIECE at its beginning */
+    uint64_t low, high;                     /* offsets: all between was touched, or asked for */
+    uint64_t ahead;                         /* bytes asked for the last time; RAM_PIECE at its beginning */
 };
 
 struct ram_stretches {
@@ -56,39 +56,66 @@ static struct ram_slot *slot_of(struct ram *ram, const uint8_t *host)
     return slot;
 }
 
-/* On the thread: pieces of one slot. */
-static void grant(void *owner, uint8_t *at, size_t size)
+static void grant_pieces(struct ram *ram, struct ram_slot *slot, uint64_t from, uint64_t to)
 {
-    struct ram *ram = owner;
-    struct ram_slot *slot = slot_of(ram, at);
-    uint64_t from = (uint64_t)(at - slot->host);
-    for (uint64_t offset = from; offset < from + size; offset += RAM_PIECE) {
+    for (uint64_t offset = from; offset < to; offset += RAM_PIECE)
         if (!(atomic_load_explicit(&slot->page[offset >> PAGE_SHIFT], memory_order_relaxed) & PAGE_GRANTED))
             ram_populate_piece(ram, slot, offset);
-    }
 }
 
-/* Mutex held. The one that goes on at `offset`, or one that begins there. */
+/*
+ * On the thread: pieces of one slot, the farther half first. Who touches memory as fast as the host grants it does the nearer half himself meanwhile,
+ * where both would otherwise wait for each other at each page.
+ */
+static void grant_upwards(void *owner, uint8_t *at, size_t size)
+{
+    struct ram_slot *slot = slot_of(owner, at);
+    uint64_t from = (uint64_t)(at - slot->host), half = from + align_down(size / 2, RAM_PIECE);
+    grant_pieces(owner, slot, half, from + size);
+    grant_pieces(owner, slot, from, half);
+}
+
+static void grant_downwards(void *owner, uint8_t *at, size_t size)
+{
+    struct ram_slot *slot = slot_of(owner, at);
+    uint64_t from = (uint64_t)(at - slot->host), half = from + align_up(size / 2, RAM_PIECE);
+    grant_pieces(owner, slot, from, half);
+    grant_pieces(owner, slot, half, from + size);
+}
+
+/* Mutex held. The one that the piece at `offset` is of or beside, or one that begins there. */
 static struct stretch *stretch_at(struct ram_stretches *stretches, struct ram_slot *slot, uint64_t offset)
 {
-    for (unsigned i = 0; i < STRETCHES; i++)
-        if (stretches->stretch[i].slot == slot && stretches->stretch[i].expected == offset)
-            return &stretches->stretch[i];
+    for (unsigned i = 0; i < STRETCHES; i++) {
+        struct stretch *stretch = &stretches->stretch[i];
+        if (stretch->slot == slot && offset + RAM_PIECE >= stretch->low && offset <= stretch->high)
+            return stretch;
+    }
     struct stretch *stretch = &stretches->stretch[stretches->oldest++ % STRETCHES];
-    *stretch = (struct stretch){ .slot = slot };
+    *stretch = (struct stretch){ .slot = slot, .low = offset, .high = offset + RAM_PIECE, .ahead = RAM_PIECE };
     return stretch;
 }
 
+/* Mutex held. At most so many bytes are wanted ahead. */
+static uint64_t how_far(struct stretch *stretch, uint64_t most)
+{
+    stretch->ahead = min_u64(2 * stretch->ahead, AHEAD_MOST);
+    return min_u64(stretch->ahead, most);
+}
+
+/* Who comes to what the thread has no time for grants it himself. */
 void ram_stretch_to(struct ram_stretches *stretches, struct ram_slot *slot, uint64_t offset)
 {
-    uint64_t next = offset + RAM_PIECE, most = next < slot->size ? slot->size - next : 0, size = 0;
     pthread_mutex_lock(&stretches->mutex);
     struct stretch *stretch = stretch_at(stretches, slot, offset);
-    if (stretch->ahead)
-        size = min_u64(min_u64(2 * stretch->ahead, AHEAD_MOST), most);
-    stretch->ahead = size ? size : RAM_PIECE;
-    stretch->expected = next + size;
+    if (offset == stretch->high && offset + RAM_PIECE < slot->size) {
+        uint64_t next = offset + RAM_PIECE, size = how_far(stretch, slot->size - next);
+        stretch->high = next + size;
+        ahead_ask(stretches->ahead, grant_upwards, stretches->ram, slot->host + next, size);
+    } else if (offset + RAM_PIECE == stretch->low && offset) {
+        uint64_t size = how_far(stretch, offset);
+        stretch->low = offset - size;
+        ahead_ask(stretches->ahead, grant_downwards, stretches->ram, slot->host + stretch->low, size);
+    }
     pthread_mutex_unlock(&stretches->mutex);
-    if (size)                               /* who comes to what the thread has no time for grants it himself */
-        ahead_ask(stretches->ahead, grant, stretches->ram, slot->host + next, size);
 }

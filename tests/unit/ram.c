@@ -273,7 +273,7 @@ static void only_stretches_are_granted_ahead(void **state)
     assert_non_null(ram->stretches);
     for (unsigned i = 0; i < ARRAY_SIZE(touched); i++)
         ram_grant(ram, slot, MiB + touched[i] * RAM_PIECE);
-    while (!piece_is_granted(slot, 6))
+    while (!piece_is_granted(slot, 5) || !piece_is_granted(slot, 6))
         usleep(1000);
     for (unsigned piece = 0; piece < 70; piece++) {
         bool wanted = piece == 5 || piece == 6;
@@ -281,6 +281,22 @@ static void only_stretches_are_granted_ahead(void **state)
             wanted |= piece == touched[i];
         assert_int_equal(piece_is_granted(slot, piece), wanted);
     }
+    ram_destroy(ram);
+}
+
+static void memory_is_granted_ahead_downwards(void **state)
+{
+    struct ram *ram = ram_from_1m(NULL);
+    struct ram_slot *slot = &ram->slot[0];
+    ram->stretches = ram_stretches_create(ram);
+    assert_non_null(ram->stretches);
+    for (unsigned piece = 63; piece > 0; piece--)
+        ram_grant(ram, slot, MiB + piece * RAM_PIECE);
+    while (!piece_is_granted(slot, 0))
+        usleep(1000);
+    assert_false(piece_is_granted(slot, 64));
+    write_pages(ram);
+    check_pages(ram);
     ram_destroy(ram);
 }
 
@@ -312,6 +328,7 @@ int main(void)
         cmocka_unit_test(what_is_mostly_granted_is_gathered_once),
         cmocka_unit_test(a_gatherer_ends_when_it_is_told),
         cmocka_unit_test(only_stretches_are_granted_ahead),
+        cmocka_unit_test(memory_is_granted_ahead_downwards),
         cmocka_unit_test(nothing_is_granted_beyond_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
