@@ -1,4 +1,4 @@
-/* Between lapic.c, lapic_timer.c and lapic_host.c. All of it under the APIC's lock. */
+/* Between the files of the local APIC. All of it under the APIC's lock, but the functions of lapic_intc_ops, which take it. */
 #ifndef DOPPEL_DEV_LAPIC_INTERNAL_H
 #define DOPPEL_DEV_LAPIC_INTERNAL_H
 
@@ -53,6 +53,37 @@ enum {
     LVT_TIMER_MODE = 3 << 17,
 };
 
+/* SDM3 §11.5.3 "Error Handling" */
+enum { ESR_SEND_ILLEGAL_VECTOR = 1 << 5, ESR_RECEIVE_ILLEGAL_VECTOR = 1 << 6, ESR_ILLEGAL_REGISTER = 1 << 7 };
+
+/* SDM3 §11.6.1 "Interrupt Command Register (ICR)" */
+enum {
+    ICR_LOGICAL = 1 << 11,
+    ICR_ASSERT = 1 << 14,
+    ICR_LEVEL = 1 << 15,
+    ICR_WRITABLE = 0x000CCFFF,
+};
+
+static inline bool lapic_enabled(const struct lapic *lapic) { return lapic->apic_base & APIC_BASE_EN; }
+
+static inline bool lapic_x2apic(const struct lapic *lapic)
+{
+    return (lapic->apic_base & (APIC_BASE_EN | APIC_BASE_EXTD)) == (APIC_BASE_EN | APIC_BASE_EXTD);
+}
+
+/* Sets of vectors: IRR, ISR, TMR. */
+static inline bool vector_test(const uint32_t *set, unsigned vector) { return set[vector >> 5] >> (vector & 31) & 1; }
+static inline void vector_set(uint32_t *set, unsigned vector) { set[vector >> 5] |= 1u << (vector & 31); }
+static inline void vector_clear(uint32_t *set, unsigned vector) { set[vector >> 5] &= ~(1u << (vector & 31)); }
+/* -1: the set is empty. */
+static inline int vector_highest(const uint32_t *set)
+{
+    for (int i = 7; i >= 0; i--)
+        if (set[i])
+            return i * 32 + 31 - __builtin_clz(set[i]);
+    return -1;
+}
+
 /* What is to be done once the lock is released. */
 struct lapic_after {
     uint32_t request;
@@ -63,11 +94,41 @@ struct lapic_after {
 };
 
 /* --- lapic.c --- */
-extern const uint32_t lapic_lvt_writable[LVT_COUNT];
 /* Releases the lock and does what was noted. */
 void lapic_finish(struct lapic *lapic, const struct lapic_after *after);
+
+/* --- lapic_deliver.c --- */
+/* The PPR. */
+uint32_t lapic_processor_priority(const struct lapic *lapic);
+/* The vector that the processor may take now, or -1. */
+int lapic_deliverable(const struct lapic *lapic);
+/* Does the 8259 ask for an interrupt that may go to the processor? A disabled APIC connects LINT0 to INTR. */
+bool lapic_extint_waits(const struct lapic *lapic);
+/* Records an error and tells of it by LVT error (which cannot tell of its own illegal vector). */
+void lapic_record_error(struct lapic *lapic, uint32_t bit, struct lapic_after *after);
+/* A fixed interrupt for this APIC. */
+void lapic_accept(struct lapic *lapic, uint8_t vector, bool level, struct lapic_after *after);
 /* A local source, with the delivery mode of its LVT entry. */
 void lapic_deliver_local(struct lapic *lapic, enum lapic_lvt n, struct lapic_after *after);
+/* The LDR: what it answers to in logical destination mode. */
+uint32_t lapic_logical_id(const struct lapic *lapic);
+
+/* --- lapic_registers.c --- */
+extern const uint32_t lapic_lvt_writable[LVT_COUNT];
+/* As after power-up, but for IA32_APIC_BASE. */
+void lapic_reset_registers(struct lapic *lapic);
+void lapic_write_tpr(struct lapic *lapic, uint32_t value, struct lapic_after *after);
+/* What a write of the ICR asks for. */
+void lapic_send_ipi(struct lapic *lapic, uint64_t icr, struct lapic_after *after);
+/* Those that both modes have, and write alike; reading also knows xAPIC mode's own. False: there is no such register. */
+bool lapic_read_register(struct lapic *lapic, unsigned reg, uint32_t *value);
+bool lapic_write_register(struct lapic *lapic, unsigned reg, uint32_t value, struct lapic_after *after);
+bool lapic_mmio(void *intc, struct access *access);
+
+/* --- lapic_msr.c --- */
+bool lapic_read_msr(void *intc, uint32_t msr, uint64_t *value);
+bool lapic_write_msr(void *intc, uint32_t msr, uint64_t value);
+void lapic_set_tsc_offset(void *intc, uint64_t offset);
 
 /* --- lapic_timer.c --- */
 /* Is it in TSC-deadline mode? */
