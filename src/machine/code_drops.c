@@ -1,12 +1,15 @@
 #include "machine/code_drops.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/base.h"
 
-void code_drops_init(struct code_drops *drops)
+void code_drops_init(struct code_drops *drops, void (*added)(struct code_drops *drops), void *vcpu)
 {
     pthread_mutex_init(&drops->lock, NULL);
+    drops->added = added;
+    drops->vcpu = vcpu;
     drops->count = 0;
 }
 
@@ -35,21 +38,19 @@ static struct code_drop *nearest(struct code_drops *drops, uint64_t gpa)
     return &drops->drop[i];
 }
 
-unsigned code_drops_add(struct code_drops *drops, uint64_t gpa, uint64_t size)
+void code_drops_add(struct code_drops *drops, uint64_t gpa, uint64_t size)
 {
     pthread_mutex_lock(&drops->lock);
     struct code_drop *last = drops->count ? &drops->drop[drops->count - 1] : NULL;
-    unsigned added = 0;
     if (last && touches(last, gpa, size)) {
         widen(last, gpa, size);
     } else if (drops->count == CODE_DROPS_MOST) {
         widen(nearest(drops, gpa), gpa, size);
     } else {
-        drops->drop[drops->count] = (struct code_drop){ gpa, size };
-        added = ++drops->count;
+        drops->drop[drops->count++] = (struct code_drop){ gpa, size };
+        drops->added(drops);
     }
     pthread_mutex_unlock(&drops->lock);
-    return added;
 }
 
 unsigned code_drops_take(struct code_drops *drops, struct code_drop taken[CODE_DROPS_MOST])

@@ -6,7 +6,6 @@
 #define DOPPEL_MACHINE_CODE_DROPS_H
 
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdint.h>
 
 /* A vCPU that sleeps is woken for CODE_DROPS_MANY of them, before there is so little room that more is dropped than was written. */
@@ -19,18 +18,23 @@ struct code_drop {
 
 /* Of one vCPU. */
 struct code_drops {
-    pthread_mutex_t lock;               /* guards the rest; nothing else is locked meanwhile */
+    void (*added)(struct code_drops *drops);    /* one more waits; with the lock held */
+    void *vcpu;
+    pthread_mutex_t lock;               /* guards the rest */
     unsigned count;
     struct code_drop drop[CODE_DROPS_MOST];
 };
 
-void code_drops_init(struct code_drops *drops);
+void code_drops_init(struct code_drops *drops, void (*added)(struct code_drops *drops), void *vcpu);
 void code_drops_fini(struct code_drops *drops);
 
 /* --- any thread --- */
 
-/* Returns how many wait if this is one more: with the first the vCPU is to be told, with CODE_DROPS_MANY to be woken. 0: it went with another one. */
-unsigned code_drops_add(struct code_drops *drops, uint64_t gpa, uint64_t size);
+/*
+ * When it returns `added` has been called, even if it was another thread that added the first: the guest may now tell the vCPU by ways of its
+ * own to run the new code.
+ */
+void code_drops_add(struct code_drops *drops, uint64_t gpa, uint64_t size);
 /* All that waits, no longer; returns how many. */
 unsigned code_drops_take(struct code_drops *drops, struct code_drop taken[CODE_DROPS_MOST]);
 

@@ -118,6 +118,14 @@ static void drop_code(struct vcpu *vcpu, void *argument)
         vcpu->engine->code_written(vcpu, drop[i].gpa, drop[i].size);
 }
 
+static void drop_added(struct code_drops *drops)
+{
+    if (drops->count == 1 && !vcpu_post(drops->vcpu, drop_code, drops))
+        abort();        /* out of host memory: there is no way to keep the guest's view right */
+    if (drops->count == CODE_DROPS_MANY)
+        vcpu_wake(drops->vcpu);
+}
+
 static void code_written(void *owner, uint64_t gpa, uint64_t size)
 {
     struct machine *machine = owner;
@@ -129,11 +137,7 @@ static void code_written(void *owner, uint64_t gpa, uint64_t size)
                 vcpu->code_overwritten(vcpu, gpa, size);
             continue;
         }
-        unsigned waiting = code_drops_add(&machine->code_drops[i], gpa, size);
-        if (waiting == 1 && !vcpu_post(vcpu, drop_code, &machine->code_drops[i]))
-            abort();    /* out of host memory: there is no way to keep the guest's view right */
-        if (waiting == CODE_DROPS_MANY)
-            vcpu_wake(vcpu);
+        code_drops_add(&machine->code_drops[i], gpa, size);
     }
 }
 
@@ -244,12 +248,11 @@ static bool create_vcpus(struct machine *machine, struct error *err)
     machine->code_drops = calloc(machine->config.cpus, sizeof(*machine->code_drops));
     if (!machine->vcpu || !machine->code_drops)
         return error_set(err, "no memory for %u vCPUs", machine->config.cpus);
-    for (unsigned i = 0; i < machine->config.cpus; i++)
-        code_drops_init(&machine->code_drops[i]);
     for (unsigned i = 0; i < machine->config.cpus; i++) {
         machine->vcpu[i] = create_vcpu(machine, i, err);
         if (!machine->vcpu[i])
             return false;
+        code_drops_init(&machine->code_drops[i], drop_added, machine->vcpu[i]);
     }
     machine->ram->watcher = (struct ram_watcher){ code_written, machine };
     return !machine->config.state_log.path || (machine->state_log = state_log_open(machine, err));
@@ -351,7 +354,7 @@ void machine_destroy(struct machine *machine)
     state_log_close(machine->state_log);
     for (unsigned i = 0; machine->vcpu && i < machine->config.cpus; i++)
         destroy_vcpu(machine->vcpu[i]);
-    for (unsigned i = 0; machine->code_drops && i < machine->config.cpus; i++)
+    for (unsigned i = 0; machine->code_drops && i < machine->config.cpus && machine->code_drops[i].vcpu; i++)
         code_drops_fini(&machine->code_drops[i]);
     free(machine->code_drops);
     free(machine->vcpu);

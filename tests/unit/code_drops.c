@@ -1,6 +1,7 @@
 /* What a vCPU has to drop covers what it was told of, and never is more than a fixed number of pieces. */
 #include "cmocka_all.h"
 
+#include <sched.h>
 #include <stdlib.h>
 
 #include "base/base.h"
@@ -16,25 +17,70 @@ static bool covers(const struct code_drop *drop, unsigned count, uint64_t gpa, u
     return false;
 }
 
-static void the_vcpu_is_told_once(void **state)
+static void count(struct code_drops *drops) { ++*(unsigned *)drops->vcpu; }
+
+static void the_vcpu_is_told_of_each_piece(void **state)
 {
     struct code_drops drops;
     struct code_drop taken[CODE_DROPS_MOST];
-    code_drops_init(&drops);
+    unsigned told = 0;
+    code_drops_init(&drops, count, &told);
     assert_int_equal(code_drops_take(&drops, taken), 0);
-    assert_int_equal(code_drops_add(&drops, 0x1000, GRANULE), 1);
-    assert_int_equal(code_drops_add(&drops, 0x9000, GRANULE), 2);
-    assert_int_equal(code_drops_add(&drops, 0x9000 + GRANULE, GRANULE), 0);
+    code_drops_add(&drops, 0x1000, GRANULE);
+    assert_int_equal(told, 1);
+    code_drops_add(&drops, 0x9000, GRANULE);
+    assert_int_equal(told, 2);
+    code_drops_add(&drops, 0x9000 + GRANULE, GRANULE);
+    assert_int_equal(told, 2);
     assert_int_equal(code_drops_take(&drops, taken), 2);
-    assert_int_equal(code_drops_add(&drops, 0x1000, GRANULE), 1);
+    code_drops_add(&drops, 0x1000, GRANULE);
+    assert_int_equal(told, 3);
     code_drops_fini(&drops);
+}
+
+/* Two threads write to the same code. */
+struct writers {
+    struct code_drops drops;
+    _Atomic bool told;
+    _Atomic unsigned too_early;
+};
+
+static void tell_slowly(struct code_drops *drops)
+{
+    struct writers *writers = drops->vcpu;
+    for (unsigned i = 0; i < 10; i++)
+        sched_yield();
+    writers->told = true;
+}
+
+static void *write_code(void *opaque)
+{
+    struct writers *writers = opaque;
+    code_drops_add(&writers->drops, 0x1000, GRANULE);
+    writers->too_early += !writers->told;
+    return NULL;
+}
+
+static void nobody_goes_on_before_the_vcpu_is_told(void **state)
+{
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        struct writers writers = { .told = false };
+        pthread_t other;
+        code_drops_init(&writers.drops, tell_slowly, &writers);
+        assert_int_equal(pthread_create(&other, NULL, write_code, &writers), 0);
+        write_code(&writers);
+        pthread_join(other, NULL);
+        assert_int_equal(writers.too_early, 0);
+        code_drops_fini(&writers.drops);
+    }
 }
 
 static void writes_to_one_page_wait_as_one(void **state)
 {
     struct code_drops drops;
     struct code_drop taken[CODE_DROPS_MOST];
-    code_drops_init(&drops);
+    unsigned told = 0;
+    code_drops_init(&drops, count, &told);
     for (unsigned i = 0; i < 1000000; i++)
         code_drops_add(&drops, 0x5000 + i % 7 * GRANULE, GRANULE);
     assert_int_equal(code_drops_take(&drops, taken), 1);
@@ -47,9 +93,11 @@ static void as_long_as_there_is_room_no_more_is_dropped_than_was_written(void **
 {
     struct code_drops drops;
     struct code_drop taken[CODE_DROPS_MOST];
-    code_drops_init(&drops);
+    unsigned told = 0;
+    code_drops_init(&drops, count, &told);
     for (unsigned i = 0; i < CODE_DROPS_MANY; i++)
-        assert_int_equal(code_drops_add(&drops, 0x5000 + i * 4 * GRANULE, GRANULE), i + 1);
+        code_drops_add(&drops, 0x5000 + i * 4 * GRANULE, GRANULE);
+    assert_int_equal(told, CODE_DROPS_MANY);
     assert_int_equal(code_drops_take(&drops, taken), CODE_DROPS_MANY);
     for (unsigned i = 0; i < CODE_DROPS_MANY; i++)
         assert_int_equal(taken[i].size, GRANULE);
@@ -61,7 +109,8 @@ static void all_that_was_written_is_dropped(void **state)
     struct code_drops drops;
     struct code_drop taken[CODE_DROPS_MOST];
     static uint64_t written[4 * CODE_DROPS_MOST];
-    code_drops_init(&drops);
+    unsigned told = 0;
+    code_drops_init(&drops, count, &told);
     srand(1);
     for (unsigned round = 0; round < ROUNDS; round++) {
         unsigned writes = 1 + (unsigned)rand() % ARRAY_SIZE(written);
@@ -80,7 +129,8 @@ static void all_that_was_written_is_dropped(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_vcpu_is_told_once),
+        cmocka_unit_test(the_vcpu_is_told_of_each_piece),
+        cmocka_unit_test(nobody_goes_on_before_the_vcpu_is_told),
         cmocka_unit_test(writes_to_one_page_wait_as_one),
         cmocka_unit_test(as_long_as_there_is_room_no_more_is_dropped_than_was_written),
         cmocka_unit_test(all_that_was_written_is_dropped),
