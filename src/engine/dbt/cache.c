@@ -17,6 +17,7 @@
 enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
 enum { CODE_PIECE = 256 << 10, CODE_LARGE = 2 << 20 };   /* asked of the host at once: at first, and once a part has CODE_MUCH */
 enum { CODE_MUCH = 8 << 20 };
+enum { TABLES_FROM = 256 };      /* translations */
 enum { DROPS_COUNTED = 16 };
 enum { ORDER_MOST = 1 << 20 };
 
@@ -208,6 +209,29 @@ static void make_large(void *owner, uint8_t *at, size_t size)
     large_page_collapse(at, size);
 }
 
+static void grant_for_writing(void *owner, uint8_t *at, size_t size)
+{
+    (void)owner;
+    uint8_t *from = (uint8_t *)align_up((uintptr_t)at, PAGE_SIZE), *to = (uint8_t *)align_down((uintptr_t)(at + size), PAGE_SIZE);
+#ifdef MADV_POPULATE_WRITE
+    madvise(from, (size_t)(to - from), MADV_POPULATE_WRITE);
+#endif
+}
+
+/*
+ * The tables that find code are looked up before they are written. Each of their pages would be a page of zeroes first, and then, with word to
+ * the processors that know it, another one; a few hundred translations have reached them all.
+ */
+static void grant_tables(struct dbt *dbt)
+{
+    if (dbt->tables_granted || dbt->order_count < TABLES_FROM)
+        return;
+    dbt->tables_granted = true;
+    have_granted(dbt, grant_for_writing, (uint8_t *)dbt->hash, sizeof(dbt->hash));
+    have_granted(dbt, grant_for_writing, (uint8_t *)&dbt->tables[JUMPS_SUPERVISOR], sizeof(dbt->tables[JUMPS_SUPERVISOR]));
+    have_granted(dbt, grant_for_writing, (uint8_t *)dbt->interp.cache, sizeof(*dbt->interp.cache));
+}
+
 /* What finds translations, too, once there are so many that the host's TLB does not reach all of it: machines that have done little stay small. */
 static void grant_state(struct dbt *dbt)
 {
@@ -234,6 +258,7 @@ void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt)
     }
     grant_code(dbt, &dbt->hot);
     grant_code(dbt, &dbt->cold);
+    grant_tables(dbt);
     grant_state(dbt);
     ahead_of_arena(dbt->ahead, &dbt->data_granted, dbt->data_used);
 }

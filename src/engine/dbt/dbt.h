@@ -244,6 +244,7 @@ struct dbt {
     struct ahead_arena data_granted;
     size_t data_used;
     size_t data_most;
+    bool tables_granted;                /* all of those that find code, by the host, or soon */
     bool state_is_large;                /* in large pages, if the host has any */
     struct { struct block block; struct op op[2]; } *mini;      /* where a site runs: its op, then one that returns */
     struct translation **order;         /* by address of their code */
