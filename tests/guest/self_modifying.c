@@ -79,6 +79,26 @@ static uint64_t stale_runs(bool apart, bool user)
     return wrong;
 }
 
+/*
+ * A repeated store that overwrites itself is carried out to its end. An interrupt, or what an engine is asked for by another thread, may end it before:
+ * then what it has become runs.
+ */
+static void repeated_store(void)
+{
+    enum { RUNS = 200, MANY = 150, BEFORE = 8, COUNT = 200 };
+    static const uint8_t code[] = { 0xF3, 0xAA, 0xC3 };             /* rep stos; ret */
+    uint8_t *page = alloc_page(), *at = page + OTHER_CONSTANT;
+    unsigned complete = 0;
+    for (unsigned i = 0; i < RUNS; i++) {
+        uint8_t *to = at - BEFORE;
+        uint64_t count = COUNT;
+        put(at, code, sizeof(code));
+        __asm__ volatile("call *%2" : "+c"(count), "+D"(to) : "r"(at), "a"(back[0]) : "memory", "cc");
+        complete += !count;
+    }
+    check(complete > MANY, "a repeated store that overwrites itself goes on to its end");
+}
+
 /* An engine may do otherwise with user code that has run for long. */
 static void run_long(void *argument)
 {
@@ -89,6 +109,7 @@ static void run_long(void *argument)
 void test_main(void)
 {
     map_user_all();
+    repeated_store();
     check_equal(stale_runs(false, false), 0, "the next instruction is as it was just stored");
     check_equal(stale_runs(true, false), 0, "and what a jump leads to");
     check_equal(stale_runs(false, true), 0, "the next instruction of user code");

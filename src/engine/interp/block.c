@@ -47,7 +47,6 @@ void block_flush(struct vcpu *vcpu)
     interp->cache->used = 0;
     interp->cache->flushes++;
     interp->link_from = NULL;
-    interp->drops++;
 }
 
 void block_flush_stubs(struct vcpu *vcpu)
@@ -77,7 +76,6 @@ static void make_stale(struct vcpu *vcpu, struct block *block)
     for (unsigned i = 0; i < block->op_count; i++)
         block->op[i].run = op_stale;
     block->stale = true;
-    interp_of(vcpu)->drops++;
     counter_add(&vcpu->counters, COUNTER_blocks_dropped, 1);
 }
 

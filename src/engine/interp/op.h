@@ -98,7 +98,6 @@ struct interp {
     int64_t sti_left;               /* the shadow of STI was taken off; it still holds as long as `left` is this (run.c); -1: none */
     uint64_t elements;              /* that repeated strings may still do in this `run`; with no budget there is no end to them */
     uint32_t key;                   /* mode_key of the present state */
-    uint64_t drops;                 /* blocks dropped so far */
     unsigned pauses;                /* PAUSE executed */
     void (*run_blocks)(struct vcpu *vcpu, struct interp *interp);       /* what `run` calls: interp_run_blocks */
     struct block_cache *cache;

@@ -310,11 +310,14 @@ static bool ends_by_zero_flag(const struct vcpu *vcpu, const struct op *op)
 
 enum repeat_result { REPEAT_DONE, REPEAT_FAULT, REPEAT_AGAIN };
 
-/* After an element: must the instruction leave and be started again? It may also have overwritten itself. */
-static bool must_leave(struct vcpu *vcpu, uint64_t drops)
+/*
+ * After an element: must the instruction leave and be started again? Not if it has just overwritten itself: processors carry it out to its end, unless
+ * something interrupts it.
+ */
+static bool must_leave(struct vcpu *vcpu)
 {
     const struct interp *interp = interp_of(vcpu);
-    return interp->stepping || !interp->elements || interp->drops != drops || atomic_load_explicit(&vcpu->request, memory_order_relaxed);
+    return interp->stepping || !interp->elements || atomic_load_explicit(&vcpu->request, memory_order_relaxed);
 }
 
 /*
@@ -333,7 +336,7 @@ static void clear_upper_halves(struct vcpu *vcpu, const struct op *op)
 static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, const struct op *op)
 {
     struct interp *interp = interp_of(vcpu);
-    uint64_t old_rflags = vcpu->rflags, drops = interp->drops;
+    uint64_t old_rflags = vcpu->rflags;
     uint64_t count = index_register(vcpu, op, RCX);
     /* Port permission is checked even if the count is zero. */
     if (op->sub >= STRING_INS && !x86_io_allowed(vcpu, (uint16_t)vcpu->gpr[RDX], op->size))
@@ -354,7 +357,7 @@ static __attribute__((noinline)) enum repeat_result repeat(struct vcpu *vcpu, co
         set_index(vcpu, op, RCX, count);
         if (ends_by_zero_flag(vcpu, op))
             break;
-        if (count && must_leave(vcpu, drops))
+        if (count && must_leave(vcpu))
             return REPEAT_AGAIN;
     }
     return REPEAT_DONE;
