@@ -56,8 +56,10 @@ static void leave_string(struct vcpu *vcpu, struct dbt *dbt, const struct trap *
 static bool run_one(struct vcpu *vcpu, struct interp *interp, uint64_t next_rip)
 {
     struct block *block = block_get(vcpu, true);
-    if (!block)
+    if (!block) {
+        interp->left++;                 /* it was counted */
         return false;
+    }
     block->op[0].run(vcpu, &block->op[0]);
     interp->link_from = NULL;
     return vcpu->pending.kind == EVENT_NONE && !interp->changed && vcpu->rip == next_rip;
