@@ -120,7 +120,7 @@ static bool lock_file(const struct disk_file *file, struct error *err)
     if (fcntl(disk_file_fd(file), F_OFD_SETLK, &lock) == 0)
         return true;
     if (errno == EAGAIN || errno == EACCES)
-        return error_set(err, "the image %s is in use by another run", file->name);
+        return error_set(err, "the image %s is in use, by another run or twice in this one", file->name);
     return error_errno(err, errno, "cannot lock the image %s", file->name);
 }
 

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/suggest.h"
 
@@ -27,7 +28,9 @@ const struct command *command_find(const char *name)
         if (!strcmp(commands[i].name, name))
             return &commands[i];
     const char *near = suggest(name, name_at);
-    if (near)
+    if (access(name, F_OK) == 0)
+        fprintf(stderr, "doppel: there is no command '%s'; 'doppel run %s' starts a machine from that file\n", name, name);
+    else if (near)
         fprintf(stderr, "doppel: there is no command '%s'; did you mean '%s'?\n", name, near);
     else
         fprintf(stderr, "doppel: there is no command '%s'; 'doppel help' lists them\n", name);

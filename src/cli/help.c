@@ -4,17 +4,24 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/base.h"
 #include "cli/arguments.h"
 #include "cli/exit_status.h"
 #include "cli/options.h"
 
+static const char examples[] = "  doppel run disk.img                                       # a system's disk, or a CD: FILE.iso\n"
+                               "  doppel run --kernel vmlinuz --initrd initrd.img           # a kernel, with its console here\n"
+                               "  doppel run -d --name web --memory 1G --net user disk.img  # in the background: doppel ps, console, stop\n";
+
 void help_overview(FILE *out)
 {
+    int width = 0;
+    for (unsigned i = 0; i < COMMAND_COUNT; i++)
+        width = (int)max_u64((uint64_t)width, strlen(command_at(i)->name));
     fputs("usage: doppel COMMAND [OPTION]...\n\n", out);
     for (unsigned i = 0; i < COMMAND_COUNT; i++)
-        fprintf(out, "  %-9s %s\n", command_at(i)->name, command_at(i)->text);
-    fputs("\n'doppel help run' lists the options of run. A first try:\n"
-          "  doppel run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n", out);
+        fprintf(out, "  %-*s  %s\n", width, command_at(i)->name, command_at(i)->text);
+    fprintf(out, "\n'doppel help COMMAND' tells more of each. A first try:\n%s", examples);
 }
 
 enum { INDENT = 6, WIDTH = 100 };
@@ -90,8 +97,9 @@ void help_serve(FILE *out)
 
 void help_run(FILE *out)
 {
-    fputs("usage: doppel run --kernel FILE [OPTION]...\n", out);
-    print_options(out, NULL);
+    fprintf(out, "usage: doppel run [OPTION]... [FILE]...\n\n"
+                 "Starts a virtual machine from disk images and CDs, FILE..., or from a kernel, --kernel FILE, and ends with it.\n%s", examples);
+    print_options(out, options_for_run);
     fputs("\nKeys on the terminal\n  Ctrl-A x quits, Ctrl-A c opens and closes the monitor, Ctrl-A a sends a Ctrl-A\n"
           "\nExit status\n", out);
 #define EXIT_STATUS(name, value, when) fprintf(out, "  %4d  ", value), print_wrapped(out, when, 8, WIDTH);

@@ -58,8 +58,8 @@ void help_man(FILE *out)
     fputs(".SH NAME\ndoppel \\- run virtual machines, with or without hardware support\n"
           ".SH SYNOPSIS\n.B doppel\n.I COMMAND\n.RI [ OPTION ]...\n"
           ".SH DESCRIPTION\n"
-          "Doppel runs unmodified x86 operating systems. It needs no privileges and no support from the host's kernel: its interpreter "
-          "executes the guest's instructions, and its devices are those of a modern PC.\n"
+          "Doppel runs unmodified x86 operating systems. It needs no privileges and no support from the host's kernel: it carries out the guest's "
+          "instructions itself, and its devices are those of a modern PC. Where the host's KVM is fast, that is used.\n"
           ".SH COMMANDS\n", out);
     for (unsigned i = 0; i < COMMAND_COUNT; i++)
         print_command(out, command_at(i));
@@ -78,6 +78,6 @@ void help_man(FILE *out)
 #undef EXIT_STATUS
     print_item(out, "odd", NULL, "the guest wrote V to the debug-exit port: (V << 1) | 1");
     fputs(".SH EXAMPLES\n.nf\n", out);
-    print_roff(out, "doppel run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --disk disk.img --net user\n");
+    print_roff(out, "doppel run disk.img\ndoppel run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --disk disk.img --net user\n");
     fputs(".fi\n", out);
 }

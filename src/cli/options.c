@@ -97,6 +97,14 @@ static bool boots_from_net(const struct machine_config *config)
     return false;
 }
 
+/* What a kernel is started with is of no use to a boot loader from a disk, which starts its own, and the reverse. */
+static bool suits_what_is_booted(const struct machine_config *config, struct error *err)
+{
+    if (!config->kernel && (config->append || config->initrd_count || config->boot != BOOT_AUTO))
+        return error_set(err, "--append, --initrd and --boot are for a kernel, which --kernel FILE names; what boots from a disk or CD brings its own");
+    return !config->kernel || !config->uefi_variables || error_set(err, "--uefi-variables is for firmware, not for a kernel that --kernel names");
+}
+
 /* What depends on several options. */
 static bool finish(struct options *options, struct error *err)
 {
@@ -105,6 +113,8 @@ static bool finish(struct options *options, struct error *err)
         config->console = options->detach || options->serving ? CONSOLE_SHARED : "stdio";
     if (options->detach && (uses_terminal(config->console) || uses_terminal(config->virtio_console) || uses_terminal(config->debug_console)))
         return error_set(err, "a machine in the background (--detach) has no terminal: connect its consoles to something other than stdio");
+    if (uses_terminal(config->console) && uses_terminal(config->virtio_console))
+        return error_set(err, "the terminal can be one console's only: with --virtio-console stdio say also --console none, pty or file:FILE");
     if (config->vnc && config->no_display)
         return error_set(err, "--vnc needs a display: leave --display none out");
     config->display |= config->vnc != NULL && !options->restoring;
@@ -125,13 +135,13 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
     options->serving = options->api_socket && !anything;
     if (!finish(options, err))
         return false;
-    if (options->help || options->cpu_help || options->trace_help || options->config.kernel || options->serving)
+    if (options->help || options->cpu_help || options->trace_help || options->serving)
         return true;
     if (!anything)
         return error_set(err, "there is nothing to run: name a disk image, or a kernel with --kernel FILE");
-    if (!options->config.firmware)
+    if (!options->config.kernel && !options->config.firmware)
         options->config.firmware = FIRMWARE_BY_DISK;
-    return true;
+    return suits_what_is_booted(&options->config, err);
 }
 
 static bool is_one_of(const struct option_row *row, const char *const *names)
@@ -141,6 +151,8 @@ static bool is_one_of(const struct option_row *row, const char *const *names)
             return true;
     return false;
 }
+
+bool options_for_run(const struct option_row *row) { return strcmp(row->group, "Restoring") != 0; }
 
 bool options_for_restore(const struct option_row *row)
 {

@@ -46,7 +46,8 @@ bool options_parse(struct options *options, int argc, char **argv, struct error 
 bool options_parse_restore(struct options *options, int argc, char **argv, struct error *err);
 /* That of `doppel serve`: options of the process, and what machines are to be made with that their configurations do not say. */
 bool options_parse_serve(struct options *options, int argc, char **argv, struct error *err);
-/* Whether `doppel restore`, `doppel serve` takes it, too. */
+/* Whether `doppel run`, `doppel restore`, `doppel serve` takes it. */
+bool options_for_run(const struct option_row *row);
 bool options_for_restore(const struct option_row *row);
 bool options_for_serve(const struct option_row *row);
 /* Keeps the text (from malloc; NULL fails) until options_free; too many: it is freed at once. */

@@ -20,6 +20,7 @@
 #include "api/vm_config.h"
 #include "api/vmm.h"
 #include "backend/chardev.h"
+#include "backend/vnc.h"
 #include "cli/detach.h"
 #include "cli/exit_status.h"
 #include "cli/restore.h"
@@ -57,6 +58,17 @@ static void say_name(const char *what, const struct chardev *chardev)
         fprintf(stderr, "doppel: the %s is %s\n", what, chardev_name(chardev));
 }
 
+/* Firmware and boot loaders write to the screen, so that a terminal may stay empty for a while, or for good. */
+static void say_where_the_screen_is(const struct process *process, const struct machine *machine)
+{
+    struct error unused;
+    const char *console = process->options->config.console, *name = process->instance ? instance_name(process->instance) : "NAME";
+    if (!machine->vga || machine->vnc || !console || strcmp(console, "stdio") || !isatty(STDOUT_FILENO))
+        return;
+    fprintf(stderr, "doppel: this terminal is the serial port; the screen is seen with %s'doppel screenshot %s FILE'. Ctrl-A x ends the machine\n",
+            vnc_check(":0", &unused) ? "--vnc :0, or " : "", name);
+}
+
 static bool machine_made(void *owner, struct machine *machine, struct error *err)
 {
     struct process *process = owner;
@@ -73,6 +85,7 @@ static bool machine_made(void *owner, struct machine *machine, struct error *err
     say_name("console", machine->console);
     say_name("virtio console", machine->virtio_console);
     say_name("debug console", machine->debug_console);
+    say_where_the_screen_is(process, machine);
     return true;
 }
 

@@ -123,6 +123,11 @@ static void translations_have_a_place(void **state)
 static void mistakes_get_a_sentence(void **state)
 {
     refused("", "name a disk image");
+    refused("disk.img --append x", "are for a kernel");
+    refused("disk.img --initrd x", "are for a kernel");
+    refused("disk.img --boot pvh", "are for a kernel");
+    refused("--kernel k --uefi-variables v", "is for firmware");
+    refused("--kernel k --virtio-console stdio", "say also --console none");
     refused("--kernel k --translation-cache onn", "there are on, off, memory, and directories, whose names need a slash: ./onn");
     refused("--kernel k --translation-cache=", "whose names need a slash: ./translations");
     refused("--kernel", "--kernel needs an argument: FILE");
