@@ -4,7 +4,7 @@
  */
 #include "lib/guest.h"
 
-enum { PAGE = 4096, ROUNDS = 200 };
+enum { PAGE = 4096, ROUNDS = 40 };
 
 enum store { STORE_MOV, STORE_XCHG, STORE_REP_MOVS, STORE_BYTES, STORES };
 enum place { IN_A_GRANULE, ACROSS_GRANULES, ACROSS_PAGES, PLACES };
