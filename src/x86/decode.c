@@ -175,40 +175,46 @@ ZyanStatus decoder_records(const struct decoder *decoder, const uint8_t *bytes, 
     return ZydisDecoderDecodeFull((const ZydisDecoder *)decoder->opaque, bytes, size, z, operands);
 }
 
+void insn_from_records(struct insn *insn, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *operands, const uint8_t *bytes)
+{
+    memset(insn, 0, sizeof(*insn));
+    insn->mnemonic = (uint16_t)z->mnemonic;
+    insn->length = z->length;
+    insn->operand_size = z->operand_width / 8;
+    insn->address_size = z->address_width / 8;
+    insn->opcode = z->opcode;
+    insn->legacy = z->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+    insn->opcode_map = (uint8_t)z->opcode_map;
+    insn->modrm_mod = z->raw.modrm.mod;
+    insn->modrm_reg = z->raw.modrm.reg;
+    insn->modrm_rm = z->raw.modrm.rm;
+    decode_prefixes(insn, z);
+    insn->memory.base = insn->memory.index = REG_NONE;
+    insn->memory.segment = DS;
+    if (z->attributes & ZYDIS_ATTRIB_HAS_SEGMENT)
+        insn->memory.segment = segment_override(z->attributes);
+    bool had_immediate = false;
+    insn->operand_count = z->operand_count_visible < INSN_OPERANDS ? z->operand_count_visible : INSN_OPERANDS;
+    for (unsigned i = 0; i < insn->operand_count; i++)
+        decode_operand(insn, &insn->operand[i], &operands[i], &had_immediate);
+    correct_sib_base(&insn->memory, z);
+    if (z->cpu_flags) {
+        insn->flags_read = z->cpu_flags->tested;
+        insn->flags_written = z->cpu_flags->modified | z->cpu_flags->set_0 | z->cpu_flags->set_1 | z->cpu_flags->undefined;
+    }
+    memcpy(insn->bytes, bytes, insn->length);
+}
+
 enum decode_result decode(const struct decoder *decoder, const uint8_t *bytes, size_t size, struct insn *insn)
 {
+    if (decoder->templates && templates_insn(decoder->templates, bytes, size, insn))
+        return DECODE_OK;
     ZydisDecodedInstruction z;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
     ZyanStatus status = decoder_records(decoder, bytes, size, &z, operands);
     if (!ZYAN_SUCCESS(status))
         return decode_failure(status);
-
-    memset(insn, 0, sizeof(*insn));
-    insn->mnemonic = (uint16_t)z.mnemonic;
-    insn->length = z.length;
-    insn->operand_size = z.operand_width / 8;
-    insn->address_size = z.address_width / 8;
-    insn->opcode = z.opcode;
-    insn->legacy = z.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
-    insn->opcode_map = (uint8_t)z.opcode_map;
-    insn->modrm_mod = z.raw.modrm.mod;
-    insn->modrm_reg = z.raw.modrm.reg;
-    insn->modrm_rm = z.raw.modrm.rm;
-    decode_prefixes(insn, &z);
-    insn->memory.base = insn->memory.index = REG_NONE;
-    insn->memory.segment = DS;
-    if (z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT)
-        insn->memory.segment = segment_override(z.attributes);
-    bool had_immediate = false;
-    insn->operand_count = z.operand_count_visible < INSN_OPERANDS ? z.operand_count_visible : INSN_OPERANDS;
-    for (unsigned i = 0; i < insn->operand_count; i++)
-        decode_operand(insn, &insn->operand[i], &operands[i], &had_immediate);
-    correct_sib_base(&insn->memory, &z);
-    if (z.cpu_flags) {
-        insn->flags_read = z.cpu_flags->tested;
-        insn->flags_written = z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 | z.cpu_flags->undefined;
-    }
-    memcpy(insn->bytes, bytes, insn->length);
+    insn_from_records(insn, &z, operands, bytes);
     return DECODE_OK;
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "x86/x86.h"
 
 enum {
     TEMPLATES = 2047,
@@ -28,6 +29,8 @@ struct template {
     struct varying varying[OPERANDS_MOST];
     ZydisDecodedInstruction z;
     ZydisDecodedOperand operand[OPERANDS_MOST];
+    struct insn insn;
+    bool segment_by_base;               /* of insn: SS or DS */
 };
 
 struct templates {
@@ -201,7 +204,11 @@ static bool fits(struct template *t)
     return true;
 }
 
-static void keep(struct templates *templates, unsigned place, uint32_t shape, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *operands)
+/* Not one that a prefix or the instruction chose. */
+static bool segment_is_default(const ZydisDecodedOperandMem *m) { return m->segment == ZYDIS_REGISTER_DS || m->segment == ZYDIS_REGISTER_SS; }
+
+static void keep(struct templates *templates, unsigned place, uint32_t shape, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *operands,
+                 const uint8_t *bytes)
 {
     if (templates->count == TEMPLATES)
         return;
@@ -210,6 +217,9 @@ static void keep(struct templates *templates, unsigned place, uint32_t shape, co
     memcpy(t->operand, operands, min_u64(z->operand_count, OPERANDS_MOST) * sizeof(*operands));
     t->modrm = z->attributes & ZYDIS_ATTRIB_HAS_MODRM;
     t->fits = fits(t);
+    insn_from_records(&t->insn, z, operands, bytes);
+    for (unsigned i = 0; t->fits && i < t->varying_count; i++)
+        t->segment_by_base |= t->varying[i].source == FROM_ADDRESS && segment_is_default(&t->operand[t->varying[i].operand].mem);
     templates->index[place] = shape << NUMBER_BITS | templates->count;
 }
 
@@ -231,36 +241,64 @@ static uint64_t read_unsigned(const uint8_t *at, unsigned size)
     return value;
 }
 
-/* ModRM, SIB and displacement (SDM2 §2.1.5 "Addressing-Mode Encoding", §2.2.1.6 "RIP-Relative Addressing"); NULL: too few bytes. */
-static const uint8_t *fill_address(const struct pieces *p, ZydisDecodedInstruction *z)
+/* ModRM, SIB and displacement. */
+struct address {
+    unsigned mod, reg, rm;
+    const uint8_t *sib;                 /* NULL: none */
+    const uint8_t *disp;
+    unsigned disp_size;                 /* bytes; 0: none */
+    const uint8_t *end;
+};
+
+static unsigned sib_base(const struct address *a) { return *a->sib & 7; }
+static unsigned sib_index(const struct address *a) { return *a->sib >> 3 & 7; }
+static unsigned sib_scale(const struct address *a) { return *a->sib >> 6; }
+
+/* SDM2 §2.1.5 "Addressing-Mode Encoding". False: too few bytes. */
+static bool read_address(const struct pieces *p, struct address *a)
 {
     const uint8_t *at = p->at + 1;
-    unsigned mod = modrm_mod(p->modrm), rm = modrm_rm(p->modrm), size = mod == 1 ? 1 : mod == 2 ? 4 : 0;
+    *a = (struct address){ .mod = modrm_mod(p->modrm), .reg = modrm_reg(p->modrm), .rm = modrm_rm(p->modrm) };
     if (at > p->end)
-        return NULL;
-    z->raw.modrm.mod = (uint8_t)mod;
-    z->raw.modrm.reg = (uint8_t)modrm_reg(p->modrm);
-    z->raw.modrm.rm = (uint8_t)rm;
-    z->raw.sib.scale = z->raw.sib.index = z->raw.sib.base = z->raw.sib.offset = 0;
-    z->attributes &= ~ZYDIS_ATTRIB_HAS_SIB;
-    if (mod != 3 && rm == 4) {
+        return false;
+    a->disp_size = a->mod == 1 ? 1 : a->mod == 2 ? 4 : 0;
+    if (a->mod != 3 && a->rm == 4) {
         if (at >= p->end)
-            return NULL;
-        z->attributes |= ZYDIS_ATTRIB_HAS_SIB;
-        z->raw.sib.offset = (uint8_t)(at - p->bytes);
-        z->raw.sib.scale = *at >> 6;
-        z->raw.sib.index = *at >> 3 & 7;
-        z->raw.sib.base = *at & 7;
-        at++;
+            return false;
+        a->sib = at++;
     }
-    if (mod == 0 && (rm == 5 || (rm == 4 && z->raw.sib.base == 5)))
-        size = 4;
-    if (at + size > p->end)
-        return NULL;
-    z->raw.disp.value = read_signed(at, size);
-    z->raw.disp.size = (uint8_t)(8 * size);
-    z->raw.disp.offset = size ? (uint8_t)(at - p->bytes) : 0;
-    return at + size;
+    if (a->mod == 0 && (a->rm == 5 || (a->sib && sib_base(a) == 5)))
+        a->disp_size = 4;
+    a->disp = at;
+    a->end = at + a->disp_size;
+    return a->end <= p->end;
+}
+
+/* SDM2 §2.2.1.6 "RIP-Relative Addressing". */
+static bool is_relative(const struct address *a) { return a->mod == 0 && a->rm == 5; }
+static bool has_no_base(const struct address *a) { return a->mod == 0 && a->sib && sib_base(a) == 5; }
+
+enum { NO_INDEX = 4 };
+
+static unsigned base_number(const struct address *a, const struct pieces *p) { return (a->sib ? sib_base(a) : a->rm) | (p->rex & 1) << 3; }
+static unsigned index_number(const struct address *a, const struct pieces *p) { return a->sib ? sib_index(a) | (p->rex & 2) << 2 : NO_INDEX; }
+
+static void fill_address(const struct pieces *p, const struct address *a, ZydisDecodedInstruction *z)
+{
+    z->raw.modrm.mod = (uint8_t)a->mod;
+    z->raw.modrm.reg = (uint8_t)a->reg;
+    z->raw.modrm.rm = (uint8_t)a->rm;
+    z->raw.sib.scale = a->sib ? (uint8_t)sib_scale(a) : 0;
+    z->raw.sib.index = a->sib ? (uint8_t)sib_index(a) : 0;
+    z->raw.sib.base = a->sib ? (uint8_t)sib_base(a) : 0;
+    z->raw.sib.offset = a->sib ? (uint8_t)(a->sib - p->bytes) : 0;
+    if (a->sib)
+        z->attributes |= ZYDIS_ATTRIB_HAS_SIB;
+    else
+        z->attributes &= ~ZYDIS_ATTRIB_HAS_SIB;
+    z->raw.disp.value = read_signed(a->disp, a->disp_size);
+    z->raw.disp.size = (uint8_t)(8 * a->disp_size);
+    z->raw.disp.offset = a->disp_size ? (uint8_t)(a->disp - p->bytes) : 0;
 }
 
 static const uint8_t *fill_immediates(const struct pieces *p, ZydisDecodedInstruction *z, const uint8_t *at)
@@ -278,6 +316,16 @@ static const uint8_t *fill_immediates(const struct pieces *p, ZydisDecodedInstru
     return at;
 }
 
+/* As it is encoded. */
+static unsigned number_of(const struct varying *v, const struct pieces *p)
+{
+    switch (v->source) {
+    case FROM_REG: return modrm_reg(p->modrm) | (p->rex & 4) << 1;
+    case FROM_RM: return modrm_rm(p->modrm) | (p->rex & 1) << 3;
+    default: return (p->opcode & 7) | (p->rex & 1) << 3;
+    }
+}
+
 static ZydisRegister register_of(const struct varying *v, const struct pieces *p, unsigned number)
 {
     if (v->first == ZYDIS_REGISTER_MM0)
@@ -287,45 +335,33 @@ static ZydisRegister register_of(const struct varying *v, const struct pieces *p
     return (ZydisRegister)(v->first + number);
 }
 
-static void fill_memory(const struct pieces *p, ZydisDecodedInstruction *z, ZydisDecodedOperandMem *m)
+static void fill_memory(const struct pieces *p, const struct address *a, ZydisDecodedInstruction *z, ZydisDecodedOperandMem *m)
 {
-    unsigned base = modrm_rm(p->modrm) | (p->rex & 1) << 3, index = 4;
-    bool relative = z->raw.modrm.mod == 0 && z->raw.modrm.rm == 5, none = false;
-    if (z->raw.sib.offset) {
-        base = z->raw.sib.base | (p->rex & 1) << 3;
-        index = z->raw.sib.index | (p->rex & 2) << 2;
-        none = z->raw.modrm.mod == 0 && z->raw.sib.base == 5;
-    }
-    m->base = relative ? ZYDIS_REGISTER_RIP : none ? ZYDIS_REGISTER_NONE : (ZydisRegister)(ZYDIS_REGISTER_RAX + base);
-    m->index = index == 4 ? ZYDIS_REGISTER_NONE : (ZydisRegister)(ZYDIS_REGISTER_RAX + index);
-    m->scale = index == 4 ? 0 : (uint8_t)(1u << z->raw.sib.scale);
+    unsigned index = index_number(a, p);
+    m->base = is_relative(a) ? ZYDIS_REGISTER_RIP : has_no_base(a) ? ZYDIS_REGISTER_NONE : (ZydisRegister)(ZYDIS_REGISTER_RAX + base_number(a, p));
+    m->index = index == NO_INDEX ? ZYDIS_REGISTER_NONE : (ZydisRegister)(ZYDIS_REGISTER_RAX + index);
+    m->scale = index == NO_INDEX ? 0 : (uint8_t)(1u << sib_scale(a));
     m->disp.has_displacement = z->raw.disp.size != 0;
     m->disp.value = z->raw.disp.value;
-    if (m->segment == ZYDIS_REGISTER_DS || m->segment == ZYDIS_REGISTER_SS)
+    if (segment_is_default(m))
         m->segment = m->base == ZYDIS_REGISTER_RSP || m->base == ZYDIS_REGISTER_RBP ? ZYDIS_REGISTER_SS : ZYDIS_REGISTER_DS;
-    if (relative)
+    if (is_relative(a))
         z->attributes |= ZYDIS_ATTRIB_IS_RELATIVE;
     else
         z->attributes &= ~ZYDIS_ATTRIB_IS_RELATIVE;
 }
 
-static void fill_operand(const struct varying *v, const struct pieces *p, ZydisDecodedInstruction *z, ZydisDecodedOperand *o)
+static void fill_operand(const struct varying *v, const struct pieces *p, const struct address *a, ZydisDecodedInstruction *z, ZydisDecodedOperand *o)
 {
     switch (v->source) {
-    case FROM_REG:
-        o->reg.value = register_of(v, p, modrm_reg(p->modrm) | (p->rex & 4) << 1);
-        break;
-    case FROM_RM:
-        o->reg.value = register_of(v, p, modrm_rm(p->modrm) | (p->rex & 1) << 3);
-        break;
-    case FROM_OPCODE:
-        o->reg.value = register_of(v, p, (p->opcode & 7) | (p->rex & 1) << 3);
-        break;
     case FROM_ADDRESS:
-        fill_memory(p, z, &o->mem);
+        fill_memory(p, a, z, &o->mem);
+        break;
+    case FROM_IMMEDIATE:
+        o->imm.value.u = z->raw.imm[v->first].value.u;
         break;
     default:
-        o->imm.value.u = z->raw.imm[v->first].value.u;
+        o->reg.value = register_of(v, p, number_of(v, p));
     }
 }
 
@@ -340,6 +376,7 @@ static void copy_by_call(void *to, const void *from, size_t size)
 static bool fill(const struct template *t, const struct pieces *p, ZydisDecodedInstruction *z, ZydisDecodedOperand *operands)
 {
     const uint8_t *at = p->at;
+    struct address address;
     copy_by_call(z, &t->z, sizeof(*z));
     memcpy(operands, t->operand, t->z.operand_count * sizeof(*operands));
     if (p->rex)
@@ -347,15 +384,109 @@ static bool fill(const struct template *t, const struct pieces *p, ZydisDecodedI
     z->raw.rex.R = p->rex >> 2 & 1;
     z->raw.rex.X = p->rex >> 1 & 1;
     z->raw.rex.B = p->rex & 1;
-    if (t->modrm && !(at = fill_address(p, z)))
-        return false;
+    if (t->modrm) {
+        if (!read_address(p, &address))
+            return false;
+        fill_address(p, &address, z);
+        at = address.end;
+    }
     at = fill_immediates(p, z, at);
     if (!at)
         return false;
     z->length = (uint8_t)(at - p->bytes);
     for (unsigned i = 0; i < t->varying_count; i++)
-        fill_operand(&t->varying[i], p, z, &operands[t->varying[i].operand]);
+        fill_operand(&t->varying[i], p, &address, z, &operands[t->varying[i].operand]);
     return true;
+}
+
+/* --- the compact record --- */
+
+static void fill_insn_register(const struct varying *v, const struct pieces *p, struct insn_operand *o)
+{
+    unsigned number = number_of(v, p);
+    o->high = v->first == ZYDIS_REGISTER_AL && !p->rex && number >= 4;
+    o->reg = (uint8_t)(o->high ? number - 4 : v->first == ZYDIS_REGISTER_MM0 ? number & 7 : number);
+}
+
+static void fill_insn_memory(const struct template *t, const struct pieces *p, const struct address *a, struct insn_memory *m)
+{
+    unsigned index = index_number(a, p);
+    m->base = is_relative(a) ? REG_RIP : has_no_base(a) ? REG_NONE : (uint8_t)base_number(a, p);
+    m->index = index == NO_INDEX ? REG_NONE : (uint8_t)index;
+    m->scale = index == NO_INDEX ? 0 : (uint8_t)sib_scale(a);
+    m->disp = read_signed(a->disp, a->disp_size);
+    if (t->segment_by_base)
+        m->segment = m->base == RSP || m->base == RBP ? SS : DS;
+}
+
+/* NULL: too few bytes; else what follows. The first immediate is the instruction's own, a second one ENTER's level or the like. */
+static const uint8_t *fill_insn_immediates(const struct template *t, const struct pieces *p, const uint8_t *at, uint64_t value[2])
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(t->z.raw.imm) && t->z.raw.imm[i].size; i++) {
+        unsigned size = t->z.raw.imm[i].size / 8u;
+        if (at + size > p->end)
+            return NULL;
+        value[i] = t->z.raw.imm[i].is_signed ? (uint64_t)read_signed(at, size) : read_unsigned(at, size);
+        at += size;
+    }
+    return at;
+}
+
+static bool fill_insn(const struct template *t, const struct pieces *p, struct insn *insn)
+{
+    const uint8_t *at = p->at;
+    struct address address;
+    uint64_t immediate[2];
+    unsigned immediates = 0;
+    if (t->modrm) {
+        if (!read_address(p, &address))
+            return false;
+        at = address.end;
+    }
+    at = fill_insn_immediates(t, p, at, immediate);
+    if (!at)
+        return false;
+    *insn = t->insn;
+    insn->length = (uint8_t)(at - p->bytes);
+    if (t->modrm) {
+        insn->modrm_mod = (uint8_t)address.mod;
+        insn->modrm_reg = (uint8_t)address.reg;
+        insn->modrm_rm = (uint8_t)address.rm;
+    }
+    for (unsigned i = 0; i < t->varying_count; i++) {
+        const struct varying *v = &t->varying[i];
+        if (v->operand >= insn->operand_count)
+            break;
+        if (v->source == FROM_ADDRESS)
+            fill_insn_memory(t, p, &address, &insn->memory);
+        else if (v->source != FROM_IMMEDIATE)
+            fill_insn_register(v, p, &insn->operand[v->operand]);
+        else if (immediates++ == 0)
+            insn->imm = immediate[v->first];
+        else
+            insn->imm2 = immediate[v->first];
+    }
+    memset(insn->bytes, 0, sizeof(insn->bytes));
+    memcpy(insn->bytes, p->bytes, insn->length);
+    return true;
+}
+
+/* --- looking one up --- */
+
+/* NULL: none yet. */
+static const struct template *template_of(const struct templates *templates, unsigned place)
+{
+    unsigned number = templates->index[place] & ((1u << NUMBER_BITS) - 1);
+    return number ? &templates->template[number - 1] : NULL;
+}
+
+bool templates_insn(const struct templates *templates, const uint8_t *bytes, size_t size, struct insn *insn)
+{
+    struct pieces p;
+    if (!take_apart(bytes, size, &p))
+        return false;
+    const struct template *t = template_of(templates, index_of(templates, shape_of(&p)));
+    return t && t->fits && fill_insn(t, &p, insn);
 }
 
 ZyanStatus templates_decode(struct templates *templates, const uint8_t *bytes, size_t size, ZydisDecodedInstruction *z,
@@ -365,12 +496,12 @@ ZyanStatus templates_decode(struct templates *templates, const uint8_t *bytes, s
     if (!take_apart(bytes, size, &p))
         return ZydisDecoderDecodeFull(&templates->decoder, bytes, size, z, operands);
     uint32_t shape = shape_of(&p);
-    unsigned place = index_of(templates, shape), number = templates->index[place] & ((1u << NUMBER_BITS) - 1);
-    const struct template *t = number ? &templates->template[number - 1] : NULL;
+    unsigned place = index_of(templates, shape);
+    const struct template *t = template_of(templates, place);
     if (t && t->fits && fill(t, &p, z, operands))
         return ZYAN_STATUS_SUCCESS;
     ZyanStatus status = ZydisDecoderDecodeFull(&templates->decoder, bytes, size, z, operands);
     if (!t && ZYAN_SUCCESS(status))
-        keep(templates, place, shape, z, operands);
+        keep(templates, place, shape, z, operands, bytes);
     return status;
 }

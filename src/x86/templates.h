@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "x86/decode.h"
+
 struct templates;
 
 /* NULL: no memory. The decoder is one of 64-bit mode and stays as it is. To be used by one thread at a time. */
@@ -21,7 +23,15 @@ void templates_destroy(struct templates *templates);
 ZyanStatus templates_decode(struct templates *templates, const uint8_t *bytes, size_t size, ZydisDecodedInstruction *z,
                             ZydisDecodedOperand *operands);
 
-struct decoder;
+/*
+ * What decode() makes of those records, without the records, which are several times as large. False: there is no template for it yet, or never, or
+ * the bytes are too few.
+ */
+bool templates_insn(const struct templates *templates, const uint8_t *bytes, size_t size, struct insn *insn);
+
+/* The compact record from Zydis's (decode.c). */
+void insn_from_records(struct insn *insn, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *operands, const uint8_t *bytes);
+
 /* The same by the decoder's templates if it has some, else by Zydis. */
 ZyanStatus decoder_records(const struct decoder *decoder, const uint8_t *bytes, size_t size, ZydisDecodedInstruction *z,
                            ZydisDecodedOperand *operands);
