@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "api/endpoints.h"
+#include "api/json_text.h"
 #include "base/base.h"
 #include "base/thread.h"
 
@@ -119,7 +120,7 @@ static bool send_answer(struct connection *connection, enum http_status status, 
 /* An error's body is an array of sentences, as Cloud Hypervisor's is. */
 static bool send_error(struct connection *connection, enum http_status status, const char *reason, const char *allow, bool keep_alive)
 {
-    json_t *sentences = json_pack("[s]", reason);
+    json_t *sentences = json_pack("[o]", json_text(reason));
     char *body = sentences ? json_dumps(sentences, 0) : NULL;
     bool sent = send_answer(connection, status, body ? body : "[\"unknown error\"]", allow, keep_alive);
     free(body);

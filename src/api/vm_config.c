@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/console.h"
+#include "api/json_text.h"
 #include "backend/disk_vhost_user.h"
 #include "base/base.h"
 #include "base/error.h"
@@ -89,25 +90,10 @@ void vm_config_keep(struct vm_config *config, struct machine *machine)
 
 /* --- to JSON --- */
 
-/* JSON is UTF-8; a path need not be. */
-static json_t *to_string(const char *text)
-{
-    json_t *string = json_string(text);
-    char *ascii = string ? NULL : strdup(text);
-    if (!ascii)
-        return string;
-    for (char *at = ascii; *at; at++)
-        if ((unsigned char)*at >= 0x80)
-            *at = '?';
-    string = json_string(ascii);
-    free(ascii);
-    return string;
-}
-
 static void set_text(json_t *object, const char *key, const char *text)
 {
     if (text)
-        json_object_set_new(object, key, to_string(text));
+        json_object_set_new(object, key, json_text(text));
 }
 
 static json_t *payload_to_json(const struct machine_config *machine)
@@ -127,7 +113,7 @@ static json_t *disk_to_json(const struct machine_config *machine, unsigned index
     char id[DEVICE_ID_SIZE];
     machine_disk_id(machine, index, id);
     static const char *const types[] = { [DISK_FORMAT_BY_NAME] = "Unknown", [DISK_FORMAT_RAW] = "Raw", [DISK_FORMAT_QCOW2] = "Qcow2" };
-    json_t *json = json_pack("{s:o, s:b, s:b, s:b, s:s}", "id", to_string(id), "readonly", disk->image.read_only, "direct",
+    json_t *json = json_pack("{s:o, s:b, s:b, s:b, s:s}", "id", json_text(id), "readonly", disk->image.read_only, "direct",
                              disk->image.direct, "backing_files", disk->image.backing, "image_type", types[disk->image.format]);
     bool vhost_user = disk->path && disk_vhost_user_is(disk->path);
     set_text(json, vhost_user ? "vhost_socket" : "path", vhost_user ? strchr(disk->path, ':') + 1 : disk->path);
@@ -147,7 +133,7 @@ static json_t *net_to_json(const struct machine_config *machine, unsigned index)
     char id[DEVICE_ID_SIZE];
     machine_net_id(machine, index, id);
     const uint8_t *mac = net->mac;
-    json_t *json = json_pack("{s:o}", "id", to_string(id));
+    json_t *json = json_pack("{s:o}", "id", json_text(id));
     if (!strncmp(net->backend, "tap,ifname=", 11))
         set_text(json, "tap", net->backend + 11);
     else

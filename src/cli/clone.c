@@ -155,8 +155,8 @@ int command_clone(int argc, char **argv)
     }
     struct instance_status running;
     if (!instance_look(arguments.word[0], &running) || running.state != INSTANCE_RUNS) {
-        fprintf(stderr, "doppel: there is no machine %s that runs\n", arguments.word[0]);
-        return EXIT_USAGE;
+        fprintf(stderr, "doppel: there is no machine '%s' that runs; 'doppel ps' lists them\n", arguments.word[0]);
+        return EXIT_NO_MACHINE;
     }
     if (!make_place(&arguments, place, &err))
         return remote_complain(arguments.word[0], &err, EXIT_USAGE);

@@ -15,10 +15,17 @@ static int put_text(const char *name, const char *path, const char *key, const c
     struct client_answer answer = { 0 };
     struct error err;
     int status = EXIT_DONE;
+    json_t *body = json_pack("{s:s}", key, text);
+    if (!body) {
+        fprintf(stderr, "doppel: %s: the %s must be UTF-8\n", name, key);
+        return EXIT_USAGE;
+    }
     struct client *client = remote_open(name, TYPING_SECONDS, &status);
-    if (!client)
+    if (!client) {
+        json_decref(body);
         return status;
-    if (!client_call(client, "PUT", path, json_pack("{s:s}", key, text), -1, &answer, &err))
+    }
+    if (!client_call(client, "PUT", path, body, -1, &answer, &err))
         status = remote_failed(name, &answer, &err);
     client_answer_end(&answer);
     client_close(client);
@@ -71,7 +78,7 @@ int command_pointer(int argc, char **argv)
         return status;
     for (int i = 1; i < arguments.count; i++) {
         size_t used = strlen(action);
-        if (snprintf(action + used, sizeof(action) - used, "%s ", arguments.word[i]) >= (int)(sizeof(action) - used)) {
+        if (snprintf(action + used, sizeof(action) - used, "%s%s", used ? " " : "", arguments.word[i]) >= (int)(sizeof(action) - used)) {
             fprintf(stderr, "doppel: these are too many actions at once\n");
             return EXIT_USAGE;
         }

@@ -103,13 +103,22 @@ bool screen_send_keys(struct machine *machine, const char *combination, struct e
     return count ? strike(machine, keys, count, err) : error_set(err, "no key is named");
 }
 
+/* Of the character there, in UTF-8. */
+static int character_bytes(const char *at)
+{
+    int bytes = 1;
+    while ((at[bytes] & 0xC0) == 0x80)
+        bytes++;
+    return bytes;
+}
+
 bool screen_type(struct machine *machine, const char *text, struct error *err)
 {
     for (const char *at = text; *at; at++) {
         bool shift;
         enum key which = keymap_of_character(*at, &shift);
         if (which == KEY_COUNT)
-            return error_set(err, "'%c' is on no key of a US keyboard", *at);
+            return error_set(err, "'%.*s' is on no key of a US keyboard", character_bytes(at), at);
         const enum key both[2] = { KEY_SHIFT, which };
         if (!strike(machine, shift ? both : &which, shift ? 2 : 1, err))
             return false;

@@ -103,6 +103,14 @@ class Consoles(Background):
         expect(b"detached")
         self.assertEqual(console.wait(SECONDS), exit_status("DONE"))
 
+    def test_what_is_not_there_is_named(self):
+        self.background()
+        self.assertIn("web: '\u00e4' is on no key", self.doppel("type", "web", "\u00e4", status="REFUSED"))
+        self.assertIn("the text must be UTF-8", self.doppel("type", "web", os.fsdecode(b"\xe4"), status="USAGE"))
+        self.assertIn("'hop skip' is nothing that a mouse does", self.doppel("pointer", "web", "hop", "skip", status="REFUSED"))
+        self.assertIn("no counter matches 'zz*'", self.doppel("counters", "web", "zz*", status="USAGE"))
+        self.assertIn("no machine 'wep' that runs", self.doppel("clone", "wep", status="NO_MACHINE"))
+
     def test_the_console_ends_with_the_machine(self):
         self.background()
         console = self.type("web", b"q")
