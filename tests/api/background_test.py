@@ -107,7 +107,6 @@ class Consoles(Background):
         self.background()
         self.assertIn("web: '\u00e4' is on no key", self.doppel("type", "web", "\u00e4", status="REFUSED"))
         self.assertIn("the text must be UTF-8", self.doppel("type", "web", os.fsdecode(b"\xe4"), status="USAGE"))
-        self.assertIn("'hop skip' is nothing that a mouse does", self.doppel("pointer", "web", "hop", "skip", status="REFUSED"))
         self.assertIn("no counter matches 'zz*'", self.doppel("counters", "web", "zz*", status="USAGE"))
         self.assertIn("no machine 'wep' that runs", self.doppel("clone", "wep", status="NO_MACHINE"))
 
