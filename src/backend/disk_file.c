@@ -136,6 +136,15 @@ static bool examine(struct host_file *host, struct error *err)
     return true;
 }
 
+static bool cannot_open(const char *path, bool read_only, struct error *err)
+{
+    int code = errno;
+    if (!read_only && (code == EACCES || code == EPERM || code == EROFS) && access(path, R_OK) == 0)
+        return error_errno(err, code, "cannot open the image %s for writing ('doppel run' only reads it with --disk FILE,ro or --ephemeral)",
+                           path);
+    return error_errno(err, code, "cannot open the image %s", path);
+}
+
 static bool open_host(struct host_file *host, const char *path, const struct disk_file_options *options, struct error *err)
 {
     /* O_NONBLOCK: an image may name a pipe as its backing file, and opening that must not hang. */
@@ -148,7 +157,7 @@ static bool open_host(struct host_file *host, const char *path, const struct dis
     if (host->fd >= 0)
         return examine(host, err) && lock_file(&host->file, err);
     if (options->use == DISK_FILE_OPEN)
-        return error_errno(err, errno, "cannot open the image %s", path);
+        return cannot_open(path, options->read_only, err);
     return error_errno(err, errno, options->use == DISK_FILE_CREATE ? "cannot make the image %s" : "cannot make a temporary file in %s",
                        path);
 }

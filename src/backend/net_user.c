@@ -6,6 +6,7 @@
  */
 #include "backend/net_merge.h"
 
+#include <errno.h>
 #include <libslirp.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -192,8 +193,7 @@ static bool forward(struct user *user, const struct net_hostfwd *hostfwd, struct
     struct in_addr guest = hostfwd->guest.s_addr ? hostfwd->guest : ipv4(15);
     if (slirp_add_hostfwd(user->slirp, hostfwd->udp, hostfwd->host, hostfwd->host_port, guest, hostfwd->guest_port) == 0)
         return true;
-    return error_set(err, "cannot forward %s port %u of the host: is it in use?", hostfwd->udp ? "UDP" : "TCP",
-                     hostfwd->host_port);
+    return error_errno(err, errno, "cannot forward %s port %u of the host", hostfwd->udp ? "UDP" : "TCP", hostfwd->host_port);
 }
 
 static Slirp *make_slirp(struct user *user, const struct net_options *options)
