@@ -4,7 +4,7 @@
  */
 #include "lib/guest.h"
 
-enum { ROUNDS = 300, VECTOR = 0x60, CR4_SMAP = 1 << 21, IF = 1 << 9 };
+enum { ROUNDS = 300, VECTOR = 0x60, CR4_SMAP = 1 << 21, CR4_PCIDE = 1 << 17, IF = 1 << 9 };
 static const uint64_t page = 6ull << 30;
 enum { MSR_GS_BASE = 0xC0000101, MSR_KERNEL_GS_BASE = 0xC0000102 };
 
@@ -304,6 +304,9 @@ static void target_is_written(void *wrong)
 
 static void to_word(void *argument) { *(uint32_t *)argument = through_word(1); }
 
+/* To a page that is the same in all address spaces, whose code jumps to the one before. */
+static void to_jump(void *argument) { *(uint32_t *)argument = jump_with_carry((const uint8_t *)(page + 4096), 1); }
+
 /* Long enough for the engine to know that the program runs long, and to forget what it has cost. */
 static void warm_up(void *argument)
 {
@@ -314,15 +317,17 @@ static void warm_up(void *argument)
 /* Who runs them, and what the checks are called. */
 struct level {
     struct trap (*call)(void (*)(void *), void *);
-    const char *follows, *written, *mapped, *absent, *no_address, *other_space;
+    const char *follows, *written, *mapped, *absent, *no_address, *other_space, *direct, *identified;
 };
 static const struct level supervisor = {
     guarded, "a jump through a word leads where the word does, and flags go with it", "to the code that is there by then", "to what is mapped there now",
     "and faults there if nothing is", "where the jump is if the word is no address", "in another address space to what is there",
+    "and so does a direct jump to the next page", "with identifiers of the spaces as well",
 }, user = {
     guarded_user, "a user's jump through a word leads where the word does, and flags go with it", "a user's, to the code that is there by then",
     "a user's, to what is mapped there now", "a user's faults there if nothing is", "a user's, where the jump is if the word is no address",
-    "a user's, in another address space to what is there",
+    "a user's, in another address space to what is there", "and so does a user's direct jump to the next page",
+    "a user's, with identifiers of the spaces as well",
 };
 
 static void run_long(const struct level *level)
@@ -356,6 +361,41 @@ static void target_goes(const struct level *level, uint8_t *const code[2])
     invlpg(page);
 }
 
+/* The spaces by turns, after long in the first: each time, and then for a while each. */
+static unsigned space_of_round(unsigned i) { return i < ROUNDS ? 0 : i < 2 * ROUNDS ? i & 1 : i / 32 & 1; }
+
+static uint64_t direct_jumps(const struct level *level, const uint64_t *cr3)
+{
+    uint64_t wrong = 0;
+    uint32_t result = 0;
+    for (unsigned i = 0; i < 4 * ROUNDS; i++) {
+        write_cr3(cr3[space_of_round(i)]);
+        wrong += level->call(to_jump, &result).vector != NO_TRAP || result != (space_of_round(i) | 1u << 31);
+    }
+    return wrong;
+}
+
+static void enable_identifiers(void *argument) { write_cr4(read_cr4() | CR4_PCIDE); }
+
+/* The spaces have translations of their own, which are kept. */
+static void with_identifiers(const struct level *level, const uint64_t *space)
+{
+    const uint64_t kept = 1ull << 63, cr3[] = { space[0] | 1 | kept, space[1] | 2 | kept };
+    uint32_t out[4];
+    cpuid(1, 0, out);
+    if (!(out[2] >> 17 & 1)) {
+        print("SKIP jumps in spaces with identifiers: this model has no PCID\n");
+        return;
+    }
+    bool enabled = guarded(enable_identifiers, NULL).vector == NO_TRAP;
+    check(enabled, "there are identifiers where CPUID says so");
+    if (!enabled)
+        return;
+    check_equal(direct_jumps(level, cr3), 0, level->identified);
+    write_cr3(space[0]);
+    write_cr4(read_cr4() & ~(uint64_t)CR4_PCIDE);
+}
+
 /* Another address space has other code there. */
 static void target_of_another_space(const struct level *level, uint8_t *const code[2])
 {
@@ -369,6 +409,7 @@ static void target_of_another_space(const struct level *level, uint8_t *const co
     table[1][page >> 30] = (uint64_t)(uintptr_t)table[2] | 7;
     table[2][0] = (uint64_t)(uintptr_t)table[3] | 7;
     table[3][0] = (uint64_t)(uintptr_t)code[1] | 7;
+    table[3][1] = *find_pte(page + 4096);
     space[1] = (uint64_t)(uintptr_t)table[0];
     word = page;
     for (unsigned i = 0; i < 2; i++) {
@@ -379,14 +420,18 @@ static void target_of_another_space(const struct level *level, uint8_t *const co
         write_cr3(space[i & 1]);
         wrong += level->call(to_word, &result).vector != NO_TRAP || result != ((i & 1) | 1u << 31);
     }
-    write_cr3(space[0]);
     check_equal(wrong, 0, level->other_space);
+    check_equal(direct_jumps(level, space), 0, level->direct);
+    write_cr3(space[0]);
+    with_identifiers(level, space);
 }
 
 static void jumps_through_words(const struct level *level)
 {
     uint64_t wrong = 0;
-    uint8_t *code[2] = { alloc_page(), alloc_page() };
+    static const uint8_t jump_back[] = { 0xE9, 0xFB, 0xEF, 0xFF, 0xFF };         /* to where it is, less a page */
+    uint8_t *code[2] = { alloc_page(), alloc_page() }, *next = alloc_page();
+    copy(next, jump_back, sizeof(jump_back));
     for (unsigned n = 0; n < TARGETS; n++)
         write_target(target_code[n], n + 1);
     for (unsigned n = 0; n < 2; n++)
@@ -396,6 +441,7 @@ static void jumps_through_words(const struct level *level)
     run_long(level);
     check(level->call(target_is_written, &wrong).vector == NO_TRAP && wrong == 0, level->written);
     map_page(page, (uint64_t)(uintptr_t)code[0], 7);
+    map_page(page + 4096, (uint64_t)(uintptr_t)next, 7);
     uint64_t *directory = (uint64_t *)(boot_pdpt[page >> 30] & ~0xFFFull);
     boot_pdpt[page >> 30] |= 7;
     directory[0] |= 7;

@@ -132,6 +132,9 @@ void dbt_flush(struct dbt *dbt)
     memset(dbt->page, 0, sizeof(dbt->page));
     dbt->order_count = 0;
     dbt->far = dbt->user_far = NULL;
+    for (unsigned n = 0; n < JUMPS_TABLES; n++)
+        if (dbt->tables[n].ready)
+            dbt->tables[n].far = NULL;
     dbt_forget_jumps(dbt);
     memset(dbt->drops, 0, sizeof(dbt->drops));
 }
@@ -359,11 +362,19 @@ static bool may_link(const struct link *link, const struct translation *to)
     return to->gpa2 == BLOCK_DROPPED;
 }
 
+/* A jump that no other address space can take holds while others run. */
+static struct link **far_list(struct dbt *dbt, const struct link *link)
+{
+    if (!(link->from->mode & MODE_USER))
+        return &dbt->far;
+    return dbt_is_only_here(dbt, link->from) ? &dbt->jumps->far : &dbt->user_far;
+}
+
 static void list_far(struct dbt *dbt, struct link *link)
 {
-    struct link **list = link->from->mode & MODE_USER ? &dbt->user_far : &dbt->far;
     if (link->far_listed)
         return;
+    struct link **list = far_list(dbt, link);
     link->far_listed = true;
     link->far_next = *list;
     *list = link;
@@ -411,14 +422,18 @@ static void unpatch(struct dbt *dbt, struct link *link)
     retarget(dbt, link, link->ask);
 }
 
-void dbt_unlink_far(struct dbt *dbt)
+static void unlink_all(struct dbt *dbt, struct link **list)
 {
-    for (struct link *link = dbt->far; link; link = link->far_next) {
+    for (struct link *link = *list; link; link = link->far_next) {
         unpatch(dbt, link);
         link->far_listed = false;
     }
-    dbt->far = NULL;
+    *list = NULL;
 }
+
+void dbt_unlink_far(struct dbt *dbt) { unlink_all(dbt, &dbt->far); }
+
+void dbt_unlink_far_of(struct dbt *dbt, struct jump_table *table) { unlink_all(dbt, &table->far); }
 
 enum { ASK_AFTER = 2 << 20 };   /* instructions of user code */
 

@@ -137,7 +137,7 @@ struct link {
     const struct translation *from;
     struct translation *to;             /* whose incoming jumps it is listed with, patched or not; NULL: nobody's */
     struct link *next;                  /* of that list */
-    struct link *far_next;              /* of the list of jumps between pages that were patched, the supervisor's or user code's */
+    struct link *far_next;              /* of a list of jumps between pages that were patched: the supervisor's, user code's, or those of a jump table */
     bool patched;
     uint8_t live;                       /* LIVE_*, here */
     bool far, far_listed;               /* between pages */
@@ -173,7 +173,11 @@ struct jump_entry {
 struct jump_page {
     uint64_t gla, gpa;                  /* gpa | JUMP_PAGE_*; 0: a free place */
 };
-enum { JUMP_PAGE_TAKEN = 1, JUMP_PAGE_GLOBAL = 2, JUMP_PAGE_GONE = 4 };        /* gone: it has no entries */
+enum {
+    JUMP_PAGE_TAKEN = 1, JUMP_PAGE_GLOBAL = 2,
+    JUMP_PAGE_GONE = 4,                 /* it has no entries */
+    JUMP_PAGE_SHARED = 8,               /* another table of the same mode has it as well, or had */
+};
 
 /* Where indirect jumps look: by linear address, for one context and mode (jumps.c). */
 struct jump_table {
@@ -188,6 +192,7 @@ struct jump_table {
     uint8_t mode;
     bool ready;                         /* there is something in all ways */
     bool local;                         /* some entry's page is not global */
+    struct link *far;                   /* patched jumps of user code to other pages, from those that no other table has */
     uint32_t filled;                    /* places taken; the first DBT_JUMPS_LISTED of them are here */
     uint16_t list[DBT_JUMPS_LISTED];
 };
@@ -297,9 +302,10 @@ void dbt_drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size);
 void dbt_link(struct dbt *dbt, struct link *link, struct translation *to);
 /* An indirect jump has led there, and not where it led before. */
 void dbt_relink(struct dbt *dbt, struct link *link, struct translation *to);
-/* Undo every jump between pages of supervisor code, or of user code. */
+/* Undo every jump between pages of supervisor code, or of user code but for those of jump tables; or those of a table. */
 void dbt_unlink_far(struct dbt *dbt);
 void dbt_unlink_user_far(struct dbt *dbt);
+void dbt_unlink_far_of(struct dbt *dbt, struct jump_table *table);
 
 /* --- jumps.c --- */
 /* Picks the table for the vCPU's present state and empties it if it no longer holds. */
@@ -308,6 +314,8 @@ void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translat
 const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip);
 void dbt_forget_jump(struct dbt *dbt, const struct translation *translation);
 void dbt_forget_jumps(struct dbt *dbt);
+/* Does the page of the translation belong to the present table of user code, and to no other? */
+bool dbt_is_only_here(const struct dbt *dbt, const struct translation *translation);
 /* insn_branch.c computes the same. */
 static inline unsigned jump_index(uint64_t rip) { return rip >> DBT_JUMP_SHIFT & ((1u << DBT_JUMP_BITS) - 1); }
 

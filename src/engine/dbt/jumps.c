@@ -25,9 +25,10 @@ enum { CHANGED_MOST = 8 };
 /* An empty place holds what no address that looks there can match: 0, but for the place of address 0. */
 static uint64_t nothing(unsigned i) { return i == jump_index(0); }
 
-/* Patched jumps between pages rely on the pages of a table: of the supervisor's, or of that of the user code that ran last. */
-static void pages_changed(struct dbt *dbt, const struct jump_table *table)
+/* Patched jumps between pages rely on the pages of a table: of the supervisor's, of that of the user code that ran last, or of the only one that they are in. */
+static void pages_changed(struct dbt *dbt, struct jump_table *table)
 {
+    dbt_unlink_far_of(dbt, table);
     if (table < &dbt->tables[JUMPS_USER])
         dbt_unlink_far(dbt);
     if (table == dbt->user_far_table)
@@ -88,18 +89,49 @@ static void forget_page(struct dbt *dbt, struct jump_table *table, uint64_t page
     }
 }
 
+static bool is_of_user(const struct dbt *dbt, const struct jump_table *table) { return table >= &dbt->tables[JUMPS_USER]; }
+
+/*
+ * Is the page, with the same code at the same linear address, in another table of user code as well? Then jumps out of it, which may lead elsewhere
+ * there, hold for the present table only. Whoever comes to a page has it in his table, by remembering a translation there: jumps within the
+ * page lead no further, and those from other pages were patched when their target had been remembered.
+ */
+static bool share_page(struct dbt *dbt, const struct jump_table *table, uint64_t gla, uint64_t gpa)
+{
+    bool shared = false;
+    for (struct jump_table *other = &dbt->tables[JUMPS_USER]; other < &dbt->tables[JUMPS_TABLES]; other++) {
+        if (other == table || !other->ready || other->mode != table->mode || !other->page_count)
+            continue;
+        struct jump_page *page = find_page(other, gla);
+        if ((page->gpa & ~PAGE_MASK) != gpa || !(page->gpa & JUMP_PAGE_TAKEN) || page->gpa & JUMP_PAGE_GONE)
+            continue;
+        page->gpa |= JUMP_PAGE_SHARED;
+        dbt_unlink_far_of(dbt, other);
+        shared = true;
+    }
+    return shared;
+}
+
+bool dbt_is_only_here(const struct dbt *dbt, const struct translation *t)
+{
+    const struct jump_page *page = find_page(dbt->jumps, t->rip & ~PAGE_MASK);
+    return is_of_user(dbt, dbt->jumps) && t->gpa2 == BLOCK_DROPPED &&
+           (page->gpa & ~(uint64_t)JUMP_PAGE_GLOBAL) == ((t->gpa & ~PAGE_MASK) | JUMP_PAGE_TAKEN);
+}
+
 /* With a free place for it. */
 static void note_page(struct dbt *dbt, struct jump_table *table, uint64_t gla, uint64_t gpa, bool global)
 {
     struct jump_page *page = find_page(table, gla);
     uint64_t is = gpa | JUMP_PAGE_TAKEN | (global ? JUMP_PAGE_GLOBAL : 0);
-    if (page->gpa == is)
+    if ((page->gpa & ~(uint64_t)JUMP_PAGE_SHARED) == is)
         return;
     if (page->gpa)
         forget_page(dbt, table, gla);
     else
         table->page_list[table->page_count++] = (uint16_t)(page - table->page);
-    *page = (struct jump_page){ .gla = gla, .gpa = is };
+    bool shared = is_of_user(dbt, table) && share_page(dbt, table, gla, gpa);
+    *page = (struct jump_page){ .gla = gla, .gpa = is | (shared ? JUMP_PAGE_SHARED : 0) };
 }
 
 /* Forgets the pages that are elsewhere now, and says how many; CHANGED_MOST: too many to go on. */

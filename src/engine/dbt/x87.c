@@ -48,6 +48,8 @@ static uint16_t opcode_of(const struct planned *p)
 struct x87_noted x87_noted(const struct work *w, unsigned done)
 {
     uint16_t fop = 0;
+    if (!(w->t->live & LIVE_X87))
+        done = 0;
     for (; done-- > 0 && w->plan[done].kind != KIND_SITE;) {
         const struct planned *p = &w->plan[done];
         if (p->noted)
