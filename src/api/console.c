@@ -212,23 +212,41 @@ const char *console_connect(struct console *console, struct error *err)
     return console->text;
 }
 
+static bool has_hung_up(const struct client *client)
+{
+    struct pollfd look = { .fd = client->fd };
+    return poll(&look, 1, 0) == 1 && look.revents & POLLHUP;
+}
+
+/* NULL: all are in use. One that has gone, and waits for the guest to take what it typed last, need not. Mutex held. */
+static struct client *free_client(struct console *console)
+{
+    struct client *gone = NULL;
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+        if (console->client[i].fd < 0)
+            return &console->client[i];
+        if (has_hung_up(&console->client[i]))
+            gone = &console->client[i];
+    }
+    if (gone)
+        drop_client(gone);
+    return gone;
+}
+
 bool console_attach(struct console *console, int fd, size_t backlog, struct error *err)
 {
     int type;
     socklen_t size = sizeof(type);
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM)
         return error_set(err, "what is to be attached must be a stream socket");
-    bool attached = false;
     pthread_mutex_lock(&console->mutex);
-    for (unsigned i = 0; i < CLIENTS_MAX && !attached; i++)
-        if (console->client[i].fd < 0) {
-            uint64_t kept = min_u64(console->written, RING_SIZE);
-            console->client[i] = (struct client){ .fd = fd, .seen = console->written - min_u64(backlog, kept) };
-            attached = true;
-        }
+    struct client *client = free_client(console);
+    uint64_t kept = min_u64(console->written, RING_SIZE);
+    if (client)
+        *client = (struct client){ .fd = fd, .seen = console->written - min_u64(backlog, kept) };
     pthread_mutex_unlock(&console->mutex);
     wake(console);
-    return attached || error_set(err, "%d are attached to the console already", CLIENTS_MAX);
+    return client || error_set(err, "%d are attached to the console already", CLIENTS_MAX);
 }
 
 /* --- life --- */

@@ -16,7 +16,7 @@ struct log;
 struct chardev;
 
 struct chardev_client {
-    /* How many bytes the device can take now; input is read only while it is above 0. */
+    /* How many bytes the device can take now. While it is 0 no input is read, but from a terminal, whose escape key must be seen: that is held. */
     size_t (*room)(void *owner);
     void (*receive)(void *owner, const uint8_t *data, size_t size);
     void *owner;

@@ -89,6 +89,17 @@ static void what_was_typed_last_reaches_a_guest_that_did_not_read(void **state)
     close(line);
 }
 
+static void those_who_have_gone_keep_nobody_out(void **state)
+{
+    enum { MANY = 20 };
+    struct fixture *f = *state;
+    for (unsigned i = 0; i < MANY; i++) {
+        int line = attach(f);
+        type_much(line);
+        close(line);
+    }
+}
+
 static void what_the_guest_writes_reaches_all(void **state)
 {
     struct fixture *f = *state;
@@ -106,6 +117,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_was_typed_last_reaches_a_guest_that_did_not_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(those_who_have_gone_keep_nobody_out, setup, teardown),
         cmocka_unit_test_setup_teardown(what_the_guest_writes_reaches_all, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
