@@ -56,14 +56,14 @@ def qemu_kvm(test):
         leave(machine)
 
 
-@case("the same with two processors on both levels", long=True, cpus=2, tries=2)
+@case("the same with two processors on both levels", long=True, cpus=2)
 def qemu_kvm_smp(test):
     with hypervisor(test, cpus=2) as machine:
         boots_linux(machine, "/srv/vmlinuz", "/srv/initramfs", cpus=2)
         leave(machine)
 
 
-@case("a 32-bit kernel with PAE and one without boot in Debian's QEMU with KVM in the guest", long=True, tries=2)
+@case("a 32-bit kernel with PAE and one without boot in Debian's QEMU with KVM in the guest", long=True)
 def qemu_kvm_i386(test):
     kernels = ("686-pae", "686")
     files = {what + "-" + name: asset(what, name, optional=True) for name in kernels for what in ("kernel", "initramfs")}
@@ -73,7 +73,7 @@ def qemu_kvm_i386(test):
         leave(machine)
 
 
-@case("SeaBIOS boots a sector in real mode, and GRUB from a CD, in Debian's QEMU with KVM in the guest", long=True, tries=2)
+@case("SeaBIOS boots a sector in real mode, and GRUB from a CD, in Debian's QEMU with KVM in the guest", long=True)
 def qemu_kvm_real_mode(test):
     with hypervisor(test, files={"mbr.img": boot_sector(test), "menu.iso": menu_iso(test)}) as machine:
         qemu(machine, "-drive file=/srv/mbr.img,format=raw,readonly=on,if=virtio")

@@ -45,6 +45,6 @@ def xen_pvh(test):
     boots(test, "pvh")
 
 
-@case("an HVM domain of Xen's boots through hvmloader and SeaBIOS, with QEMU as its device model, to user space", long=True, tries=2)
+@case("an HVM domain of Xen's boots through hvmloader and SeaBIOS, with QEMU as its device model, to user space", long=True)
 def xen_hvm(test):
     boots(test, "hvm")
