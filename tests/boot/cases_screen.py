@@ -192,7 +192,7 @@ def cloud_seed(test):
                        (test.path("private"), "-----BEGIN OPENSSH PRIVATE KEY-----\n")):
         with open(path, "w", encoding="ascii") as file:
             file.write(text)
-    environment = dict(os.environ, XDG_CACHE_HOME=cache)
+    environment = dict(os.environ, XDG_CACHE_HOME=cache, XDG_RUNTIME_DIR=test.folder)
     for options, text in ((["--user-data", "/nowhere/file"], "cannot read the user data in /nowhere/file"),
                           (["--ssh-key", test.path("private")], "is a private key"), (["--ssh-key", data], "there is no public SSH key in")):
         done = subprocess.run([DOPPEL, "run", boot_sector(test), *options], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -282,7 +282,8 @@ def cloud_init(test):
     with open(data, "w", encoding="ascii") as file:
         file.write("#cloud-config\nruncmd: [systemctl start systemd-networkd, 'echo DOPPEL-CLOUD $(hostname) >/dev/ttyS0']\n")
     with test.linux("cloud", "--disk", image, "--user-data", data, "--ssh-key", key + ".pub", "--name", "cloud-%d" % os.getpid(),
-                    "--net", "user,hostfwd=tcp:127.0.0.1:%d-:22" % port, memory="1G", append="doppel.more=yes root=/dev/vda") as machine:
+                    "--net", "user,hostfwd=tcp:127.0.0.1:%d-:22" % port, memory="1G", append="doppel.more=yes root=/dev/vda",
+                    environment=dict(os.environ, XDG_RUNTIME_DIR=test.folder)) as machine:
         machine.expect(r"DOPPEL-CLOUD cloud-\d+", 3 * BOOT_SECONDS)
         machine.expect(r"Datasource DataSourceNoCloud \[seed=/dev/vdb\]", BOOT_SECONDS)
         done = subprocess.run(["ssh", "-i", key, "-p", str(port), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
