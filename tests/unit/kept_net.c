@@ -74,11 +74,32 @@ static void what_is_beside_is_not_found(void **state)
     free(scene);
 }
 
+/* The upper half of a program's addresses may be 0, or change close by. */
+static void low_programs(void **state)
+{
+    static const uint64_t rips[] = { 0x401000, 0xFFFFF123, 0x100000010, 0x555555554321, 0x7FFFF7FF0000 };
+    struct scene *scene = create_scene();
+    for (unsigned i = 0; i < ARRAY_SIZE(rips); i++) {
+        const uint64_t within[] = { rips[i] - 0x10000, rips[i] - 1, rips[i], rips[i] + 0xFFFF }, beside[] = { rips[i] - 0x10001, rips[i] + 0x10000 };
+        scene->t.rip = rips[i];
+        for (unsigned at = 0; at <= 56; at++) {
+            uint8_t code[64];
+            memset(code, 0xCC, sizeof(code));
+            memcpy(code + at, &within[at % ARRAY_SIZE(within)], sizeof(uint64_t));
+            assert_true(kept_net_catches(&scene->work, code, sizeof(code)));
+            memcpy(code + at, &beside[at % ARRAY_SIZE(beside)], sizeof(uint64_t));
+            assert_false(kept_net_catches(&scene->work, code, sizeof(code)));
+        }
+    }
+    free(scene);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_address_is_found_wherever_it_stands),
         cmocka_unit_test(what_is_beside_is_not_found),
+        cmocka_unit_test(low_programs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
