@@ -253,7 +253,7 @@ struct vcpu {
     pthread_cond_t wake;
     uint32_t watch_ns;                  /* its own thread: for so long it looks for a request before it sleeps in HLT */
     struct vcpu_work *work;             /* posted work, newest first */
-    unsigned work_count;                /* under mutex: about so many are in the list */
+    unsigned work_count;                /* under mutex: so many are in the list */
     bool threadless;                    /* under mutex: no thread serves the list; who waits for work does it (vcpu/work.h) */
     bool asleep;                        /* under mutex: it sleeps in HLT or the like; another vCPU that waits for work does it */
     bool serving;                       /* under mutex: somebody does just now, and it must not go on */

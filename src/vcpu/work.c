@@ -8,7 +8,7 @@
 /* A vCPU that sleeps is woken when so much has gathered: its list is memory, which a guest that patches code would fill. */
 enum { POSTS_ASLEEP = 64 };
 
-/* Returns how many are in the list, about. */
+/* Returns how many are in the list. */
 static unsigned enqueue(struct vcpu *target, struct vcpu_work *work)
 {
     pthread_mutex_lock(&target->mutex);
@@ -48,7 +48,6 @@ static struct vcpu_work *take_list(struct vcpu *vcpu, bool inside)
 {
     struct vcpu_work *ordered = NULL;
     pthread_mutex_lock(&vcpu->mutex);
-    vcpu->work_count = 0;
     for (struct vcpu_work **link = &vcpu->work; *link;) {
         struct vcpu_work *work = *link;
         if (inside && !work->inside) {
@@ -58,6 +57,7 @@ static struct vcpu_work *take_list(struct vcpu *vcpu, bool inside)
         *link = work->next;
         work->next = ordered;
         ordered = work;
+        vcpu->work_count--;
     }
     pthread_mutex_unlock(&vcpu->mutex);
     return ordered;
@@ -164,6 +164,7 @@ static bool withdraw(struct vcpu *target, struct vcpu_work *work)
     for (struct vcpu_work **link = &target->work; *link; link = &(*link)->next) {
         if (*link == work) {
             *link = work->next;
+            target->work_count--;
             found = true;
             break;
         }

@@ -243,6 +243,30 @@ static void a_sleeper_is_woken_for_many_posts_and_for_who_waits(void **state)
     free(crowd);
 }
 
+/* What another vCPU asks for in between takes nothing off the count of what waits. */
+static void a_sleeper_is_woken_for_many_posts_whatever_else_is_asked_of_it(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    struct vcpu *sleeper = &crowd->vcpu[0], *caller = &crowd->vcpu[THREADS - 1];
+    _Atomic unsigned asked = 0;
+    crowd->wakes = REQUEST_WORK;
+    crowd_start(crowd, sleep_loop);
+    await_sleep(sleeper);
+    await_sleep(caller);                        /* this thread plays it */
+    for (unsigned n = 1; n <= 100; n++) {
+        vcpu_post(sleeper, check_order, (void *)(uintptr_t)n);
+        vcpu_run_on(caller, sleeper, count_run, &asked);
+    }
+    while (atomic_load(&crowd->ran) < 50)       /* for ever, if nothing wakes it */
+        sched_yield();
+    assert_int_equal(atomic_load(&asked), 100);
+    wake_and_end(crowd);
+    vcpu_serve_work(sleeper);                   /* what came when it had looked for the last time */
+    assert_int_equal(atomic_load(&crowd->ran), 100);
+    assert_int_equal(atomic_load(&crowd->disorder), 0);
+    free(crowd);
+}
+
 static void note_thread(struct vcpu *vcpu, void *argument) { *(pthread_t *)argument = pthread_self(); }
 
 static void the_work_of_a_sleeper_is_done_by_the_vcpu_that_waits(void **state)
@@ -386,6 +410,7 @@ int main(void)
         cmocka_unit_test(the_work_of_a_vcpu_that_left_is_done_by_who_asks),
         cmocka_unit_test(posts_to_a_sleeper_are_done_before_it_goes_on),
         cmocka_unit_test(a_sleeper_is_woken_for_many_posts_and_for_who_waits),
+        cmocka_unit_test(a_sleeper_is_woken_for_many_posts_whatever_else_is_asked_of_it),
         cmocka_unit_test(the_work_of_a_sleeper_is_done_by_the_vcpu_that_waits),
         cmocka_unit_test(sleepers_and_askers_go_on),
         cmocka_unit_test(no_write_to_decoded_code_goes_unseen),
