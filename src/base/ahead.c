@@ -1,5 +1,6 @@
 #include "base/ahead.h"
 
+#include <sched.h>
 #include <stdlib.h>
 
 #include "base/base.h"
@@ -38,9 +39,11 @@ static bool next_request(struct ahead *ahead, struct request *request)
     return some;
 }
 
+/* A batch thread takes a processor that is free at once, and does not drive those away for whom it grants from theirs. */
 static void *work(void *opaque)
 {
     struct request request;
+    sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){ 0 });     /* a refusal does no harm */
     while (next_request(opaque, &request))
         request.grant(request.owner, request.at, request.size);
     return NULL;

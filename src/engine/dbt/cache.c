@@ -17,7 +17,7 @@
 enum { CODE_MOST = 64 << 10, DATA_MOST = 64 << 10 };     /* of one translation */
 enum { CODE_PIECE = 256 << 10, CODE_LARGE = 2 << 20 };   /* asked of the host at once: at first, and once a part has CODE_MUCH */
 enum { CODE_MUCH = 8 << 20 };
-enum { TABLES_FROM = 256 };      /* translations */
+enum { TABLES_FROM = 1024 };      /* translations */
 enum { DROPS_COUNTED = 16 };
 enum { ORDER_MOST = 1 << 20 };
 
@@ -223,7 +223,7 @@ static void grant_for_writing(void *owner, uint8_t *at, size_t size)
 
 /*
  * The tables that find code are looked up before they are written. Each of their pages would be a page of zeroes first, and then, with word to
- * the processors that know it, another one; a few hundred translations have reached them all.
+ * the processors that know it, another one; a few thousand translations reach them all.
  */
 static void grant_tables(struct dbt *dbt)
 {
