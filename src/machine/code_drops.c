@@ -5,11 +5,11 @@
 
 #include "base/base.h"
 
-void code_drops_init(struct code_drops *drops, void (*added)(struct code_drops *drops), void *vcpu)
+void code_drops_init(struct code_drops *drops, void (*added)(struct code_drops *drops), void *owner)
 {
     pthread_mutex_init(&drops->lock, NULL);
     drops->added = added;
-    drops->vcpu = vcpu;
+    drops->owner = owner;
     drops->count = 0;
 }
 

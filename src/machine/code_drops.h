@@ -19,13 +19,13 @@ struct code_drop {
 /* Of one vCPU. */
 struct code_drops {
     void (*added)(struct code_drops *drops);    /* one more waits; with the lock held */
-    void *vcpu;
+    void *owner;                        /* of `added`: the vCPU */
     pthread_mutex_t lock;               /* guards the rest */
     unsigned count;
     struct code_drop drop[CODE_DROPS_MOST];
 };
 
-void code_drops_init(struct code_drops *drops, void (*added)(struct code_drops *drops), void *vcpu);
+void code_drops_init(struct code_drops *drops, void (*added)(struct code_drops *drops), void *owner);
 void code_drops_fini(struct code_drops *drops);
 
 /* --- any thread --- */

@@ -120,10 +120,10 @@ static void drop_code(struct vcpu *vcpu, void *argument)
 
 static void drop_added(struct code_drops *drops)
 {
-    if (drops->count == 1 && !vcpu_post(drops->vcpu, drop_code, drops))
+    if (drops->count == 1 && !vcpu_post(drops->owner, drop_code, drops))
         abort();        /* out of host memory: there is no way to keep the guest's view right */
     if (drops->count == CODE_DROPS_MANY)
-        vcpu_wake(drops->vcpu);
+        vcpu_wake(drops->owner);
 }
 
 static void code_written(void *owner, uint64_t gpa, uint64_t size)
@@ -354,7 +354,7 @@ void machine_destroy(struct machine *machine)
     state_log_close(machine->state_log);
     for (unsigned i = 0; machine->vcpu && i < machine->config.cpus; i++)
         destroy_vcpu(machine->vcpu[i]);
-    for (unsigned i = 0; machine->code_drops && i < machine->config.cpus && machine->code_drops[i].vcpu; i++)
+    for (unsigned i = 0; machine->code_drops && i < machine->config.cpus && machine->code_drops[i].owner; i++)
         code_drops_fini(&machine->code_drops[i]);
     free(machine->code_drops);
     free(machine->vcpu);

@@ -1,7 +1,7 @@
 /*
  * Memory that is gone through from one end to the other (by a kernel's decompressor, by who loads an image) is granted ahead by a thread of its own
  * (base/ahead.h): the host takes as long to clear pages and to enter them in its tables as the guest to fill them. At most as much is granted as was
- * gone through already, and 1 MiB.
+ * gone through or granted before, and 1 MiB.
  */
 #ifndef DOPPEL_MEM_STRETCH_H
 #define DOPPEL_MEM_STRETCH_H

@@ -301,19 +301,26 @@ static void fill_address(const struct pieces *p, const struct address *a, ZydisD
     z->raw.disp.offset = a->disp_size ? (uint8_t)(a->disp - p->bytes) : 0;
 }
 
-static const uint8_t *fill_immediates(const struct pieces *p, ZydisDecodedInstruction *z, const uint8_t *at)
+/* The constants that a template has, into value[2]. NULL: too few bytes; else what follows them. */
+static const uint8_t *read_immediates(const struct template *t, const struct pieces *p, const uint8_t *at, uint64_t *value)
 {
-    for (unsigned i = 0; i < ARRAY_SIZE(z->raw.imm); i++) {
-        unsigned size = z->raw.imm[i].size / 8u;
-        if (!size)
-            break;
+    for (unsigned i = 0; i < ARRAY_SIZE(t->z.raw.imm) && t->z.raw.imm[i].size; i++) {
+        unsigned size = t->z.raw.imm[i].size / 8u;
         if (at + size > p->end)
             return NULL;
-        z->raw.imm[i].offset = (uint8_t)(at - p->bytes);
-        z->raw.imm[i].value.u = z->raw.imm[i].is_signed ? (uint64_t)read_signed(at, size) : read_unsigned(at, size);
+        value[i] = t->z.raw.imm[i].is_signed ? (uint64_t)read_signed(at, size) : read_unsigned(at, size);
         at += size;
     }
     return at;
+}
+
+static void fill_immediates(const struct pieces *p, ZydisDecodedInstruction *z, const uint8_t *at, const uint64_t *value)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(z->raw.imm) && z->raw.imm[i].size; i++) {
+        z->raw.imm[i].offset = (uint8_t)(at - p->bytes);
+        z->raw.imm[i].value.u = value[i];
+        at += z->raw.imm[i].size / 8u;
+    }
 }
 
 /* As it is encoded. */
@@ -372,11 +379,28 @@ static void copy_by_call(void *to, const void *from, size_t size)
     memcpy(to, from, size);
 }
 
+/* What stands behind the opcode. */
+struct operands {
+    struct address address;             /* if there is ModRM */
+    const uint8_t *constants, *end;
+    uint64_t immediate[2];
+};
+
 /* False: too few bytes. */
-static bool fill(const struct template *t, const struct pieces *p, ZydisDecodedInstruction *z, ZydisDecodedOperand *operands)
+static bool read_operands(const struct template *t, const struct pieces *p, struct operands *o)
 {
-    const uint8_t *at = p->at;
-    struct address address;
+    o->constants = p->at;
+    if (t->modrm) {
+        if (!read_address(p, &o->address))
+            return false;
+        o->constants = o->address.end;
+    }
+    o->end = read_immediates(t, p, o->constants, o->immediate);
+    return o->end;
+}
+
+static void fill(const struct template *t, const struct pieces *p, const struct operands *o, ZydisDecodedInstruction *z, ZydisDecodedOperand *operands)
+{
     copy_by_call(z, &t->z, sizeof(*z));
     memcpy(operands, t->operand, t->z.operand_count * sizeof(*operands));
     if (p->rex)
@@ -384,19 +408,12 @@ static bool fill(const struct template *t, const struct pieces *p, ZydisDecodedI
     z->raw.rex.R = p->rex >> 2 & 1;
     z->raw.rex.X = p->rex >> 1 & 1;
     z->raw.rex.B = p->rex & 1;
-    if (t->modrm) {
-        if (!read_address(p, &address))
-            return false;
-        fill_address(p, &address, z);
-        at = address.end;
-    }
-    at = fill_immediates(p, z, at);
-    if (!at)
-        return false;
-    z->length = (uint8_t)(at - p->bytes);
+    if (t->modrm)
+        fill_address(p, &o->address, z);
+    fill_immediates(p, z, o->constants, o->immediate);
+    z->length = (uint8_t)(o->end - p->bytes);
     for (unsigned i = 0; i < t->varying_count; i++)
-        fill_operand(&t->varying[i], p, &address, z, &operands[t->varying[i].operand]);
-    return true;
+        fill_operand(&t->varying[i], p, &o->address, z, &operands[t->varying[i].operand]);
 }
 
 /* --- the compact record --- */
@@ -419,56 +436,32 @@ static void fill_insn_memory(const struct template *t, const struct pieces *p, c
         m->segment = m->base == RSP || m->base == RBP ? SS : DS;
 }
 
-/* NULL: too few bytes; else what follows. The first immediate is the instruction's own, a second one ENTER's level or the like. */
-static const uint8_t *fill_insn_immediates(const struct template *t, const struct pieces *p, const uint8_t *at, uint64_t value[2])
+/* The first constant is the instruction's own, a second one ENTER's level or the like. */
+static void fill_insn(const struct template *t, const struct pieces *p, const struct operands *o, struct insn *insn)
 {
-    for (unsigned i = 0; i < ARRAY_SIZE(t->z.raw.imm) && t->z.raw.imm[i].size; i++) {
-        unsigned size = t->z.raw.imm[i].size / 8u;
-        if (at + size > p->end)
-            return NULL;
-        value[i] = t->z.raw.imm[i].is_signed ? (uint64_t)read_signed(at, size) : read_unsigned(at, size);
-        at += size;
-    }
-    return at;
-}
-
-static bool fill_insn(const struct template *t, const struct pieces *p, struct insn *insn)
-{
-    const uint8_t *at = p->at;
-    struct address address;
-    uint64_t immediate[2];
     unsigned immediates = 0;
-    if (t->modrm) {
-        if (!read_address(p, &address))
-            return false;
-        at = address.end;
-    }
-    at = fill_insn_immediates(t, p, at, immediate);
-    if (!at)
-        return false;
     *insn = t->insn;
-    insn->length = (uint8_t)(at - p->bytes);
+    insn->length = (uint8_t)(o->end - p->bytes);
     if (t->modrm) {
-        insn->modrm_mod = (uint8_t)address.mod;
-        insn->modrm_reg = (uint8_t)address.reg;
-        insn->modrm_rm = (uint8_t)address.rm;
+        insn->modrm_mod = (uint8_t)o->address.mod;
+        insn->modrm_reg = (uint8_t)o->address.reg;
+        insn->modrm_rm = (uint8_t)o->address.rm;
     }
     for (unsigned i = 0; i < t->varying_count; i++) {
         const struct varying *v = &t->varying[i];
         if (v->operand >= insn->operand_count)
             break;
         if (v->source == FROM_ADDRESS)
-            fill_insn_memory(t, p, &address, &insn->memory);
+            fill_insn_memory(t, p, &o->address, &insn->memory);
         else if (v->source != FROM_IMMEDIATE)
             fill_insn_register(v, p, &insn->operand[v->operand]);
         else if (immediates++ == 0)
-            insn->imm = immediate[v->first];
+            insn->imm = o->immediate[v->first];
         else
-            insn->imm2 = immediate[v->first];
+            insn->imm2 = o->immediate[v->first];
     }
     memset(insn->bytes, 0, sizeof(insn->bytes));
     memcpy(insn->bytes, p->bytes, insn->length);
-    return true;
 }
 
 /* --- looking one up --- */
@@ -486,7 +479,11 @@ bool templates_insn(const struct templates *templates, const uint8_t *bytes, siz
     if (!take_apart(bytes, size, &p))
         return false;
     const struct template *t = template_of(templates, index_of(templates, shape_of(&p)));
-    return t && t->fits && fill_insn(t, &p, insn);
+    struct operands found;
+    if (!t || !t->fits || !read_operands(t, &p, &found))
+        return false;
+    fill_insn(t, &p, &found, insn);
+    return true;
 }
 
 ZyanStatus templates_decode(struct templates *templates, const uint8_t *bytes, size_t size, ZydisDecodedInstruction *z,
@@ -498,8 +495,11 @@ ZyanStatus templates_decode(struct templates *templates, const uint8_t *bytes, s
     uint32_t shape = shape_of(&p);
     unsigned place = index_of(templates, shape);
     const struct template *t = template_of(templates, place);
-    if (t && t->fits && fill(t, &p, z, operands))
+    struct operands found;
+    if (t && t->fits && read_operands(t, &p, &found)) {
+        fill(t, &p, &found, z, operands);
         return ZYAN_STATUS_SUCCESS;
+    }
     ZyanStatus status = ZydisDecoderDecodeFull(&templates->decoder, bytes, size, z, operands);
     if (!t && ZYAN_SUCCESS(status))
         keep(templates, place, shape, z, operands, bytes);

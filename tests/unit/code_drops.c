@@ -17,7 +17,7 @@ static bool covers(const struct code_drop *drop, unsigned count, uint64_t gpa, u
     return false;
 }
 
-static void count(struct code_drops *drops) { ++*(unsigned *)drops->vcpu; }
+static void count(struct code_drops *drops) { ++*(unsigned *)drops->owner; }
 
 static void the_vcpu_is_told_of_each_piece(void **state)
 {
@@ -47,7 +47,7 @@ struct writers {
 
 static void tell_slowly(struct code_drops *drops)
 {
-    struct writers *writers = drops->vcpu;
+    struct writers *writers = drops->owner;
     for (unsigned i = 0; i < 10; i++)
         sched_yield();
     writers->told = true;
