@@ -23,8 +23,17 @@ def need_vnc(test):
 
 def viewer(machine, path):
     while not os.path.exists(path):
+        if machine.process.poll() is not None:
+            raise Failure("it ended before there was a VNC server")
         machine.read(0.1)
     return vnc.Vnc(path)
+
+
+def last_words(path, lines=4):
+    """What a program said last, for a failure's text."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        said = [line.strip() for line in file if line.strip()]
+    return " / ".join(said[-lines:]) or "nothing"
 
 
 def sees(screen, text, seconds=BOOT_SECONDS, meanwhile=lambda: None):
@@ -102,22 +111,26 @@ def vnc_password(test):
 
 
 @contextlib.contextmanager
-def x_server():
-    """A screen of X that nobody sees, and what its clients need to find it. Xvfb tells its number when it takes clients."""
+def x_server(test):
+    """
+    A screen of X that nobody sees, and what its clients need to find it, with a home of their own. Xvfb tells its number when it takes clients.
+    Without -noreset it would start anew whenever its last client goes, and lose one that connects just then: the viewer, when xdotool ends.
+    """
     for program, package in (("Xvfb", "xvfb"), ("xdotool", "xdotool"), ("xtigervncviewer", "tigervnc-viewer")):
         if not shutil.which(program):
             raise Skip("the package %s is not installed" % package)
     number, told = os.pipe()
-    with subprocess.Popen([*TIED, "Xvfb", "-displayfd", str(told), "-screen", "0", "1024x768x24", "-nolisten", "tcp"], pass_fds=(told,),
-                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server, open(number, "rb") as file:
+    with open(test.log + ".xvfb", "wb") as log, \
+         subprocess.Popen([*TIED, "Xvfb", "-displayfd", str(told), "-screen", "0", "1024x768x24", "-nolisten", "tcp", "-noreset"],
+                          pass_fds=(told,), stdin=subprocess.DEVNULL, stdout=log, stderr=log) as server, open(number, "rb") as file:
         os.close(told)
         try:
             display = file.readline().decode().strip()
             if not display:
-                raise Failure("Xvfb does not start")
-            yield dict(os.environ, DISPLAY=":" + display)
+                raise Failure("Xvfb does not start; it says: %s" % last_words(log.name))
+            yield dict(os.environ, DISPLAY=":" + display, HOME=test.folder)
         finally:
-            server.kill()
+            server.terminate()      # not killed: it removes its socket and its lock, which another one could stumble over
 
 
 def x_key(environment, key):
@@ -135,23 +148,26 @@ def vnc_viewer(test):
     port, plain, tls, picture, monitor_path = free_port(), test.path("plain"), test.path("tls"), test.path("screen.png"), test.path("monitor")
     with open(plain, "w", encoding="ascii") as file:
         file.write("secret\n")
-    with x_server() as environment, test.machine(boot_sector(test), "--vnc", "127.0.0.1:%d,password=%s,tls=%s" % (port, plain, tls),
-                                                 "--monitor", "socket:" + monitor_path) as machine, monitor_of(machine, monitor_path) as monitor:
+    with x_server(test) as environment, test.machine(boot_sector(test), "--vnc", "127.0.0.1:%d,password=%s,tls=%s" % (port, plain, tls),
+                                                     "--monitor", "socket:" + monitor_path) as machine, monitor_of(machine, monitor_path) as monitor:
         cases_firmware.sees(machine, monitor, picture, "the second sector was read")
         status, said = vnc.snapshot(port, picture + ".jpg", obscured(test, "secret"))
         if not status:
             raise Failure("a viewer without TLS gets a picture: %s" % said)
         viewer_command = ["xtigervncviewer", "-X509CA=" + os.path.join(tls, "server-cert.pem"), "-passwd", obscured(test, "secret"),
-                          "-SecurityTypes", "X509Vnc", "127.0.0.1::%d" % port]
+                          "-SecurityTypes", "X509Vnc", "-AlertOnFatalError=0", "-ReconnectOnError=0", "127.0.0.1::%d" % port]
         with open(test.log + ".viewer", "wb") as log, subprocess.Popen(TIED + viewer_command, stdin=subprocess.DEVNULL, stdout=log,
                                                                        stderr=log, env=environment) as process:
+            def lost(what):
+                return Failure("%s; the viewer's status is %s, and it says: %s" % (what, process.poll(), last_words(log.name)))
             try:
                 limit = time.monotonic() + BOOT_SECONDS
                 while not (x_key(environment, "shift+g") and shows(monitor, picture, "key G")):
                     if process.poll() is not None or time.monotonic() > limit:
-                        raise Failure("the key never arrives; the viewer's status is %s (%s.viewer)" % (process.poll(), test.log))
+                        raise lost("the key never arrives")
                     machine.read(0.5)
-                x_key(environment, "q")
+                if not x_key(environment, "q"):
+                    raise lost("the second key cannot be typed")
                 machine.end(exit_status("DONE"), BOOT_SECONDS)
             finally:
                 process.kill()
