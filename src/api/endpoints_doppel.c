@@ -67,14 +67,15 @@ static bool borrow_for_monitor(struct call *call, enum vmm_result *result)
     return true;
 }
 
-static char *execute(struct call *call, const char *line)
+/* NULL: no memory for what it printed. */
+static char *execute(struct call *call, const char *line, bool *done)
 {
     char *text = NULL;
     size_t size = 0;
     FILE *out = open_memstream(&text, &size);
     if (!out)
         return NULL;
-    monitor_execute(&call->monitor->session, line, out);
+    *done = monitor_execute(&call->monitor->session, line, out);
     fclose(out);
     return text;
 }
@@ -82,14 +83,15 @@ static char *execute(struct call *call, const char *line)
 enum http_status endpoint_doppel_monitor(struct call *call)
 {
     enum vmm_result result;
+    bool done;
     const char *line = call_text(call, "command", true);
     if (!line)
         return HTTP_BAD_REQUEST;
     if (!borrow_for_monitor(call, &result))
         return call_status(result);
-    char *text = execute(call, line);
+    char *text = execute(call, line, &done);
     vmm_give_back(call->subject->vmm);
-    call->answer = text ? json_pack("{s:s}", "output", text) : NULL;
+    call->answer = text ? json_pack("{s:s, s:b}", "output", text, "refused", !done) : NULL;
     free(text);
     if (call->answer)
         return HTTP_OK;

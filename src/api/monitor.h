@@ -26,8 +26,11 @@ struct monitor_session {
     bool stopped;               /* by this session: one machine_pause is due to be ended */
 };
 
-/* Executes one line and prints to out. Any thread but a vCPU's, board lock not held. The line is hostile. */
-void monitor_execute(struct monitor_session *session, const char *line, FILE *out);
+/*
+ * Executes one line and prints to out. False: what it asks for was not done, and what was printed says why. Any thread but a vCPU's, board lock
+ * not held. The line is hostile.
+ */
+bool monitor_execute(struct monitor_session *session, const char *line, FILE *out);
 /* Lets the machine go on if this session stopped it. */
 void monitor_session_end(struct monitor_session *session);
 

@@ -1,6 +1,7 @@
 /* The monitor's commands: words, the table, and the commands that control the machine. */
 #include <ctype.h>
 #include <fnmatch.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,16 @@
 #include "vcpu/work.h"
 
 /* --- helpers --- */
+
+void monitor_refuse(struct monitor_command *command, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vfprintf(command->out, format, arguments);
+    va_end(arguments);
+    fputc('\n', command->out);
+    command->refused = true;
+}
 
 struct vcpu *monitor_vcpu(const struct monitor_command *command)
 {
@@ -78,21 +89,21 @@ static void evaluate(struct vcpu *vcpu, void *argument)
     evaluation->done = true;
 }
 
-bool monitor_number(const struct monitor_command *command, int i, uint64_t *value)
+bool monitor_number(struct monitor_command *command, int i, uint64_t *value)
 {
     if (i >= command->count) {
-        fprintf(command->out, "%s needs an address: a number, a register, or a sum of them\n", command->word[0]);
+        monitor_refuse(command, "%s needs an address: a number, a register, or a sum of them", command->word[0]);
         return false;
     }
     struct evaluation evaluation = { .text = command->word[i] };
     monitor_on_vcpu(command->machine, monitor_vcpu(command), evaluate, &evaluation);
     *value = evaluation.value;
     if (!evaluation.done)
-        fprintf(command->out, "'%s' is neither a number nor a register\n", command->word[i]);
+        monitor_refuse(command, "'%s' is neither a number nor a register", command->word[i]);
     return evaluation.done;
 }
 
-bool monitor_count(const struct monitor_command *command, int i, uint64_t standard, uint64_t max, uint64_t *value)
+bool monitor_count(struct monitor_command *command, int i, uint64_t standard, uint64_t max, uint64_t *value)
 {
     *value = standard;
     if (i >= command->count)
@@ -101,7 +112,7 @@ bool monitor_count(const struct monitor_command *command, int i, uint64_t standa
     *value = strtoull(command->word[i], &end, 0);
     if (isdigit((unsigned char)*command->word[i]) && !*end && *value && *value <= max)
         return true;
-    fprintf(command->out, "'%s' is not a number from 1 to %" PRIu64 "\n", command->word[i], max);
+    monitor_refuse(command, "'%s' is not a number from 1 to %" PRIu64, command->word[i], max);
     return false;
 }
 
@@ -114,7 +125,7 @@ static void monitor_cpu(struct monitor_command *command)
         char *end;
         wanted = strtoull(command->word[1], &end, 0);
         if (*end || !isdigit((unsigned char)*command->word[1]) || wanted >= command->machine->config.cpus) {
-            fprintf(command->out, "there are processors 0 to %u\n", command->machine->config.cpus - 1);
+            monitor_refuse(command, "there are processors 0 to %u", command->machine->config.cpus - 1);
             return;
         }
         command->session->cpu = (unsigned)wanted;
@@ -133,7 +144,7 @@ static void monitor_stop(struct monitor_command *command)
 static void monitor_continue(struct monitor_command *command)
 {
     if (!command->session->stopped)
-        fputs("the machine was not stopped from here\n", command->out);
+        monitor_refuse(command, "the machine was not stopped from here");
     monitor_session_end(command->session);
 }
 
@@ -144,7 +155,7 @@ static void monitor_step(struct monitor_command *command)
     if (!monitor_count(command, 1, 1, STEPS_MAX, &count))
         return;
     if (!command->session->stopped) {
-        fputs("stop the machine first\n", command->out);
+        monitor_refuse(command, "stop the machine first");
         return;
     }
     machine_step(command->machine, command->session->cpu, count);
@@ -160,9 +171,9 @@ static void monitor_trace(struct monitor_command *command)
     }
     const char *how = command->count > 2 ? command->word[2] : "on";
     if (strcmp(how, "on") && strcmp(how, "off"))
-        fprintf(command->out, "'%s' is neither on nor off\n", how);
+        monitor_refuse(command, "'%s' is neither on nor off", how);
     else if (!trace_switch(log, command->word[1], !strcmp(how, "on")))
-        fprintf(command->out, "no trace point matches '%s'; 'trace' lists them\n", command->word[1]);
+        monitor_refuse(command, "no trace point matches '%s'; 'trace' lists them", command->word[1]);
 }
 
 static void monitor_counters(struct monitor_command *command)
@@ -174,17 +185,18 @@ static void monitor_engine(struct monitor_command *command)
 {
     struct error err;
     if (command->count > 1 && !machine_set_engine(command->machine, command->word[1], &err))
-        fprintf(command->out, "%s\n", err.text);
-    fprintf(command->out, "engine %s\n", monitor_vcpu(command)->engine->name);
+        monitor_refuse(command, "%s", err.text);
+    else
+        fprintf(command->out, "engine %s\n", monitor_vcpu(command)->engine->name);
 }
 
 static void monitor_screenshot(struct monitor_command *command)
 {
     struct error err;
     if (command->count < 2)
-        fprintf(command->out, "screenshot needs the name of a file\n");
+        monitor_refuse(command, "screenshot needs the name of a file");
     else if (!screen_save(command->machine, command->word[1], &err))
-        fprintf(command->out, "%s\n", err.text);
+        monitor_refuse(command, "%s", err.text);
 }
 
 static void monitor_sendkey(struct monitor_command *command)
@@ -192,7 +204,7 @@ static void monitor_sendkey(struct monitor_command *command)
     struct error err;
     for (int i = 1; i < command->count; i++)
         if (!screen_send_keys(command->machine, command->word[i], &err)) {
-            fprintf(command->out, "%s\n", err.text);
+            monitor_refuse(command, "%s", err.text);
             return;
         }
 }
@@ -203,7 +215,7 @@ static void monitor_type(struct monitor_command *command)
     for (int i = 1; i < command->count; i++)
         if (!screen_type(command->machine, command->word[i], &err) ||
             !screen_type(command->machine, i + 1 < command->count ? " " : "\n", &err)) {
-            fprintf(command->out, "%s\n", err.text);
+            monitor_refuse(command, "%s", err.text);
             return;
         }
 }
@@ -218,7 +230,7 @@ static void monitor_pointer(struct monitor_command *command)
         snprintf(action + used, sizeof(action) - used, "%s ", command->word[i]);
     }
     if (!screen_pointer(command->machine, action, &err))
-        fprintf(command->out, "%s\n", err.text);
+        monitor_refuse(command, "%s", err.text);
 }
 
 static void monitor_power(struct monitor_command *command)
@@ -238,7 +250,7 @@ static void monitor_snapshot(struct monitor_command *command)
     struct error err;
     struct snapshot_options options = { .parent = NULL };
     if (command->count < 2) {
-        fprintf(command->out, "say in which directory\n");
+        monitor_refuse(command, "say in which directory");
         return;
     }
     for (int i = 2; i < command->count; i++)
@@ -246,8 +258,10 @@ static void monitor_snapshot(struct monitor_command *command)
             options.parent = command->word[i];
         else
             options.disks = command->word[i] + 6;
-    bool ok = machine_snapshot(command->machine, command->word[1], &options, &err);
-    fprintf(command->out, "%s\n", ok ? "done" : err.text);
+    if (machine_snapshot(command->machine, command->word[1], &options, &err))
+        fputs("done\n", command->out);
+    else
+        monitor_refuse(command, "%s", err.text);
 }
 
 static void monitor_media(struct monitor_command *command)
@@ -255,14 +269,16 @@ static void monitor_media(struct monitor_command *command)
     struct error err;
     int count = command->count - (command->count > 2 && !strcmp(command->word[command->count - 1], "force"));
     if (count < 2 || count > 3) {
-        fprintf(command->out, "say which image, or none\n");
+        monitor_refuse(command, "say which image, or none");
         return;
     }
     const char *path = command->word[count - 1];
     const struct medium_change change = { .id = count > 2 ? command->word[1] : NULL, .path = strcmp(path, "none") ? path : NULL,
                                           .force = count < command->count };
-    bool ok = machine_change_medium(command->machine, &change, &err);
-    fprintf(command->out, "%s\n", ok ? "done" : err.text);
+    if (machine_change_medium(command->machine, &change, &err))
+        fputs("done\n", command->out);
+    else
+        monitor_refuse(command, "%s", err.text);
 }
 
 static void monitor_quit(struct monitor_command *command)
@@ -283,31 +299,40 @@ static const struct {
 #undef MONITOR
 };
 
+#define NO_SUCH_COMMAND "there is no command '%s'; 'help' lists them"
+
 static void monitor_help(struct monitor_command *command)
 {
     const char *only = command->count > 1 ? command->word[1] : NULL;
+    bool found = false;
     for (unsigned i = 0; i < ARRAY_SIZE(commands); i++)
-        if (!only || !strcmp(only, commands[i].name))
+        if (!only || !strcmp(only, commands[i].name)) {
             fprintf(command->out, "%s %-*s %s\n", commands[i].name, 29 - (int)strlen(commands[i].name), commands[i].arguments,
                     commands[i].text);
+            found = true;
+        }
+    if (!found)
+        monitor_refuse(command, NO_SUCH_COMMAND, only);
     if (only && !strcmp(only, "info"))
         monitor_info_help(command->out);
 }
 
-/* A prefix will do where it means only one command; a whole name always does. */
+/* An index of the table, NONE or SEVERAL. A prefix will do where it means only one command; a whole name always does. */
+enum { NONE = -1, SEVERAL = -2 };
+
 static int find(const char *word)
 {
-    int found = -1;
+    int found = NONE;
     for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
         if (!strcmp(commands[i].name, word))
             return (int)i;
         if (!strncmp(commands[i].name, word, strlen(word)))
-            found = found == -1 ? (int)i : -2;
+            found = found == NONE ? (int)i : SEVERAL;
     }
     return found;
 }
 
-void monitor_execute(struct monitor_session *session, const char *line, FILE *out)
+bool monitor_execute(struct monitor_session *session, const char *line, FILE *out)
 {
     char text[MONITOR_LINE_MAX], *rest = text, *word;
     struct monitor_command command = { .session = session, .machine = session->machine, .out = out };
@@ -315,13 +340,15 @@ void monitor_execute(struct monitor_session *session, const char *line, FILE *ou
     while (command.count < MONITOR_WORDS_MAX && (word = strtok_r(rest, " \t\r\n", &rest)))
         command.word[command.count++] = word;
     if (!command.count)
-        return;
+        return true;
     int found = find(command.word[0]);
-    if (found < 0)
-        fprintf(out, found == -2 ? "'%s' may mean several commands; 'help' lists them\n" : "there is no command '%s'; 'help' lists them\n",
-                command.word[0]);
-    else
+    if (found >= 0)
         commands[found].run(&command);
+    else if (found == SEVERAL)
+        monitor_refuse(&command, "'%s' may mean several commands; 'help' lists them", command.word[0]);
+    else
+        monitor_refuse(&command, NO_SUCH_COMMAND, command.word[0]);
+    return !command.refused;
 }
 
 void monitor_session_end(struct monitor_session *session)

@@ -202,7 +202,7 @@ static void info_device(struct monitor_command *command)
             dump_device(command, device);
             return;
         }
-    fprintf(command->out, "there is no device '%s'; 'info devices' lists them\n", name);
+    monitor_refuse(command, "there is no device '%s'; 'info devices' lists them", name);
 }
 
 static void info_irq(struct monitor_command *command)
@@ -298,6 +298,6 @@ void monitor_info(struct monitor_command *command)
             return;
         }
     if (command->count > 1)
-        fprintf(command->out, "there is nothing called '%s' to show\n", command->word[1]);
+        monitor_refuse(command, "there is nothing called '%s' to show", command->word[1]);
     monitor_info_help(command->out);
 }

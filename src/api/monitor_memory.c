@@ -9,6 +9,8 @@
 #include "mmu/walk.h"
 #include "x86/x86.h"
 
+#define NOT_THERE "%016" PRIx64 "  is not mapped, or not RAM"
+
 enum { DUMP_MAX = 4096, CODE_MAX = 15, COUNT_MAX = 256 };
 
 /* --- reading --- */
@@ -60,8 +62,10 @@ void monitor_x(struct monitor_command *command)
         return;
     size_t got = peek(command, address, bytes, count);
     dump(command->out, address, bytes, got);
-    if (got < count)
-        fprintf(command->out, "%016" PRIx64 "  is not mapped, or not RAM\n", address + got);
+    if (!got)
+        monitor_refuse(command, NOT_THERE, address);
+    else if (got < count)
+        fprintf(command->out, NOT_THERE "\n", address + got);
 }
 
 void monitor_xp(struct monitor_command *command)
@@ -73,7 +77,7 @@ void monitor_xp(struct monitor_command *command)
     if (ram_read(command->machine->ram, address, bytes, count))
         dump(command->out, address, bytes, count);
     else
-        fprintf(command->out, "not all of that is RAM\n");
+        monitor_refuse(command, "not all of that is RAM");
 }
 
 /* --- translation --- */
@@ -177,8 +181,8 @@ void monitor_print_code(const struct monitor_command *command, uint64_t address,
     size_t size = peek(command, address, bytes, count * CODE_MAX), at = 0;
     for (uint64_t i = 0; i < count && at < size; i++)
         at += print_instruction(command->out, &decoder, &formatter, address + at, bytes + at, size - at);
-    if (at >= size && !size)
-        fprintf(command->out, "%016" PRIx64 "  is not mapped, or not RAM\n", address);
+    if (!size)
+        fprintf(command->out, NOT_THERE "\n", address);
 }
 
 void monitor_disassemble(struct monitor_command *command)

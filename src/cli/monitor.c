@@ -6,38 +6,48 @@
 #include "cli/arguments.h"
 #include "cli/remote.h"
 
+/* What a machine says that refuses the command is an error's text. */
+static int tell(const json_t *answer)
+{
+    const char *text = json_string_value(json_object_get(answer, "output"));
+    bool refused = json_is_true(json_object_get(answer, "refused"));
+    FILE *to = refused ? stderr : stdout;
+    fputs(text ? text : "", to);
+    fflush(to);
+    return refused ? EXIT_REFUSED : EXIT_DONE;
+}
+
 static int execute(struct client *client, const char *name, const char *line)
 {
     struct client_answer answer;
     struct error err;
-    int status = EXIT_DONE;
-    if (client_call(client, "PUT", "/doppel/v1/monitor", json_pack("{s:s}", "command", line), -1, &answer, &err)) {
-        const char *text = json_string_value(json_object_get(answer.body, "output"));
-        fputs(text ? text : "", stdout);
-        fflush(stdout);
-    } else {
+    int status;
+    if (client_call(client, "PUT", "/doppel/v1/monitor", json_pack("{s:s}", "command", line), -1, &answer, &err))
+        status = tell(answer.body);
+    else
         status = remote_failed(name, &answer, &err);
-    }
     client_answer_end(&answer);
     return status;
 }
 
+/* After a command that was refused it goes on, as a shell does; the first one's status is that of the session. */
 static int execute_input(struct client *client, const char *name)
 {
     bool prompts = isatty(STDIN_FILENO);
     char line[512];
-    int status = EXIT_DONE;
-    while (status == EXIT_DONE) {
+    int first = EXIT_DONE, status = EXIT_DONE;
+    while (status == EXIT_DONE || status == EXIT_REFUSED) {
         if (prompts)
             fputs("(doppel) ", stdout), fflush(stdout);
         if (!fgets(line, sizeof(line), stdin))
             break;
         line[strcspn(line, "\n")] = 0;
         status = execute(client, name, line);
+        first = first ? first : status;
     }
     if (prompts)
         putchar('\n');
-    return status;
+    return first;
 }
 
 int command_monitor(int argc, char **argv)

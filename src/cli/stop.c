@@ -11,7 +11,7 @@
 #include "cli/remote.h"
 #include "cli/size.h"
 
-enum { TIME_OUT_SECONDS = 60, FORCED_SECONDS = 10, LOOK_MS = 20 };
+enum { TIME_OUT_SECONDS = 60, FORCED_SECONDS = 10, SILENT_SECONDS = 2, LOOK_MS = 20 };
 
 /* True once the process has let its lock go. */
 static bool wait_for_end(const char *name, uint64_t seconds)
@@ -24,6 +24,19 @@ static bool wait_for_end(const char *name, uint64_t seconds)
         nanosleep(&pause, NULL);
     }
     return false;
+}
+
+/* The guest knows of the button. Who waits for it for long is told, and what to do instead. */
+static bool wait_for_guest(const char *name, uint64_t seconds)
+{
+    uint64_t silent = min_u64(seconds, SILENT_SECONDS);
+    if (wait_for_end(name, silent))
+        return true;
+    if (seconds == silent)
+        return false;
+    fprintf(stderr, "doppel: %s: the power button is pressed; waiting up to %llu s for the guest to power off ('doppel stop --force %s' does not wait)\n",
+            name, (unsigned long long)(seconds - silent), name);
+    return wait_for_end(name, seconds - silent);
 }
 
 static int kill_process(const char *name)
@@ -78,7 +91,7 @@ static int stop(const char *name, uint64_t seconds)
     client_close(client);
     if (!answered)
         return kill_process(name);
-    if (obeyed && wait_for_end(name, seconds))
+    if (obeyed && wait_for_guest(name, seconds))
         return EXIT_DONE;
     if (obeyed)
         fprintf(stderr, "doppel: %s: the guest has not powered off within %llu s; ending it\n", name, (unsigned long long)seconds);

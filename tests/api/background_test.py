@@ -146,6 +146,15 @@ class Monitors(Background):
                                env=self.environment, timeout=SECONDS, check=True).stdout.splitlines()
         self.assertEqual(len(lines), 2, lines)
 
+    def test_what_is_refused_is_an_error(self):
+        self.background()
+        self.assertIn("no command 'nonsense'", self.doppel("monitor", "web", "nonsense", status="REFUSED"))
+        self.assertIn("neither a number nor a register", self.doppel("monitor", "web", "x", "blue", status="REFUSED"))
+        session = subprocess.run([DOPPEL, "monitor", "web"], input="step\ncpu 0\n", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                 env=self.environment, timeout=SECONDS, check=False)
+        self.assertEqual((session.stdout, session.stderr), ("processor 0\n", "stop the machine first\n"))
+        self.assertEqual(session.returncode, exit_status("REFUSED"))
+
     def test_a_session_that_leaves_lets_the_machine_go_on(self):
         self.background()
         self.doppel("monitor", "web", "stop")

@@ -33,6 +33,8 @@ static struct machine *create(const struct machine_config *more)
     return made;
 }
 
+static bool done;                      /* of the last line */
+
 /* What the line prints; static, until the next call. */
 static const char *says(const char *line)
 {
@@ -40,17 +42,22 @@ static const char *says(const char *line)
     size_t size;
     free(text);
     FILE *out = open_memstream(&text, &size);
-    monitor_execute(&session, line, out);
+    done = monitor_execute(&session, line, out);
     fclose(out);
     return text;
 }
 
-static void expect(const char *line, const char *words)
+static void check(const char *line, const char *words, bool wanted)
 {
     const char *text = says(line);
     if (!strstr(text, words))
         fail_msg("'%s' printed\n%s\nwithout '%s'", line, text, words);
+    if (done != wanted)
+        fail_msg("'%s' counts as %s", line, done ? "done" : "refused");
 }
+
+static void expect(const char *line, const char *words) { check(line, words, true); }
+static void expect_refusal(const char *line, const char *words) { check(line, words, false); }
 
 static int set_up(void **state)
 {
@@ -72,10 +79,11 @@ static void commands_are_found_by_name_and_prefix(void **state)
     expect("help", "translate");
     expect("help info", "registers");
     expect("h", "disassemble");
-    expect("s", "several commands");
-    expect("frobnicate", "no command 'frobnicate'");
+    expect_refusal("s", "several commands");
+    expect_refusal("frobnicate", "no command 'frobnicate'");
     expect("info", "mtree");
-    expect("info nonsense", "nothing called 'nonsense'");
+    expect_refusal("help nonsense", "no command 'nonsense'");
+    expect_refusal("info nonsense", "nothing called 'nonsense'");
     assert_string_equal(says(""), "");
     assert_string_equal(says("  \t "), "");
 }
@@ -85,8 +93,8 @@ static void registers_and_processors_are_shown(void **state)
     machine->vcpu[1]->gpr[RBX] = 0x1234567890ABCDEF;
     expect("cpu 1", "processor 1");
     expect("info registers", "rbx 1234567890abcdef");
-    expect("cpu 2", "processors 0 to 1");
-    expect("cpu x", "processors 0 to 1");
+    expect_refusal("cpu 2", "processors 0 to 1");
+    expect_refusal("cpu x", "processors 0 to 1");
     expect("info cpus", "waits for SIPI");
     expect("cpu 0", "processor 0");
     expect("info registers", "real, runs");
@@ -104,11 +112,11 @@ static void memory_is_dumped_and_disassembled(void **state)
     machine->vcpu[0]->gpr[RSP] = 0x7C10;
     expect("x rsp-12 6", "doppel");
     expect("x $rsp-0xc 6", "doppel");
-    expect("xp 0x1000000", "not all of that is RAM");
-    expect("xp 0xfffffffffffffffe 16", "not all of that is RAM");
-    expect("x", "needs an address");
-    expect("x blue", "neither a number nor a register");
-    expect("x 0 0", "not a number from 1 to 4096");
+    expect_refusal("xp 0x1000000", "not all of that is RAM");
+    expect_refusal("xp 0xfffffffffffffffe 16", "not all of that is RAM");
+    expect_refusal("x", "needs an address");
+    expect_refusal("x blue", "neither a number nor a register");
+    expect_refusal("x 0 0", "not a number from 1 to 4096");
 }
 
 /* A 4-level map of one 2 MiB page: 0xFFFF800000000000 -> 0x400000. */
@@ -125,7 +133,7 @@ static void translation_shows_every_level(void **state)
     expect("translate rip+0x1234", "-> 000000401234, in a page of 2048 KiB");
     expect("translate 0x1000", "is not mapped");
     expect("info registers", "64-bit");
-    expect("x 0x1000", "is not mapped, or not RAM");
+    expect_refusal("x 0x1000", "is not mapped, or not RAM");
     expect("info tlb", "paging is 4-level");
     expect("info windows", "threshold");
     expect("info sites", "runs");
@@ -138,17 +146,22 @@ static void board_is_shown(void **state)
     expect("info devices", "ioapic");
     expect("info irq", "ioapic.redirection[23]");
     expect("info pci", "00:00.0");
-    expect("info device none", "no device 'none'");
+    expect_refusal("info device none", "no device 'none'");
     expect("trace cpu_exception on", "");
     expect("trace", "on   cpu_exception");
     expect("trace cpu_* off", "");
     expect("info trace", "off  cpu_exception");
-    expect("trace bogus", "no trace point matches");
-    expect("trace cpu_* maybe", "neither on nor off");
-    expect("step", "stop the machine first");
-    expect("continue", "not stopped from here");
-    expect("media", "say which image");
-    expect("media none force", "has no CD-ROM drive");
+    expect_refusal("trace bogus", "no trace point matches");
+    expect_refusal("trace cpu_* maybe", "neither on nor off");
+    expect_refusal("step", "stop the machine first");
+    expect_refusal("continue", "not stopped from here");
+    expect_refusal("engine none", "none");
+    expect_refusal("snapshot", "which directory");
+    expect_refusal("screenshot", "name of a file");
+    expect_refusal("sendkey none", "none");
+    expect_refusal("pointer none", "has no mouse");
+    expect_refusal("media", "say which image");
+    expect_refusal("media none force", "has no CD-ROM drive");
 }
 
 /* A machine that runs: inc eax; jmp. It can be stopped, stepped, looked at while it runs, and ended. */
@@ -179,9 +192,9 @@ static void running_machine_is_stopped_and_stepped(void **state)
     expect("counters instructions", "guest instructions executed");
     char line[64];
     snprintf(line, sizeof(line), "media _disk1 %s", path);
-    expect("media none", "_disk0, _disk1");
-    expect("media _disk2 none", "'_disk2' is no CD-ROM drive");
-    expect("media _disk1 /no/such/image", "/no/such/image");
+    expect_refusal("media none", "_disk0, _disk1");
+    expect_refusal("media _disk2 none", "'_disk2' is no CD-ROM drive");
+    expect_refusal("media _disk1 /no/such/image", "/no/such/image");
     expect(line, "done");
     assert_string_equal(runner->config.disk[1].path, path);
     says("continue");
