@@ -48,6 +48,7 @@ static void set_threadless(struct vcpu *vcpu, bool threadless)
 bool vcpu_thread_start(struct vcpu *vcpu, struct error *err)
 {
     set_threadless(vcpu, false);
+    vcpu->watches = vcpu->all_count > 1 && thread_processors() > 1;
     char name[16];
     snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
     int status = thread_start(&vcpu->thread, name, thread_main, vcpu);
@@ -126,12 +127,12 @@ static void sleep_until(struct vcpu *vcpu, uint32_t mask)
 /*
  * Processors that work together wake each other all the time, and to be put to sleep and woken takes the host longer than many a halt lasts. So
  * one that has others watches for a request before it sleeps, for as long as it takes to find out whether this is such a time: if a halt
- * lasted longer, it watches half as long in the next one, and soon not at all.
+ * lasted longer, it watches half as long in the next one, and soon not at all. On a host with one processor it would only keep that from them.
  */
 void vcpu_sleep(struct vcpu *vcpu, uint32_t mask)
 {
     enum { WATCH_MOST_NS = 50000 };
-    if (vcpu->all_count < 2) {
+    if (!vcpu->watches) {
         sleep_until(vcpu, mask);
         return;
     }

@@ -251,6 +251,7 @@ struct vcpu {
     _Atomic bool in_kernel;             /* an engine waits in the host's kernel, which VCPU_KICK_SIGNAL calls it out of */
     pthread_mutex_t mutex;              /* guards the sleep in HLT and the work list */
     pthread_cond_t wake;
+    bool watches;                       /* there are others, and a processor for them: it looks at what it waits for before it sleeps */
     uint32_t watch_ns;                  /* its own thread: for so long it looks for a request before it sleeps in HLT */
     struct vcpu_work *work;             /* posted work, newest first */
     unsigned work_count;                /* under mutex: so many are in the list */

@@ -228,7 +228,8 @@ void vcpu_run_on(struct vcpu *caller, struct vcpu *target, void (*run)(struct vc
     if (!caller || !serve_sleeper(target))
         wake_for_work(target);
     if (caller) {
-        watch(&work);
+        if (caller->watches)
+            watch(&work);
         wait_serving(caller, target, &work);
         return;
     }

@@ -1,4 +1,7 @@
 /* Posted work between vCPU threads, and code that appears in a page that another vCPU writes. */
+#include <sched.h>
+
+#include "engine/engine.h"
 #include "mmu_fixture.h"
 #include "vcpu/thread.h"
 #include "vcpu/work.h"
@@ -22,6 +25,7 @@ static void crowd_start(struct crowd *crowd, void *(*body)(void *))
         crowd->vcpu[i].index = i;
         crowd->vcpu[i].all = crowd->all;
         crowd->vcpu[i].all_count = THREADS;
+        crowd->vcpu[i].watches = i > 0;         /* both ways to wait are used */
         crowd->vcpu[i].system_owner = crowd;
         pthread_mutex_init(&crowd->vcpu[i].mutex, NULL);
         pthread_cond_init(&crowd->vcpu[i].wake, NULL);
@@ -205,6 +209,54 @@ static void wake_and_end(struct crowd *crowd)
     for (unsigned i = 0; i < THREADS; i++)
         vcpu_kick(&crowd->vcpu[i], REQUEST_INTERRUPT);
     crowd_join(crowd);
+}
+
+/* Started by this thread, it ends at once. */
+static bool watches_when_started(struct vcpu *vcpu, unsigned all_count)
+{
+    static const struct engine nothing = { 0 };
+    struct error err;
+    vcpu->engine = &nothing;
+    vcpu->all_count = all_count;
+    vcpu_kick(vcpu, REQUEST_EXIT);
+    assert_true(vcpu_thread_start(vcpu, &err));
+    vcpu_thread_join(vcpu);
+    return vcpu->watches;
+}
+
+static void a_vcpu_watches_only_where_others_can_run_beside_it(void **state)
+{
+    struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
+    struct log log = { 0 };
+    cpu_set_t allowed, one;
+    vcpu->log = &log;
+    vcpu_thread_init(vcpu);
+    assert_int_equal(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
+    assert_int_equal(watches_when_started(vcpu, 2), CPU_COUNT(&allowed) > 1);
+    assert_false(watches_when_started(vcpu, 1));
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+    assert_false(watches_when_started(vcpu, 2));
+    assert_int_equal(sched_setaffinity(0, sizeof(allowed), &allowed), 0);
+    vcpu_thread_fini(vcpu);
+    free(vcpu);
+}
+
+/* How long it watches is found out by halts; one that does not has nothing to find out, however short they are. */
+static void a_vcpu_that_does_not_watch_sleeps_at_once(void **state)
+{
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    crowd_start(crowd, sleep_loop);
+    for (unsigned n = 0; n < NAPS; n++) {
+        await_sleep(&crowd->vcpu[0]);
+        vcpu_kick(&crowd->vcpu[0], REQUEST_INTERRUPT);
+        while (atomic_load(&crowd->finished) <= n)
+            sched_yield();
+    }
+    wake_and_end(crowd);
+    assert_int_equal(crowd->vcpu[0].watch_ns, 0);
+    free(crowd);
 }
 
 static void posts_to_a_sleeper_are_done_before_it_goes_on(void **state)
@@ -408,6 +460,8 @@ int main(void)
         cmocka_unit_test(posts_wait_for_the_border),
         cmocka_unit_test(an_exiting_vcpu_does_not_wait_for_ever),
         cmocka_unit_test(the_work_of_a_vcpu_that_left_is_done_by_who_asks),
+        cmocka_unit_test(a_vcpu_watches_only_where_others_can_run_beside_it),
+        cmocka_unit_test(a_vcpu_that_does_not_watch_sleeps_at_once),
         cmocka_unit_test(posts_to_a_sleeper_are_done_before_it_goes_on),
         cmocka_unit_test(a_sleeper_is_woken_for_many_posts_and_for_who_waits),
         cmocka_unit_test(a_sleeper_is_woken_for_many_posts_whatever_else_is_asked_of_it),
