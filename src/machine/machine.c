@@ -132,7 +132,7 @@ static void code_written(void *owner, uint64_t gpa, uint64_t size)
     for (unsigned i = 0; i < machine->config.cpus; i++) {
         struct vcpu *vcpu = machine->vcpu[i];
         /* A vCPU that overwrites code drops what it writes to itself, without waiting for the border; here the whole page, if that wore out. */
-        if (pthread_equal(vcpu->thread, pthread_self()) && vcpu->overwriting) {
+        if (vcpu_thread_is_own(vcpu) && vcpu->overwriting) {
             if (size == PAGE_SIZE)
                 vcpu->code_overwritten(vcpu, gpa, size);
             continue;

@@ -6,6 +6,7 @@
 #include "machine/machine.h"
 #include "mem/ram.h"
 #include "mmu/mmu.h"
+#include "vcpu/thread.h"
 #include "vcpu/work.h"
 
 enum { ROM_BELOW_1M = 0x20000 };        /* the last 128 KiB of the firmware image are seen here, too */
@@ -17,7 +18,7 @@ static void flush_everybody(struct machine *machine)
 {
     for (unsigned i = 0; i < machine->config.cpus; i++) {
         struct vcpu *vcpu = machine->vcpu[i];
-        if (machine->running && pthread_equal(vcpu->thread, pthread_self()))
+        if (vcpu_thread_is_own(vcpu))
             mmu_flush_all(vcpu);
         else
             vcpu_post(vcpu, flush, NULL);

@@ -30,8 +30,17 @@ static void accept_kicks(void)
     pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 }
 
+/*
+ * A fact about the thread, and so the exception to the rule that no file keeps any state. vcpu->thread would not do: it is being written while other
+ * vCPUs run already, and a thread that has ended gives its name to another one.
+ */
+static _Thread_local const struct vcpu *own;
+
+bool vcpu_thread_is_own(const struct vcpu *vcpu) { return own == vcpu; }
+
 static void *thread_main(void *argument)
 {
+    own = argument;
     accept_kicks();
     vcpu_loop(argument);
     vcpu_end_work(argument);
@@ -64,6 +73,13 @@ void vcpu_thread_join(struct vcpu *vcpu)
     pthread_join(vcpu->thread, NULL);
 }
 
+/* With the mutex held: a thread takes it once more after it has left the kernel for the last time, so this one is still there. */
+static void call_out(struct vcpu *vcpu)
+{
+    if (atomic_load(&vcpu->in_kernel))
+        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+}
+
 /*
  * Bits are set before, and a sleeper looks at them with the mutex held, so no wake-up is lost. A vCPU that runs never holds it for long. It is
  * given back first, since who is woken wants it.
@@ -71,10 +87,9 @@ void vcpu_thread_join(struct vcpu *vcpu)
 void vcpu_wake(struct vcpu *vcpu)
 {
     pthread_mutex_lock(&vcpu->mutex);
+    call_out(vcpu);
     pthread_mutex_unlock(&vcpu->mutex);
     pthread_cond_broadcast(&vcpu->wake);
-    if (atomic_load(&vcpu->in_kernel))
-        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
 }
 
 void vcpu_kick(struct vcpu *vcpu, uint32_t request)
@@ -87,8 +102,11 @@ void vcpu_kick(struct vcpu *vcpu, uint32_t request)
 void vcpu_tell(struct vcpu *vcpu, uint32_t request)
 {
     uint32_t old = atomic_fetch_or(&vcpu->request, request);
-    if ((old & request) != request && atomic_load(&vcpu->in_kernel))
-        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+    if ((old & request) == request || !atomic_load(&vcpu->in_kernel))
+        return;
+    pthread_mutex_lock(&vcpu->mutex);
+    call_out(vcpu);
+    pthread_mutex_unlock(&vcpu->mutex);
 }
 
 static uint64_t now_ns(void)

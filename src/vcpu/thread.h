@@ -16,6 +16,9 @@ void vcpu_thread_join(struct vcpu *vcpu);
 /* The vCPU's thread: sleeps until a request bit of `mask` is set. */
 void vcpu_sleep(struct vcpu *vcpu, uint32_t mask);
 
+/* Is the caller's thread the vCPU's own? */
+bool vcpu_thread_is_own(const struct vcpu *vcpu);
+
 /* Whatever it waits for, it looks again at its requests and its work. */
 void vcpu_wake(struct vcpu *vcpu);
 

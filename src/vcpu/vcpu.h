@@ -108,12 +108,11 @@ enum vcpu_request {
     REQUEST_NMI = 1u << 1,
     REQUEST_INIT = 1u << 2,
     REQUEST_SIPI = 1u << 3,
-    REQUEST_WORK = 1u << 4,         /* run the posted work list (mmu/work.h) */
+    REQUEST_WORK = 1u << 4,         /* run the posted work list (vcpu/work.h) */
     REQUEST_PAUSE = 1u << 5,        /* stop at the border and wait for resume */
     REQUEST_EXIT = 1u << 6,         /* the machine is going down or resets */
-    REQUEST_CLOCK = 1u << 8,        /* counted time: a deadline is nearer than the budget says */
-    REQUEST_STEP = 1u << 7,         /* debugger: run one instruction, then pause */
-    REQUEST_VMX = 1u << 9,          /* a VM exit or a virtual interrupt may be due: vmx_take_events */
+    REQUEST_CLOCK = 1u << 7,        /* counted time: a deadline is nearer than the budget says */
+    REQUEST_VMX = 1u << 8,          /* a VM exit or a virtual interrupt may be due: vmx_take_events */
 };
 
 /*

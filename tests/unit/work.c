@@ -211,16 +211,22 @@ static void wake_and_end(struct crowd *crowd)
     crowd_join(crowd);
 }
 
+static void note_own(struct vcpu *vcpu, void *argument) { *(bool *)argument = vcpu_thread_is_own(vcpu); }
+
 /* Started by this thread, it ends at once. */
 static bool watches_when_started(struct vcpu *vcpu, unsigned all_count)
 {
     static const struct engine nothing = { 0 };
     struct error err;
+    bool own = false;
+    vcpu_post(vcpu, note_own, &own);
     vcpu->engine = &nothing;
     vcpu->all_count = all_count;
     vcpu_kick(vcpu, REQUEST_EXIT);
     assert_true(vcpu_thread_start(vcpu, &err));
     vcpu_thread_join(vcpu);
+    assert_true(own);
+    assert_false(vcpu_thread_is_own(vcpu));
     return vcpu->watches;
 }
 
