@@ -1,6 +1,7 @@
 /*
  * The protocol is libvncserver's; sockets, TLS (vnc_tls.h) and the loop are ours, because it would listen by itself on TCP only. Everything of the library is
- * called on the server's thread. A viewer that stalls in the middle of a message holds that thread up to STALL_MS; vnc_close does not wait for it,
+ * called on the server's thread. A viewer that stalls in the middle of a message holds that thread up to STALL_MS, and then is lost; of a picture that is
+ * counted in looks of five seconds, so that time in which this process itself did not run is no more than one. vnc_close does not wait for it,
  * as it shuts the sockets down first, through duplicates, which stay ours when the library has closed its own.
  *
  * While there is a viewer, changes are looked for every REFRESH_MS. A picture is compared with the last by tiles, and what differs is marked.
@@ -25,7 +26,7 @@
 #include "base/library.h"
 #include "base/thread.h"
 
-enum { VIEWERS_MAX = 8, REFRESH_MS = 33, STALL_MS = 5000, TILE_WIDTH = 64, TILE_HEIGHT = 16 };
+enum { VIEWERS_MAX = 8, REFRESH_MS = 33, STALL_MS = 20000, TILE_WIDTH = 64, TILE_HEIGHT = 16 };
 
 struct libvncserver {
 #define FUNCTION LIBRARY_POINTER

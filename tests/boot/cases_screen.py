@@ -68,6 +68,21 @@ def vnc_screen(test):
             raise Failure("the socket is still there")
 
 
+@case("a viewer that reads nothing for seconds, in the midst of a picture, gets the rest of it", long=True)
+def vnc_slow_viewer(test):
+    need_vnc(test)
+    path = test.path("vnc")
+    with test.machine(boot_sector(test), "--vnc", "unix:" + path) as machine:
+        with viewer(machine, path) as screen:
+            sees(screen, "the second sector was read")
+            screen.request(False)       # more than the socket holds
+            time.sleep(8)
+            screen.type("G")
+            sees(screen, "key G")
+            screen.type("q")
+        machine.end(exit_status("DONE"))
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
