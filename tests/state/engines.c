@@ -1,6 +1,10 @@
 /* A machine's state among the engines: moved at a pause, saved under one and restored under another, with what was written known to all. */
 #include "state/tiny.h"
 
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include "dev/lapic.h"
 #include "engine/engine.h"
 #include "engine/kvm/host.h"
@@ -36,6 +40,52 @@ static void a_running_guest_goes_on_wherever_it_is_moved(void **state)
         tiny_await_work(&tiny);
         assert_true((int32_t)(tiny_count(&tiny) - before) >= 1000);
     }
+    tiny_end(&tiny);
+}
+
+enum { FILLERS = 1024 };
+
+/* Opens all numbers below one that nobody has, and returns that one. */
+static int fill_descriptors(int filler[FILLERS], unsigned *count)
+{
+    int most = 0, fd;
+    for (fd = 0; fd < FILLERS; fd++)
+        most = fcntl(fd, F_GETFD) < 0 ? most : fd;
+    for (*count = 0; (fd = dup(STDERR_FILENO)) < most; ++*count) {
+        assert_true(*count < FILLERS);
+        filler[*count] = fd;
+    }
+    close(fd);
+    return fd;
+}
+
+/* KVM gets ever more descriptors, until there are enough: at first for none of the processors, then for some. */
+static void a_change_of_engines_is_made_by_all_processors_or_by_none(void **state)
+{
+    enum { MORE_THAN_ENOUGH = 64 };
+    struct tiny tiny;
+    struct rlimit limit, before;
+    struct error err;
+    bool done = engine_count() < ARRAY_SIZE(engines);
+    unsigned failed = 0, fillers;
+    int filler[FILLERS];
+    tiny_new(&tiny, "dbt", 3);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    limit = before;
+    int next = fill_descriptors(filler, &fillers);
+    for (unsigned more = 0; !done && more < MORE_THAN_ENOUGH; more++) {
+        limit.rlim_cur = (rlim_t)next + more;
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        done = machine_set_engine(tiny.machine, "kvm", &err);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+        for (unsigned i = 0; i < 3; i++)
+            assert_string_equal(tiny.machine->vcpu[i]->engine->name, done ? "kvm" : "dbt");
+        failed += !done;
+        tiny_await_work(&tiny);
+    }
+    while (fillers > 0)
+        close(filler[--fillers]);
+    assert_true(done && (failed > 3 || engine_count() < ARRAY_SIZE(engines)));
     tiny_end(&tiny);
 }
 
@@ -173,6 +223,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_running_guest_goes_on_wherever_it_is_moved),
+        cmocka_unit_test(a_change_of_engines_is_made_by_all_processors_or_by_none),
         cmocka_unit_test(the_hosts_kernel_has_the_local_apics_while_the_guest_runs_and_no_longer),
         cmocka_unit_test(saved_under_one_it_goes_on_under_another),
         cmocka_unit_test(every_engine_steps_into_the_same_state),
