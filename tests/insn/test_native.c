@@ -109,8 +109,10 @@ static void random_state(struct setting *s)
         vcpu->gpr[i] = interesting(f);
     vcpu->rflags = RFLAGS_FIXED | RFLAGS_IF | (fixture_random(f) & RFLAGS_STATUS) | (fixture_chance(f, 8) && !__builtin_cpu_is("amd") ? RFLAGS_AC : 0);     /* AMD's check vectors, too */
     mmu_privilege_changed(vcpu);
-    for (unsigned i = 0; i < 32; i++)
-        for (unsigned j = 0; j < 8; j++) {
+    bool wide = __builtin_cpu_supports("avx512f");          /* else the reference cannot have what lies above, and there is nothing there */
+    memset(vcpu->fpu.zmm, 0, sizeof(vcpu->fpu.zmm));
+    for (unsigned i = 0; i < (wide ? 32 : 16); i++)
+        for (unsigned j = 0; j < (wide ? 8 : 4); j++) {
             uint64_t v = interesting(f);
             memcpy(vcpu->fpu.zmm[i] + j * 8, &v, 8);
         }
