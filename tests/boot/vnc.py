@@ -41,7 +41,10 @@ class Vnc:
     def take(self, count):
         data = b""
         while len(data) < count:
-            more = self.socket.recv(count - len(data))
+            try:
+                more = self.socket.recv(count - len(data))
+            except ConnectionError as error:
+                raise Failure("the VNC server closed the connection: %s" % error) from error
             if not more:
                 raise Failure("the VNC server closed the connection")
             data += more
