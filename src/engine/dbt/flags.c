@@ -2,7 +2,7 @@
  * Where the guest's flags are. They are in H after the instruction that wrote them, and stay there as long as code of ours
  * clobbers none. Before it does (the check of an access, which may leave), they must be elsewhere as well: in M, or in the
  * registers of the instruction that wrote them, from which it can be made again (`replay`) as long as these are as they were. That
- * costs nothing unless somebody reads them or the access leaves. With windows no code of ours touches flags, so they are always in H.
+ * costs nothing unless somebody reads them or the access leaves (replay.c). With windows no code of ours touches flags, so they are always in H.
  */
 #include "engine/dbt/plan.h"
 
@@ -42,92 +42,6 @@ bool dbt_shifts_write_all_flags(void)
         for (unsigned j = 0; j < ARRAY_SIZE(value); j++)
             same = same && shift[i](value[j], NONE_SET) == shift[i](value[j], ALL_SET);
     return same;
-}
-
-/* --- making them again --- */
-
-static bool in_host_register(const ZydisDecodedOperand *operand)
-{
-    return plan_is_gpr(operand) && !plan_is_high_byte(operand) && host_register(plan_gpr(operand)) != HOST_NONE;
-}
-
-/* May the instruction, already carried out, be replayed? Its operands are registers of the host and constants. */
-static bool replayable(const struct planned *p)
-{
-    const ZydisDecodedOperand *a = &p->operand[0], *b = &p->operand[1];
-    if ((p->kind != KIND_MODRM && p->kind != KIND_VERBATIM) || p->memory || p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
-        p->z.operand_count_visible != 2 || !in_host_register(a) ||
-        (b->type == ZYDIS_OPERAND_TYPE_REGISTER ? !in_host_register(b) : b->type != ZYDIS_OPERAND_TYPE_IMMEDIATE))
-        return false;
-    bool same = b->type == ZYDIS_OPERAND_TYPE_REGISTER && plan_gpr(a) == plan_gpr(b);
-    switch (p->z.mnemonic) {
-    case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST: case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR:
-        return true;
-    case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_SUB:
-        return !same;
-    default:
-        return false;
-    }
-}
-
-static uint16_t replay_registers(const struct planned *p)
-{
-    uint16_t mask = (uint16_t)(1u << plan_gpr(&p->operand[0]));
-    if (p->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
-        mask |= (uint16_t)(1u << plan_gpr(&p->operand[1]));
-    return mask;
-}
-
-static unsigned operand_register(const struct planned *p, ZydisOperandEncoding encoding, unsigned otherwise)
-{
-    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
-        if (p->operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER && p->operand[i].encoding == encoding)
-            return host_register(plan_gpr(&p->operand[i]));
-    return otherwise;
-}
-
-/* The instruction with the opcode changed by `change`: an addition becomes a subtraction and the reverse. */
-static void emit_again(struct work *w, const struct planned *p, unsigned change)
-{
-    if (p->kind == KIND_VERBATIM) {     /* AL or EAX and a constant */
-        unsigned opcode_at = p->op->length - 1u - p->z.raw.imm[0].size / 8u;
-        for (unsigned i = 0; i < p->op->length; i++)
-            emit8(&w->e, i == opcode_at ? p->bytes[i] ^ change : p->bytes[i]);
-        if (p->z.raw.imm[0].size == 32)
-            reloc_note_constant(w->e.relocs, w->e.at - 4);
-        return;
-    }
-    unsigned reg = operand_register(p, ZYDIS_OPERAND_ENCODING_MODRM_REG, p->z.raw.modrm.reg);
-    unsigned rm = operand_register(p, ZYDIS_OPERAND_ENCODING_MODRM_RM, 0);
-    bool group = (p->z.opcode & 0xFC) == 0x80;          /* ModRM.reg is part of the opcode */
-    emit_copy(&w->e, p, group ? p->z.opcode : p->z.opcode ^ change, group ? reg ^ change >> 3 : reg, 0, rm_reg(rm));
-}
-
-enum { ADD_TO_SUB = 0x28 };
-
-/* TEST of the result with itself leaves what AND, OR and XOR left. */
-static void emit_test_result(struct work *w, const struct planned *p)
-{
-    unsigned reg = host_register(plan_gpr(&p->operand[0])), size = p->operand[0].size;
-    unsigned how = size == 64 ? EMIT_W : size == 16 ? EMIT_16 : size == 8 ? EMIT_REX : 0;
-    emit_insn(&w->e, how, size == 8 ? 0x84 : 0x85, reg, rm_reg(reg), 0);
-}
-
-void emit_replay(struct work *w, unsigned from)
-{
-    const struct planned *p = &w->plan[from];
-    switch (p->z.mnemonic) {
-    case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR:
-        emit_test_result(w, p);
-        break;
-    case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_SUB:
-        emit_again(w, p, ADD_TO_SUB);
-        emit_again(w, p, 0);
-        break;
-    default:
-        emit_again(w, p, 0);
-        break;
-    }
 }
 
 /* --- moving them --- */
@@ -234,5 +148,5 @@ void flags_written(struct work *w)
         return;
     w->in_host = true;
     w->in_memory = false;
-    w->replay = replayable(p) ? (uint16_t)w->i : NO_REPLAY;
+    w->replay = is_replayable(p) ? (uint16_t)w->i : NO_REPLAY;
 }

@@ -342,7 +342,10 @@ static bool translate_at_home(struct work *w, const struct planned *p)
 
 void translate_modrm(struct work *w, const struct planned *p)
 {
-    if (translate_rsp_sum(w, p) || translate_at_home(w, p))
+    if (translate_rsp_sum(w, p))
+        return;
+    keep_original(w);
+    if (translate_at_home(w, p))
         return;
     struct rm rm = { .kind = RM_REG };
     struct places places;

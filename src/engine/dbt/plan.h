@@ -1,5 +1,5 @@
 /*
- * Making the code of one trace: which blocks (trace.c), what their instructions are (scan.c), where the flags are (flags.c), how
+ * Making the code of one trace: which blocks (trace.c), what their instructions are (scan.c), where the flags are (flags.c, replay.c), how
  * memory is reached (memory.c), what the interpreter does instead (sites.c), one instruction of each kind (insn_plain.c,
  * insn_string.c, insn_branch.c), the whole (translate.c).
  */
@@ -22,6 +22,7 @@ enum { CC_Z = 4, CC_NZ = 5, CC_S = 8 };
 enum frame {
     FRAME_LEFT, FRAME_R10, FRAME_R11, FRAME_R14, FRAME_R15, FRAME_CARRIED,
     FRAME_CONTEXT = FRAME_CARRIED, FRAME_JUMPS,         /* copies of dbt->context and jumps, which take a shorter displacement */
+    FRAME_KEPT, FRAME_KEPT_TOO,                         /* replay.c */
     FRAME_SLOTS
 };
 static inline struct rm rm_frame(enum frame slot) { return rm_mem(RSP, (int32_t)slot * 8); }
@@ -70,6 +71,7 @@ struct planned {
     bool reads_flags;       /* needs them: tests some, or leaves some as they are */
     bool writes_flags;
     bool flags_needed;      /* behind it: somebody reads them, may fault, or leaves, before all are written anew */
+    uint8_t kept;           /* not 0: the slot of the frame that has what it overwrote (replay.c) */
     uint8_t live;           /* LIVE_*: what must be */
     bool noted;             /* it becomes the last x87 instruction: vcpu->x87.last */
     bool may_trap;          /* the host may fault although the address is good */
@@ -199,6 +201,14 @@ void lose_host_flags_near(struct work *w);
 void registers_written(struct work *w);
 /* It has been emitted. */
 void flags_written(struct work *w);
+
+/* --- replay.c --- */
+/* Can the flags that the instruction has written be made again? From these guest registers, if they stay as they are behind it. */
+bool is_replayable(const struct planned *p);
+uint16_t replay_registers(const struct planned *p);
+/* Before the present instruction and its accesses. */
+void keep_original(struct work *w);
+/* H = the flags behind that instruction; may clobber S3. */
 void emit_replay(struct work *w, unsigned from);
 
 /* --- memory.c --- */

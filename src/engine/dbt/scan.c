@@ -409,7 +409,7 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
     p->memory = NULL;
     p->z.mnemonic = ZYDIS_MNEMONIC_INVALID;
     p->reads_flags = p->writes_flags = p->noted = p->may_trap = false;
-    p->live = 0;
+    p->live = p->kept = 0;
     p->may_fault = true;
     p->writes = 0;
     p->adjust = 0;
