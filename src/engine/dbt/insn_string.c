@@ -46,7 +46,7 @@ static void emit_bounds(struct work *w, unsigned size)
 static void emit_entry_of_all(struct work *w, unsigned reg, unsigned size, enum mmu_use use)
 {
     struct emitter *e = &w->e;
-    emit_tlb_entry(e, S2, reg, offsetof(struct vcpu, tlb_data));
+    emit_tlb_entry(e, S2, reg, rm_frame(FRAME_TLB));
     emit_lea(e, S3, (struct rm){ .kind = RM_MEMORY, .base = (uint8_t)reg, .index = RCX, .scale = (uint8_t)__builtin_ctz(size), .disp = -1 });
     emit_alu_constant(e, ALU_AND, S3, -(int32_t)PAGE_SIZE);
     emit_insn(e, EMIT_W, 0x3B, S3, rm_mem(S2, (int32_t)use * 8), 0);

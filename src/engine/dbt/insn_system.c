@@ -122,6 +122,7 @@ static void translate_ac(struct work *w, bool set)
     if (!set)
         emit_lea(&w->e, S1, rm_mem(S1, sizeof(struct tlb_table)));
     emit_store(&w->e, rm_vcpu(offsetof(struct vcpu, tlb_data)), S1);
+    emit_store(&w->e, rm_frame(FRAME_TLB), S1);
 }
 static_assert(MMU_SUPERVISOR_SMAP == MMU_SUPERVISOR + 1 && sizeof(enum mmu_class) == 4, "the table behind that of MMU_SUPERVISOR");
 

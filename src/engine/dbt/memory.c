@@ -1,9 +1,9 @@
 /*
  * How translated code reaches memory.
  *
- * Checked: the linear address is made in S1 unless a register has it, the TLB's entry looked up, its tag compared with the page of the operand's last byte
- * (the entry is chosen by the first, so what crosses pages misses), and the entry's addend makes it a host address. A miss goes
- * to the instruction's site. Neighbouring accesses are looked up at once (near.c).
+ * Checked: the linear address is made in S1 unless it is a register's and a displacement, the TLB's entry looked up, its tag compared with the page of the
+ * operand's last byte (the entry is chosen by the first, so what crosses pages misses), and the entry's addend makes it a host address. What is added by
+ * an operand's own addressing costs nothing, so the table's address is no part of a sum where a register is free for it. A miss goes to the instruction's site. Neighbouring accesses are looked up at once (near.c).
  *
  * Windows: the host's own page tables do all that (mmu/window.h). The addend of a 64 GiB chunk is fetched from the table in S3 by
  * the upper bits of the base register; a window has room on both sides, so any displacement is safe. The addend stays in S2 as
@@ -15,13 +15,18 @@
 
 static_assert(PAGE_SHIFT + TLB_BITS <= 32 && sizeof(struct tlb_entry) == 32 && offsetof(struct tlb_table, entry) == 0, "shifts below");
 
-void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_field)
+void emit_tlb_offset(struct emitter *e, unsigned to, unsigned gla)
 {
     enum { ENTRY_SHIFT = 5 };
     emit_rotate(e, to, gla, PAGE_SHIFT - ENTRY_SHIFT);
     emit_insn(e, 0, 0x81, ALU_AND, rm_reg(to), 4);
     emit32(e, (TLB_SIZE - 1) << ENTRY_SHIFT);
-    emit_insn(e, EMIT_W, 0x03, to, rm_vcpu(table_field), 0);
+}
+
+void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, struct rm table)
+{
+    emit_tlb_offset(e, to, gla);
+    emit_insn(e, EMIT_W, 0x03, to, table, 0);
 }
 
 /* --- what is in S1 --- */
@@ -154,31 +159,66 @@ static void emit_linear(struct work *w, const ZydisDecodedOperand *operand)
 
 /* --- checked --- */
 
+/* May the operand's address and addend fill two scratch registers? Not beside registers that want one themselves. */
+static bool leaves_room(const struct planned *p)
+{
+    for (unsigned i = 0; i < p->z.operand_count_visible; i++)
+        if (plan_is_gpr(&p->operand[i]) && (plan_is_high_byte(&p->operand[i]) || host_register(plan_gpr(&p->operand[i])) == HOST_NONE))
+            return false;
+    return p->kind == KIND_MODRM;
+}
+
+/* What is said where the look-up has found the page: the linear address of an x87 operand, in S3. */
+static void emit_noted_address(struct work *w, struct rm at)
+{
+    if (!present(w)->noted)
+        return;
+    if (at.disp)
+        emit_lea(&w->e, S3, at);
+    else
+        emit_move(&w->e, S3, at.base);
+}
+
 /*
- * The linear address is in the register `address`: S1, or one of the guest's. Locked accesses must be aligned: a split lock may get the process killed,
+ * `at` is a register of the guest's and a displacement, or S1. Locked accesses must be aligned: a split lock may get the process killed,
  * so the interpreter makes those under the bus lock.
  */
-static struct rm emit_check(struct work *w, unsigned address, unsigned size, enum mmu_use use, bool locked)
+static struct rm emit_check(struct work *w, struct rm at, unsigned size, enum mmu_use use, bool locked)
 {
+    struct emitter *e = &w->e;
+    bool made = at.base == S1;
+    unsigned page = made ? S3 : S1;
+    struct rm entry = { .kind = RM_MEMORY, .base = S2, .index = HOST_NONE }, last = at;
     lose_host_flags(w);
     w->addend_of = NO_ADDEND;
-    emit_tlb_entry(&w->e, S2, address, offsetof(struct vcpu, tlb_data));
-    if (locked || size == 1)
-        emit_move(&w->e, S3, address);
-    else
-        emit_lea(&w->e, S3, rm_mem(address, (int32_t)size - 1));
-    emit_alu_constant(&w->e, ALU_AND, S3, -(int32_t)PAGE_SIZE | (locked ? (int32_t)size - 1 : 0));
-    emit_insn(&w->e, EMIT_W, 0x3B, S3, rm_mem(S2, (int32_t)use * 8), 0);
-    emit_slow(w, CC_NZ);
-    if (present(w)->noted)
-        emit_move(&w->e, S3, address);
-    const struct rm addend = rm_mem(S2, offsetof(struct tlb_entry, addend));
-    if (address == S1) {
-        emit_insn(&w->e, EMIT_W, 0x03, S1, addend, 0);              /* add */
-        return rm_mem(S1, 0);
+    if (at.disp)
+        emit_lea(e, S1, at);
+    emit_tlb_offset(e, S2, at.disp ? S1 : at.base);
+    if (made) {
+        emit_insn(e, EMIT_W, 0x03, S2, rm_frame(FRAME_TLB), 0);             /* add */
+    } else {
+        emit_load(e, S3, rm_frame(FRAME_TLB));
+        entry.index = S3;
     }
-    emit_load(&w->e, S2, addend);
-    return (struct rm){ .kind = RM_MEMORY, .base = (uint8_t)address, .index = S2 };
+    last.disp += locked ? 0 : (int32_t)size - 1;
+    if (last.disp)
+        emit_lea(e, page, last);
+    else
+        emit_move(e, page, at.base);
+    emit_alu_constant(e, ALU_AND, page, -(int32_t)PAGE_SIZE | (locked ? (int32_t)size - 1 : 0));
+    entry.disp = (int32_t)use * 8;
+    emit_insn(e, EMIT_W, 0x3B, page, entry, 0);
+    emit_slow(w, CC_NZ);
+    entry.disp = offsetof(struct tlb_entry, addend);
+    if (made && !leaves_room(present(w))) {
+        emit_noted_address(w, at);
+        emit_insn(e, EMIT_W, 0x03, S1, entry, 0);
+        return at;
+    }
+    emit_load(e, S2, entry);
+    emit_noted_address(w, at);
+    at.index = S2;
+    return at;
 }
 
 /* SDM2 BT: the operand is moved by the offset's upper bits, which are signed. */
@@ -191,20 +231,23 @@ struct rm emit_bit_element(struct work *w, const ZydisDecodedOperand *memory, co
     emit_insn(&w->e, EMIT_W, 0xC1, 7, rm_reg(S2), 1);                                                   /* sar */
     emit8(&w->e, wide ? 6 : 5);
     emit_lea_word(w, S1, (struct rm){ .kind = RM_MEMORY, .base = S1, .index = S2, .scale = wide ? 3 : 2 });
-    return emit_check(w, S1, offset->size / 8, use, locked);
+    return emit_check(w, rm_mem(S1, 0), offset->size / 8, use, locked);
 }
 
-/* The host's register that has the operand's linear address, in S1 if none has. */
-static unsigned linear_register(struct work *w, const ZydisDecodedOperand *operand)
+enum { DISPLACEMENT_MOST = 1 << 20 };           /* no address of the kernel's own (kept.c) */
+
+/* The operand's linear address: a register of the guest's that the host has, and a displacement; else it is made in S1. */
+static struct rm linear_address(struct work *w, const ZydisDecodedOperand *operand)
 {
     const ZydisDecodedOperandMem *m = &operand->mem;
-    if (has_base(m) && !is_rip_relative(m) && !has_index(m) && !m->disp.value && !has_segment_base(m) && !w->narrow) {
+    if (has_base(m) && !is_rip_relative(m) && !has_index(m) && !has_segment_base(m) && !w->narrow &&
+        m->disp.value >= -DISPLACEMENT_MOST && m->disp.value <= DISPLACEMENT_MOST) {
         unsigned base = host_register((unsigned)ZydisRegisterGetId(m->base));
         if (base != HOST_NONE)
-            return base;
+            return rm_mem(base, (int32_t)m->disp.value);
     }
     emit_linear(w, operand);
-    return S1;
+    return rm_mem(S1, 0);
 }
 
 /* --- windows --- */
@@ -308,7 +351,7 @@ struct rm emit_memory(struct work *w, const ZydisDecodedOperand *memory, unsigne
         return emit_window(w, memory);
     if (emit_near_memory(w, memory, &rm))
         return rm;
-    return emit_check(w, linear_register(w, memory), size, use, locked);
+    return emit_check(w, linear_address(w, memory), size, use, locked);
 }
 
 struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_use use)
@@ -320,10 +363,10 @@ struct rm emit_stack(struct work *w, unsigned guest, int32_t offset, enum mmu_us
     struct rm rm;
     if (emit_near_stack(w, guest, offset, use, &rm))
         return rm;
-    if (!offset && !w->narrow)
-        return emit_check(w, host_register(guest), 8, use, false);
+    if (!w->narrow)
+        return emit_check(w, rm_mem(host_register(guest), offset), 8, use, false);
     emit_lea_word(w, S1, rm_mem(host_register(guest), offset));
-    return emit_check(w, S1, word_size(w), use, false);
+    return emit_check(w, rm_mem(S1, 0), word_size(w), use, false);
 }
 
 struct rm emit_fold(struct work *w, struct rm rm)

@@ -137,14 +137,18 @@ static void emit_first(struct work *w, const struct access_off *access, const st
 {
     struct emitter *e = &w->e;
     unsigned base = host_register(all->base);
+    struct rm entry = { .kind = RM_MEMORY, .base = S3, .index = S2, .disp = (int32_t)all->use * 8 };
     if (all->disp)
         emit_lea(e, S1, rm_mem(base, all->disp));
-    emit_tlb_entry(e, S2, all->disp ? S1 : base, offsetof(struct vcpu, tlb_data));
-    emit_lea(e, S3, rm_mem(base, all->disp + (int32_t)all->size - 1));
-    emit_alu_constant(e, ALU_AND, S3, -(int32_t)PAGE_SIZE);
-    emit_insn(e, EMIT_W, 0x2B, S3, rm_mem(S2, (int32_t)all->use * 8), 0);       /* sub */
+    emit_tlb_offset(e, S2, all->disp ? S1 : base);
+    emit_load(e, S3, rm_frame(FRAME_TLB));
+    emit_lea(e, S1, rm_mem(base, all->disp + (int32_t)all->size - 1));
+    emit_alu_constant(e, ALU_AND, S1, -(int32_t)PAGE_SIZE);
+    emit_insn(e, EMIT_W, 0x3B, S1, entry, 0);           /* cmp */
     emit_slow_near(w, access);
-    emit_load(e, S2, rm_mem(S2, offsetof(struct tlb_entry, addend)));
+    entry.disp = offsetof(struct tlb_entry, addend);
+    emit_load(e, S2, entry);
+    emit_insn(e, 0, 0x33, S3, rm_reg(S3), 0);           /* xor */
     w->addend_of = all->base;
     w->drift = 0;
     w->near_low = all->disp;

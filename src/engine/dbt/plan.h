@@ -21,7 +21,7 @@ enum { CC_Z = 4, CC_NZ = 5, CC_S = 8 };
  */
 enum frame {
     FRAME_LEFT, FRAME_R10, FRAME_R11, FRAME_R14, FRAME_R15, FRAME_CARRIED,
-    FRAME_CONTEXT = FRAME_CARRIED, FRAME_JUMPS,         /* copies of dbt->context and jumps, which take a shorter displacement */
+    FRAME_CONTEXT = FRAME_CARRIED, FRAME_JUMPS, FRAME_TLB,      /* copies of dbt->context and jumps and of the vCPU's tlb_data, which take a shorter displacement */
     FRAME_KEPT, FRAME_KEPT_TOO,                         /* replay.c */
     FRAME_SLOTS
 };
@@ -212,8 +212,10 @@ void keep_original(struct work *w);
 void emit_replay(struct work *w, unsigned from);
 
 /* --- memory.c --- */
-/* `to` = the TLB entry of the linear address in `gla`; clobbers flags. */
-void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, size_t table_field);
+/* `to` = how far into the TLB's table the entry of the linear address in `gla` is; clobbers flags. */
+void emit_tlb_offset(struct emitter *e, unsigned to, unsigned gla);
+/* `to` = the entry of the TLB's table for the linear address in `gla`; clobbers flags. */
+void emit_tlb_entry(struct emitter *e, unsigned to, unsigned gla, struct rm table);
 /* How the host reaches the operand; what may fault comes after emit_may_trap. May use all scratch registers meanwhile. */
 struct rm emit_memory(struct work *w, const ZydisDecodedOperand *memory, unsigned size, enum mmu_use use, bool locked);
 /* The same of [RSP + offset] or another host register, for a word of the stack. */

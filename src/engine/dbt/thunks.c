@@ -28,11 +28,11 @@ static void spill(struct emitter *e, struct dbt *dbt, unsigned above)
 }
 
 /* What only helpers change. */
-static void copy_to_frame(struct emitter *e, unsigned above, enum frame slot, const void *data)
+static void copy_to_frame(struct emitter *e, unsigned above, enum frame slot, struct rm from)
 {
     struct rm inside = rm_frame(slot);
     inside.disp += (int32_t)above;
-    emit_load(e, RAX, rm_data(data));
+    emit_load(e, RAX, from);
     emit_store(e, inside, RAX);
 }
 
@@ -40,8 +40,9 @@ static void copy_to_frame(struct emitter *e, unsigned above, enum frame slot, co
 static void reload(struct emitter *e, struct dbt *dbt, unsigned above)
 {
     carry_frame(e, dbt, above, true);
-    copy_to_frame(e, above, FRAME_CONTEXT, &dbt->context);
-    copy_to_frame(e, above, FRAME_JUMPS, &dbt->jumps);
+    copy_to_frame(e, above, FRAME_CONTEXT, rm_data(&dbt->context));
+    copy_to_frame(e, above, FRAME_JUMPS, rm_data(&dbt->jumps));
+    copy_to_frame(e, above, FRAME_TLB, rm_vcpu(offsetof(struct vcpu, tlb_data)));
     for (unsigned i = 0; i < ARRAY_SIZE(homes); i++)
         emit_load(e, host_register(homes[i]), rm_vcpu(GPR_OFFSET(homes[i])));
     emit_load(e, S3, rm_data(&dbt->context));
@@ -270,7 +271,7 @@ static void restore_vectors(struct emitter *e, struct dbt *dbt)
 /* --- in and out --- */
 
 /* struct link *enter(const uint8_t *code): one return address, six registers and the frame leave the stack at a multiple of 16. */
-enum { FRAME_BYTES = FRAME_SLOTS * 8 };
+enum { FRAME_BYTES = (FRAME_SLOTS | 1) * 8 };
 static_assert(FRAME_BYTES % 16 == 8, "see above");
 
 static void make_enter(struct emitter *e, struct dbt *dbt)
@@ -437,7 +438,9 @@ static void make_trap_entry(struct emitter *e, struct vcpu *vcpu, struct dbt *db
 static void make_look_up(struct emitter *e, struct dbt *dbt, enum mmu_use use)
 {
     dbt->look_up[use] = emit_here(e);
-    emit_tlb_entry(e, S2, S1, offsetof(struct vcpu, tlb_data));
+    struct rm table = rm_frame(FRAME_TLB);
+    table.disp += 8;
+    emit_tlb_entry(e, S2, S1, table);
     emit_alu_constant(e, ALU_AND, S3, -(int32_t)PAGE_SIZE);
     emit_insn(e, EMIT_W, 0x3B, S3, rm_mem(S2, (int32_t)use * 8), 0);    /* cmp */
     emit_load(e, S2, rm_mem(S2, offsetof(struct tlb_entry, addend)));
