@@ -14,6 +14,7 @@
 #include "base/thread.h"
 #include "bus/bus.h"
 #include "dev/device.h"
+#include "engine/dbt/beside.h"
 #include "engine/dbt/perf.h"
 #include "engine/dbt/store.h"
 #include "engine/engine.h"
@@ -193,6 +194,7 @@ static struct vcpu *create_vcpu(struct machine *machine, unsigned index, struct 
     vcpu->log = &machine->log;
     vcpu->perf = machine->perf;
     vcpu->translations = machine->translations;
+    vcpu->beside = machine->beside;
     vcpu->code_cache = machine->config.code_cache;
     vcpu->board_apic = machine->config.board_apic;
     vcpu->all = machine->vcpu;
@@ -315,6 +317,8 @@ static bool build(struct machine *machine, const struct machine_origin *origin, 
         return false;
     if (config->translations && !open_translations(machine, err))
         return false;
+    if (thread_processors() > 1)        /* on one it would only take the vCPUs' time */
+        machine->beside = beside_create();
     return add_memory(machine, err) && create_vcpus(machine, err) && pc_build(machine, err) &&
            (!machine->firmware || firmware_describe(machine, err)) && first_state(machine, origin, err);
 }
@@ -359,6 +363,7 @@ void machine_destroy(struct machine *machine)
     free(machine->code_drops);
     free(machine->vcpu);
     perf_close(machine->perf);
+    beside_destroy(machine->beside);
     store_destroy(machine->translations);
     if (machine->model)
         x86_model_destroy(machine->model);

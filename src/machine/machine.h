@@ -176,6 +176,7 @@ struct machine {
     char snapshot_id[33];               /* since which DIRTY_SNAPSHOT marks pages (machine/snapshot.h); empty: none */
     struct perf *perf;                  /* engine/dbt/perf.h; NULL: none */
     struct store *translations;         /* engine/dbt/store.h; NULL: none */
+    struct beside *beside;              /* engine/dbt/beside.h; NULL: none */
     struct images *images;              /* machine/image.h */
     struct firmware *firmware;          /* machine/firmware.h; NULL: none */
     struct disk_image *first_image;     /* of the first disk, from the choice of firmware until the disk is made; NULL: it is still to be opened */

@@ -224,6 +224,7 @@ struct vcpu {
     uint64_t code_cache;                /* bytes of host code that an engine may keep; 0: as it likes */
     bool board_apic;                    /* the local APIC stays the board's on every engine (bus/intc_host.h) */
     struct store *translations;         /* that engines keep for later (engine/dbt/store.h); NULL: none */
+    struct beside *beside;              /* who translates while vCPUs run (engine/dbt/beside.h); NULL: nobody */
     struct counters counters;
     struct vcpu **all;                  /* every vCPU of the machine, all_count of them */
     unsigned all_count;

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "bus/bus.h"
+#include "engine/dbt/beside.h"
 #include "engine/dbt/hot.h"
 #include "engine/engine.h"
 #include "mem/ram.h"
@@ -33,6 +34,7 @@ struct guest {
     struct cpu_model *model;
     struct vcpu *vcpu;
     struct vcpu *all[1];
+    struct beside *beside;      /* NULL: none */
     unsigned code_place;
 };
 
@@ -157,6 +159,13 @@ void guest_set_hot(struct guest *guest, unsigned runs)
 {
     if (guest->vcpu->engine == &engine_dbt)
         dbt_set_hot(guest->vcpu, runs);
+}
+
+void guest_set_beside(struct guest *guest, unsigned runs)
+{
+    guest->beside = beside_create();
+    if (!guest->beside || !dbt_set_beside(guest->vcpu, runs, guest->beside))
+        exit(1);
 }
 
 static void set_mode(struct vcpu *vcpu, enum code_mode mode)
@@ -352,6 +361,7 @@ void guest_kick(struct guest *guest) { vcpu_kick(guest->vcpu, REQUEST_INTERRUPT)
 void guest_stop(struct guest *guest)
 {
     guest->vcpu->engine->detach(guest->vcpu);
+    beside_destroy(guest->beside);
     mmu_destroy(guest->vcpu->mmu);
     vcpu_thread_fini(guest->vcpu);
     free(guest->vcpu);

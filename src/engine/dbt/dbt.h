@@ -198,6 +198,7 @@ struct jump_table {
 };
 
 struct store;
+struct requests;
 
 /*
  * Where code lies. What a trace does if all goes well is in the hot part; ways out and slow ways are in the cold one, which lies
@@ -244,6 +245,7 @@ struct dbt {
     struct code_part hot, cold;
     uint8_t *code_start;                /* of the hot part: first byte behind the shared pieces */
     intptr_t shift;                     /* from the writable to the executable view */
+    struct requests *requests;          /* to who translates while the vCPU goes on (beside.h); NULL: there is nobody */
     struct ahead *ahead;                /* grants what comes next of code, data, and the interpreter's blocks; NULL: nobody does */
     uint8_t *data;                      /* DBT_DATA_SIZE */
     struct ahead_arena data_granted;

@@ -173,7 +173,7 @@ static bool is_direct(const struct planned *p)
  */
 static bool is_cached(const struct work *w, const struct planned *p)
 {
-    return p->memory && plan_is_constant_address(p) && (w->window || !w->user) && !w->dbt->exact;
+    return p->memory && plan_is_constant_address(p) && (w->window || !w->user) && !w->exact;
 }
 
 /* To the target in S1. */
@@ -277,7 +277,8 @@ static void emit_count_right(struct work *w, const struct edge *edge)
 
 struct link *add_link(struct work *w, uint64_t target)
 {
-    struct link *link = w->link_list[w->link_count++] = dbt_alloc(w->dbt, sizeof(*link));
+    struct link *link = w->room ? &w->room->link[w->link_count] : dbt_alloc(w->dbt, sizeof(*link));
+    w->link_list[w->link_count++] = link;
     *link = (struct link){ .target = target, .from = w->t, .live = w->t->live };
     return link;
 }
@@ -332,11 +333,16 @@ static void emit_link(struct work *w, const struct edge *edge, bool far, bool ba
     emit_target(&w->e, link->field, !w->user || w->window || !far ? link->ask : link->stub);
 }
 
-/* A jump within the page that may be patched: not to an instruction that reaches into another one, which may come to be elsewhere. */
+/*
+ * A jump within the page that may be patched: not to an instruction that reaches into another one, which may come to be elsewhere. Where that can
+ * not be seen, it is one that is never patched (dbt_link).
+ */
 static bool is_near(const struct work *w, uint64_t target)
 {
     if (!same_page(w, target) || w->t->gpa2 != BLOCK_DROPPED)
         return false;
+    if (w->room)
+        return true;
     const struct block *block = block_lookup(w->dbt->interp.cache, w->t->gpa + (target - w->t->rip), w->dbt->interp.key);
     return !block || block->gpa2 == BLOCK_DROPPED;
 }

@@ -82,8 +82,7 @@ static bool make_code(struct dbt *dbt, const struct kept *k, const struct kept_p
     return reloc_apply(p->reloc, k->relocs, &place);
 }
 
-/* NULL: not the code that is there, or an address does not fit. */
-static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const struct kept *k, const uint8_t *page, uint64_t gpa)
+struct translation *kept_install(struct vcpu *vcpu, struct dbt *dbt, const struct kept *k, const uint8_t *page, uint64_t gpa, uint64_t rip)
 {
     struct kept_parts p = kept_parts(k);
     uint8_t now[BYTES_MOST];
@@ -92,9 +91,9 @@ static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const str
     struct translation *t = dbt_alloc(dbt, sizeof(*t));
     t->gpa = gpa;
     t->gpa2 = BLOCK_DROPPED;
-    t->rip = vcpu->rip;
+    t->rip = rip;
     t->count = k->count;
-    t->mode = dbt->mode;
+    t->mode = (uint8_t)k->mode;
     t->live = (uint8_t)k->live;
     t->code = dbt->hot.next + dbt->shift;
     t->entry = t->code + k->entry;
@@ -107,7 +106,6 @@ static struct translation *install(struct vcpu *vcpu, struct dbt *dbt, const str
         return NULL;
     }
     dbt_publish(vcpu, dbt, t, dbt->hot.next + k->hot_size, dbt->cold.next + (k->code_size - k->hot_size));
-    counter_add(&vcpu->counters, COUNTER_translations_reused, 1);
     return t;
 }
 
@@ -144,7 +142,7 @@ struct translation *kept_use(struct vcpu *vcpu, struct dbt *dbt)
     const uint8_t *code = kept_suits(dbt) ? kept_code_at(vcpu, &gpa) : NULL;
     if (!code || dbt->drops[dbt_page(gpa)] >= DROPS_MOST)
         return NULL;
-    uint16_t in_page = vcpu->rip & PAGE_MASK, mode = kept_mode(dbt);
+    uint16_t in_page = vcpu->rip & PAGE_MASK, mode = kept_mode(dbt->mode, dbt->exact);
     const struct kept *k = NULL;
     uint32_t key[PROBES];
     for (unsigned i = 0; i < PROBES; i++) {
@@ -156,7 +154,12 @@ struct translation *kept_use(struct vcpu *vcpu, struct dbt *dbt)
     if (!k)
         return NULL;
     struct translation *t = dbt_find(dbt, gpa, vcpu->rip, dbt->mode);
-    return t ? t : install(vcpu, dbt, k, code - in_page, gpa);
+    if (t)
+        return t;
+    t = kept_install(vcpu, dbt, k, code - in_page, gpa, vcpu->rip);
+    if (t)
+        counter_add(&vcpu->counters, COUNTER_translations_reused, 1);
+    return t;
 }
 
 bool kept_bind(struct vcpu *vcpu, struct site *site)

@@ -20,6 +20,7 @@
 #include "engine/dbt/store.h"
 
 struct work;
+struct kept;
 
 /* Opens the vCPU's store for what shapes the code of this engine; without one, or if it is of another shape, nothing is kept. */
 void kept_attach(struct vcpu *vcpu, struct dbt *dbt);
@@ -31,8 +32,24 @@ static inline bool kept_suits(const struct dbt *dbt)
 {
     return dbt->store && !(dbt->mode & MODE_32) && (dbt->keeps_supervisor || (dbt->mode & (MODE_USER | MODE_VMX_GUEST)));
 }
-/* Of a translation that has just been made, before any jump of it is patched. */
+/* By what an entry is found. */
+struct kept_find {
+    const uint8_t *code;                /* the guest's bytes from the trace's first on, as many as are looked at at most */
+    unsigned probed;                    /* by how many of them; 0: by nobody */
+};
+/*
+ * Of a translation that has just been made, before any jump of it is patched: its entry, in w->entry; returns its size, 0: it can not be one. `shared`:
+ * others may find it, unless find->probed says that they can not. Any thread that has such a `work`.
+ */
+size_t kept_make(struct work *w, bool shared, struct kept_find *find);
+void kept_share(const struct work *w, const struct kept_find *find, size_t size);
+/* Both, on the vCPU's thread, with the code at its RIP. */
 void kept_add(struct work *w);
+/*
+ * The translation from an entry that has been made or checked, for the page of code that the host has at `page`, the guest at `gpa`, and linear address
+ * rip. NULL: the code that is there is another one, or an address does not fit.
+ */
+struct translation *kept_install(struct vcpu *vcpu, struct dbt *dbt, const struct kept *k, const uint8_t *page, uint64_t gpa, uint64_t rip);
 /* The translation at rip made from an entry, if the TLB knows the page and there is one; it may flush the cache. */
 struct translation *kept_use(struct vcpu *vcpu, struct dbt *dbt);
 /* Gives a site its op. False: no room; the interpreter's blocks and stubs were flushed, leave. */

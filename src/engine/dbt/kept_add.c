@@ -106,8 +106,6 @@ static void take_holes(struct work *w, struct kept *k, struct kept_hole *hole, u
         if (hole[i].same_as == hole[i].at && !hole[i].relative &&
             !fill_hole(&w->relocs, code, k->code_size, kept_load32(bytes + hole[i].at), hole[i].at))
             w->relocs.incomplete = true;
-    drop_unfilled(&w->relocs);
-    k->relocs = (uint16_t)w->relocs.count;
 }
 
 /* --- parts --- */
@@ -135,8 +133,8 @@ static bool take_links(const struct work *w, struct kept_link *out)
         int64_t target = (int64_t)(link->target - w->t->rip);
         if (target != (int32_t)target)
             return false;
-        out[i] = (struct kept_link){ .field = link->field ? position(w, link->field) : NO_FIELD, .target = (int32_t)target, .uncount = link->uncount, .ask = position(w, link->ask - w->dbt->shift),
-                                     .stub = position(w, link->stub - w->dbt->shift), .live = link->live, .far = link->far,
+        out[i] = (struct kept_link){ .field = link->field ? position(w, link->field) : NO_FIELD, .target = (int32_t)target, .uncount = link->uncount, .ask = position(w, link->ask - w->e.shift),
+                                     .stub = position(w, link->stub - w->e.shift), .live = link->live, .far = link->far,
                                      .expected = link->expected ? position(w, link->expected) : NO_FIELD };
     }
     return true;
@@ -157,47 +155,62 @@ static void take_traps(const struct work *w, struct trap *out)
     memcpy(out, w->trap, w->trap_count * sizeof(*out));
     for (unsigned i = 0; i < w->trap_count; i++)
         if (out[i].stub)
-            out[i].stub = position(w, w->t->code + out[i].stub - w->dbt->shift);
+            out[i].stub = position(w, w->t->code + out[i].stub - w->e.shift);
 }
 
-void kept_add(struct work *w)
+size_t kept_make(struct work *w, bool shared, struct kept_find *find)
 {
     struct kept_range range[TRACE_MAX];
     struct kept_hole hole[HOLES_MOST];
     uint8_t bytes[BYTES_MOST];
     size_t hot_size = w->relocs.hot_size, cold_size = (size_t)(w->e.at - w->relocs.cold), code_size = hot_size + cold_size;
-    uint64_t gpa;
-    const uint8_t *guest = kept_code_at(w->vcpu, &gpa);
     struct kept k = {
         .code_size = (uint16_t)code_size, .hot_size = (uint16_t)hot_size, .entry = (uint16_t)(w->t->entry - w->t->code),
-        .live_entry = (uint16_t)(w->t->live_entry - w->t->code), .in_page = w->t->rip & PAGE_MASK, .mode = kept_mode(w->dbt),
+        .live_entry = (uint16_t)(w->t->live_entry - w->t->code), .in_page = w->t->rip & PAGE_MASK, .mode = kept_mode(w->t->mode, w->exact),
         .count = w->t->count, .links = (uint16_t)w->link_count,
         .sites = (uint16_t)w->site_count, .traps = (uint16_t)w->trap_count, .live = w->t->live,
     };
-    if (!guest || code_size > UINT16_MAX || !take_bytes(w, &k, range, bytes))
-        return;
+    if (code_size > UINT16_MAX || !take_bytes(w, &k, range, bytes))
+        return 0;
     memcpy(w->joined, w->relocs.code, hot_size);
     memcpy(w->joined + hot_size, w->relocs.cold, cold_size);
-    take_holes(w, &k, hole, bytes, w->joined);
-    unsigned probed = probe_of(&k, range, hole);
-    if (w->relocs.incomplete || !probed)
-        return;
+    if (shared)
+        take_holes(w, &k, hole, bytes, w->joined);
+    drop_unfilled(&w->relocs);
+    k.relocs = (uint16_t)w->relocs.count;
     size_t size = kept_parts(&k).size;
-    struct kept *out = size <= STORE_ENTRY_MOST ? calloc(1, size) : NULL;
-    if (!out)
-        return;
+    if (w->relocs.incomplete || size > sizeof(w->entry))
+        return 0;
+    struct kept *out = (struct kept *)w->entry;
+    memset(w->entry + size - 8, 0, 8);          /* what may be left behind the code */
     *out = k;
     struct kept_parts p = kept_parts(out);
     memcpy((void *)p.reloc, w->relocs.reloc, k.relocs * sizeof(struct reloc));
-    bool near = take_links(w, (void *)p.link);
+    if (!take_links(w, (void *)p.link))
+        return 0;
     take_sites(w, &k, range, (void *)p.site);
     take_traps(w, (void *)p.trap);
     memcpy((void *)p.range, range, k.ranges * sizeof(*range));
     memcpy((void *)p.hole, hole, k.holes * sizeof(*hole));
     memcpy((void *)p.bytes, bytes, k.bytes);
     memcpy((void *)p.code, w->joined, code_size);
-    reloc_normalize(&w->relocs, (void *)p.code, w->dbt->hot.base);
-    if (near && !kept_net_catches(w, p.code, code_size))
-        store_add(w->dbt->store, kept_key(k.mode, guest, k.in_page, probed), out, (uint32_t)size, w->dbt->ahead);
-    free(out);
+    reloc_normalize(&w->relocs, (void *)p.code, w->dbt->hot.base + (w->dbt->shift - w->e.shift));
+    unsigned probed = shared ? probe_of(&k, range, hole) : 0;
+    find->probed = probed && !kept_net_catches(w, p.code, code_size) ? probed : 0;
+    return size;
+}
+
+void kept_share(const struct work *w, const struct kept_find *find, size_t size)
+{
+    const struct kept *k = (const struct kept *)w->entry;
+    if (size && find->probed)
+        store_add(w->dbt->store, kept_key(k->mode, find->code, k->in_page, find->probed), k, (uint32_t)size, w->dbt->ahead);
+}
+
+void kept_add(struct work *w)
+{
+    uint64_t gpa;
+    struct kept_find find = { .code = kept_code_at(w->vcpu, &gpa) };
+    if (find.code)
+        kept_share(w, &find, kept_make(w, true, &find));
 }

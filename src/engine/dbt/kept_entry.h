@@ -70,8 +70,9 @@ static inline struct kept_parts kept_parts(const struct kept *k)
     return p;
 }
 
-/* What of the present mode an entry depends on. */
-static inline uint16_t kept_mode(const struct dbt *dbt) { return (uint16_t)(dbt->mode | (dbt->exact ? 0x100 : 0)); }
+/* What of the mode an entry depends on. */
+enum { KEPT_EXACT = 0x100 };
+static inline uint16_t kept_mode(uint8_t mode, bool exact) { return (uint16_t)(mode | (exact ? KEPT_EXACT : 0)); }
 
 /* What the store finds it by: `size` bytes of guest code, at their place in the page. */
 static inline uint32_t kept_key(uint16_t mode, const uint8_t *code, uint16_t in_page, unsigned size)

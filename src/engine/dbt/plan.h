@@ -9,6 +9,7 @@
 #include <Zydis/Zydis.h>
 
 #include "engine/dbt/dbt.h"
+#include "engine/dbt/store.h"
 #include "engine/interp/bind.h"
 
 /* Scratch registers. With windows S3 holds the table of windows; what uses it for something else brings that back. */
@@ -64,6 +65,7 @@ enum follows { FOLLOWS_NOTHING, FOLLOWS_NEXT, FOLLOWS_TARGET };
 
 struct planned {
     const struct op *op;
+    uint8_t copies;         /* NATIVE_COPY_* of what the interpreter runs natively */
     uint64_t block_rip;     /* of the interpreter's block */
     uint64_t rip, next_rip;
     enum kind kind;
@@ -87,6 +89,32 @@ struct planned {
 
 enum { TRACE_MAX = 96, TRACE_BLOCKS = 16, SLOW_MAX = 5 * TRACE_MAX, EDGES_MAX = 2 * TRACE_BLOCKS + 2, LINKS_MAX = EDGES_MAX + 2, TRAPS_MAX = 2 * TRACE_MAX };
 enum { NO_REPLAY = 0xFFFF };
+
+/* A block of a trace: its ops and the bytes that they were decoded from, in the interpreter's cache or copied from there. */
+struct trace_part {
+    const struct op *op;
+    const uint8_t *code;
+    uint64_t gpa;
+    uint16_t count, bytes;
+    enum follows follows;
+};
+
+/* What a translation is made of, as it was when it was chosen. */
+struct trace {
+    uint64_t gpa, gpa2, rip;
+    uint8_t mode;
+    bool exact;
+    unsigned parts, count;              /* count: instructions */
+    struct trace_part part[TRACE_BLOCKS];
+    uint8_t copies[TRACE_MAX];          /* NATIVE_COPY_*, of instructions that the interpreter runs natively */
+};
+
+/* Where what is made beside the vCPU is kept until it is an entry of kept.h. */
+struct work_room {
+    struct translation translation;
+    struct site site[TRACE_MAX];
+    struct link link[LINKS_MAX];
+};
 
 /* A jump out of the line to a site, and where it comes back. */
 struct slow {
@@ -122,10 +150,14 @@ struct cached {
 
 struct work {
     struct emitter e;
+    uint8_t *cold;                      /* where the trace's cold part begins */
     uint8_t *hot_end;                   /* of the trace's hot part, once it is whole */
     struct dbt *dbt;
     struct vcpu *vcpu;
+    const struct decoder *decoder;
+    struct work_room *room;             /* NULL: the vCPU's own thread translates, for itself, into dbt; else nothing of what changes in dbt and vCPU may be read */
     struct translation *t;
+    bool exact;
     bool user, window;
     bool narrow;                        /* 32-bit code */
     unsigned i, count;                  /* the present instruction; all of them */
@@ -150,6 +182,7 @@ struct work {
     struct reloc_list relocs;
     struct planned plan[TRACE_MAX];
     uint8_t joined[UINT16_MAX + 1];     /* both parts of the code, while they are kept */
+    _Alignas(8) uint8_t entry[STORE_ENTRY_MOST];        /* of the store */
 };
 
 static inline struct planned *present(struct work *w) { return &w->plan[w->i]; }
@@ -158,9 +191,18 @@ static inline struct planned *present(struct work *w) { return &w->plan[w->i]; }
 static inline unsigned word_size(const struct work *w) { return w->narrow ? 4 : 8; }
 static inline unsigned word_how(const struct work *w) { return w->narrow ? 0 : EMIT_W; }
 
+/* --- translate.c --- */
+/*
+ * Makes the trace's code, with w->dbt, vcpu, decoder, room and a zeroed w->t given; the hot part begins at `hot`, and the cold one at `cold`, where it
+ * ends at w->e.at. `shift` leads from there to the addresses at which it is meant to run; movable: what depends on them is noted.
+ */
+void work_translate(struct work *w, const struct trace *trace, uint8_t *hot, uint8_t *cold, intptr_t shift, bool movable);
+
 /* --- trace.c --- */
+/* The vCPU's thread: chooses the blocks of a trace that begins with this one, at vcpu->rip in the present mode. */
+void trace_choose(const struct vcpu *vcpu, const struct dbt *dbt, struct trace *trace, struct block *block);
 /* Fills w->plan, w->count and what the translation knows of its bytes. */
-void trace_form(struct work *w, struct block *block);
+void trace_plan(struct work *w, const struct trace *trace);
 
 /* --- scan.c --- */
 /* Knows p->op, p->rip. */

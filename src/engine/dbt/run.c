@@ -1,5 +1,6 @@
 /* The engine: the interpreter's run function, with translations in the place of hot blocks. */
 #include "base/clock.h"
+#include "engine/dbt/beside.h"
 #include "engine/dbt/dbt.h"
 #include "engine/dbt/gs.h"
 #include "engine/dbt/hot.h"
@@ -8,6 +9,8 @@
 #include "vmx/vmx.h"
 
 enum { DROPS_MAX = 2, FORGET_AFTER = 4 << 20 };
+/* A block's translation is asked for after a third of the runs that make it hot, and waited for up to so many times those. */
+enum { ASK_EARLIER = 3, PATIENCE = 4 };
 #define BUDGET_LARGE (INT64_MAX / 2)            /* more than any number that somebody asked for */
 
 typedef struct link *enter_fn(const uint8_t *code);
@@ -29,10 +32,22 @@ static struct link *enter(struct vcpu *vcpu, struct dbt *dbt, const uint8_t *cod
  * Each drop of code in a page doubles the runs that its blocks must make before they are translated again; as time goes by
  * the drops are forgotten, or what a kernel patches as it boots would never be translated.
  */
-static bool is_hot(const struct dbt *dbt, const struct block *block)
+static unsigned heat_wanted(const struct dbt *dbt, const struct block *block)
 {
     unsigned drops = dbt->drops[dbt_page(block->gpa)];
-    return block->heat >= dbt->heat_wanted << (drops < DROPS_MAX ? drops : DROPS_MAX);
+    return dbt->heat_wanted << (drops < DROPS_MAX ? drops : DROPS_MAX);
+}
+
+/* Has it run often enough to be asked for, if there is somebody who makes it beside us, or to be translated now? */
+static bool is_hot(const struct dbt *dbt, const struct block *block) { return block->heat >= heat_wanted(dbt, block) / (dbt->requests ? ASK_EARLIER : 1); }
+
+/* Is somebody else making its translation, from now on at the latest, or is it too early to make it here? */
+static bool waits(struct vcpu *vcpu, const struct dbt *dbt, struct block *block)
+{
+    unsigned wanted = heat_wanted(dbt, block);
+    if (!dbt->requests)
+        return false;
+    return (block->heat < PATIENCE * wanted && (requests_have(dbt->requests, block) || requests_ask(dbt->requests, vcpu, block))) || block->heat < wanted;
 }
 
 static void forget_drops(struct dbt *dbt, uint64_t instructions)
@@ -76,6 +91,8 @@ static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, st
     }
     if (!t)
         t = kept_use(vcpu, dbt);                /* from another vCPU or process since the block was decoded */
+    if (!t && waits(vcpu, dbt, block))
+        return NULL;
     if (!t)
         t = dbt_translate(vcpu, dbt, block);
     remember(dbt, block, t);
@@ -84,7 +101,13 @@ static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, st
     return t;
 }
 
-/* Runs a block, and those that it is linked to, as long as they are cold. */
+/* Is it still being made, and nothing to be installed? */
+static bool waits_still(const struct dbt *dbt, const struct block *block)
+{
+    return dbt->requests && block->heat < PATIENCE * heat_wanted(dbt, block) && requests_have(dbt->requests, block) && !requests_done(dbt->requests);
+}
+
+/* Runs a block, and those that it is linked to, as long as they are cold, or waited for. */
 static void interpret(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
 {
     struct interp *interp = &dbt->interp;
@@ -93,7 +116,7 @@ static void interpret(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
             block->heat++;
         interp->left -= block->count;
         block = block->op[0].run(vcpu, block->op);
-    } while (block && !is_hot(dbt, block) && interp->left >= block->count &&
+    } while (block && (!is_hot(dbt, block) || waits_still(dbt, block)) && interp->left >= block->count &&
              !atomic_load_explicit(&vcpu->request, memory_order_relaxed));
 }
 
@@ -300,6 +323,16 @@ struct onward dbt_go_on(struct vcpu *vcpu)
     return (struct onward){ .code = code };
 }
 
+/* True: links are not what they were. */
+static bool take_finished(struct vcpu *vcpu, struct dbt *dbt)
+{
+    uint32_t generation = dbt->generation;
+    if (likely(!dbt->requests || !requests_done(dbt->requests)))
+        return false;
+    requests_take(dbt->requests, vcpu);
+    return dbt->generation != generation;
+}
+
 static void run_blocks(struct vcpu *vcpu, struct interp *interp)
 {
     struct dbt *dbt = dbt_of(vcpu);
@@ -323,6 +356,8 @@ static void run_blocks(struct vcpu *vcpu, struct interp *interp)
         }
         expect_code(vcpu, dbt);
         const uint8_t *code = link || dbt->exact ? NULL : dbt_find_jump(dbt, vcpu->rip);
+        if (!code && take_finished(vcpu, dbt))
+            link = NULL;
         if (!code)
             code = find_code(vcpu, dbt, link, &stop);
         link = code ? enter(vcpu, dbt, code) : NULL;
@@ -331,7 +366,22 @@ static void run_blocks(struct vcpu *vcpu, struct interp *interp)
     account(vcpu, dbt);
 }
 
-void dbt_set_hot(struct vcpu *vcpu, unsigned runs) { dbt_of(vcpu)->heat_wanted = runs; }
+void dbt_set_hot(struct vcpu *vcpu, unsigned runs)
+{
+    struct dbt *dbt = dbt_of(vcpu);
+    dbt->heat_wanted = runs;
+    requests_destroy(dbt->requests);
+    dbt->requests = NULL;
+}
+
+bool dbt_set_beside(struct vcpu *vcpu, unsigned runs, struct beside *beside)
+{
+    struct dbt *dbt = dbt_of(vcpu);
+    dbt_set_hot(vcpu, runs);
+    vcpu->beside = beside;
+    dbt->requests = requests_create(vcpu, dbt);
+    return dbt->requests && requests_at_once(dbt->requests);
+}
 
 /* --- the engine --- */
 
@@ -353,6 +403,7 @@ static void dbt_detach(struct vcpu *vcpu)
     if (!dbt)
         return;
     dbt_traps_for(NULL);
+    requests_destroy(dbt->requests);
     ahead_destroy(dbt->ahead);          /* before anything that it might be granting goes */
     dbt->ahead = NULL;
     interp_fini(vcpu, &dbt->interp);
@@ -378,6 +429,7 @@ static bool dbt_attach(struct vcpu *vcpu)
     dbt_limit(dbt, vcpu->code_cache);
     dbt_make_thunks(vcpu, dbt);
     kept_attach(vcpu, dbt);
+    dbt->requests = requests_create(vcpu, dbt);
     vcpu->code_overwritten = code_overwritten;
     return true;
 }

@@ -99,9 +99,9 @@ static bool is_escape(const struct planned *p)
 }
 
 /* That CR0.TS and EM are clear is part of the mode only with a level; what is noted of an operand is its linear address. */
-static bool x87_fits(const struct planned *p, const struct vcpu *vcpu)
+static bool x87_fits(const struct work *w, const struct planned *p)
 {
-    return simd_level_of(dbt_of(vcpu)->mode) != SIMD_NONE &&
+    return simd_level_of(w->t->mode) != SIMD_NONE &&
            !(p->memory && (p->memory->mem.segment == ZYDIS_REGISTER_FS || p->memory->mem.segment == ZYDIS_REGISTER_GS));
 }
 
@@ -122,9 +122,8 @@ static bool has_ignored_bits(const struct planned *p)
 }
 
 /* What the interpreter itself runs on the host's processor is copied where its state can stay there. */
-static enum kind native(const struct work *w, struct planned *p, const struct native_stub *stub)
+static enum kind native(const struct work *w, struct planned *p)
 {
-    const struct vcpu *vcpu = w->vcpu;
     if (w->narrow && has_ignored_bits(p))
         return KIND_SITE;
     switch (p->z.mnemonic) {
@@ -134,10 +133,10 @@ static enum kind native(const struct work *w, struct planned *p, const struct na
     default:
         break;
     }
-    unsigned how = native_copies(vcpu, stub);
+    unsigned how = p->copies;
     if (how == NATIVE_COPY_NOT)
         return KIND_SITE;
-    if ((how & NATIVE_COPY_X87) && !x87_fits(p, vcpu))
+    if ((how & NATIVE_COPY_X87) && !x87_fits(w, p))
         return KIND_SITE;
     for (unsigned i = 0; i < p->z.operand_count; i++)
         if (plan_is_high_byte(&p->operand[i]))
@@ -153,9 +152,8 @@ static enum kind kind_of(const struct work *w, struct planned *p)
 {
     const struct vcpu *vcpu = w->vcpu;
     bool wide = !(p->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
-    const struct native_stub *stub = op_native_stub(p->op);
-    if (stub)
-        return native(w, p, stub);
+    if (op_native_stub(p->op))
+        return native(w, p);
     if (p->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !is_general(p))
         return KIND_SITE;
     switch (p->z.mnemonic) {
@@ -292,7 +290,7 @@ static bool may_lead_back(const struct work *w, const struct planned *p)
  */
 static bool looks_on_ways_back(const struct work *w)
 {
-    return w->user && !w->dbt->exact && !w->narrow && w->t->gpa2 == BLOCK_DROPPED;
+    return w->user && !w->exact && !w->narrow && w->t->gpa2 == BLOCK_DROPPED;
 }
 
 bool plan_looks_at_requests(const struct work *w)
@@ -326,7 +324,7 @@ void plan_flags(struct work *w)
 {
     bool needed = true;
     unsigned last = 0;
-    while (last + 1 < w->count && may_precede_check(w, &w->plan[last]) && !w->dbt->exact)
+    while (last + 1 < w->count && may_precede_check(w, &w->plan[last]) && !w->exact)
         last++;
     w->check = 0;
     w->check_keeps_flags = true;
@@ -336,7 +334,7 @@ void plan_flags(struct work *w)
         if (p->writes_flags && !p->reads_flags)
             needed = false;
         needed |= p->reads_flags || p->may_fault;
-        if (i <= last && !needed && !w->dbt->exact) {
+        if (i <= last && !needed && !w->exact) {
             w->check = i;
             w->check_keeps_flags = false;
         }
@@ -420,8 +418,7 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
     }
     if (op->run == op_nop || op->run == op_undefined || op->run == op_too_long)
         return;
-    const struct decoder *decoder = &w->dbt->interp.cache->decoder[w->dbt->interp.key & KEY_MODE];
-    if (!ZYAN_SUCCESS(decoder_records(decoder, p->bytes, op->length, &p->z, p->operand)) || p->z.length != op->length)
+    if (!ZYAN_SUCCESS(decoder_records(w->decoder, p->bytes, op->length, &p->z, p->operand)) || p->z.length != op->length)
         return;
     plan_flags_of(w, p);
     if (memory_fits(w, p))

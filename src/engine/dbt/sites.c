@@ -4,7 +4,8 @@
 static struct site *site_of(struct work *w)
 {
     if (!w->site) {
-        w->site = w->site_list[w->site_count++] = dbt_alloc(w->dbt, sizeof(*w->site));
+        w->site = w->room ? &w->room->site[w->site_count] : dbt_alloc(w->dbt, sizeof(*w->site));
+        w->site_list[w->site_count++] = w->site;
         w->site->number = (uint16_t)(w->site_count - 1);
         w->site->op = *present(w)->op;
         w->site->translation = w->t;

@@ -76,7 +76,10 @@ void store_note_fit(const struct store_entry *entry);
 void store_refuse(struct store *store, const struct store_entry *entry);
 /* It is of use in this run. */
 void store_use(const struct store_entry *entry);
-/* Copies the bytes, to memory that `ahead`, if there is one, has granted; they are dropped without a word when the store is full. */
+/*
+ * Copies the bytes, to memory that `ahead`, if there is one, has granted; they are dropped without a word when the store is full, or somebody
+ * else is adding some.
+ */
 void store_add(struct store *store, uint32_t key, const void *bytes, uint32_t size, struct ahead *ahead);
 
 struct store_stats {

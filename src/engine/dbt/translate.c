@@ -38,7 +38,7 @@ static void emit_check_keeping_flags(struct work *w, struct check *check)
     if (!plan_looks_at_requests(w))
         return;
     emit_move(e, S2, RCX);
-    if (w->dbt->exact) {
+    if (w->exact) {
         static const uint8_t pext_rcx[] = { 0xC4, 0xE2, 0xAA, 0xF5, 0x0D };     /* pext rcx, r10, [rip+disp] */
         for (unsigned i = 0; i < sizeof(pext_rcx); i++)
             emit8(e, pext_rcx[i]);
@@ -182,8 +182,8 @@ static bool ends_by_itself(const struct planned *p)
 static void go_cold(struct work *w)
 {
     w->hot_end = w->e.at;
-    w->relocs.hot_size = (size_t)(w->e.at - w->dbt->hot.next);
-    w->e.at = w->dbt->cold.next;
+    w->relocs.hot_size = (size_t)(w->e.at - w->relocs.code);
+    w->e.at = w->cold;
 }
 
 static void translate_trace(struct work *w)
@@ -226,35 +226,45 @@ static void keep_traps(struct work *w)
     memcpy(w->t->trap, w->trap, w->trap_count * sizeof(struct trap));
 }
 
-struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
+void work_translate(struct work *w, const struct trace *trace, uint8_t *hot, uint8_t *cold, intptr_t shift, bool movable)
 {
-    struct work *w = dbt->work;
-    if (block == dbt->interp.scratch || block->stale)
-        return NULL;
-    dbt_make_room(vcpu, dbt);
-    w->narrow = dbt->mode & MODE_32;
-    w->e = (struct emitter){ .at = dbt->hot.next, .shift = dbt->shift, .relocs = kept_suits(dbt) ? &w->relocs : NULL };
-    w->relocs.code = dbt->hot.next;
-    w->relocs.cold = dbt->cold.next;
-    w->relocs.rip = vcpu->rip;
+    w->exact = trace->exact;
+    w->narrow = trace->mode & MODE_32;
+    w->user = trace->mode & MODE_USER;
+    w->window = trace->mode & MODE_WINDOW;
+    w->e = (struct emitter){ .at = hot, .shift = shift, .relocs = movable ? &w->relocs : NULL };
+    w->cold = cold;
+    w->relocs.code = hot;
+    w->relocs.cold = cold;
+    w->relocs.rip = trace->rip;
     w->relocs.count = 0;
     w->relocs.incomplete = false;
-    w->dbt = dbt;
-    w->vcpu = vcpu;
-    w->user = dbt->mode & MODE_USER;
-    w->window = dbt->mode & MODE_WINDOW;
     w->cached.field = NULL;
     w->slow_count = w->slow_first = w->edge_count = w->trap_count = w->trap_first = w->site_count = w->link_count = 0;
-    w->t = dbt_alloc(dbt, sizeof(*w->t));
-    w->t->gpa = block->gpa;
-    w->t->gpa2 = block->gpa2;
-    w->t->rip = vcpu->rip;
-    w->t->mode = dbt->mode;
+    w->t->gpa = trace->gpa;
+    w->t->gpa2 = trace->gpa2;
+    w->t->rip = trace->rip;
+    w->t->mode = trace->mode;
     w->t->code = emit_here(&w->e);
-    trace_form(w, block);
+    trace_plan(w, trace);
     for (unsigned i = 0; i < w->count; i++)
         w->t->live |= w->plan[i].live;
     translate_trace(w);
+}
+
+struct translation *dbt_translate(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
+{
+    struct work *w = dbt->work;
+    struct trace trace;
+    if (block == dbt->interp.scratch || block->stale)
+        return NULL;
+    dbt_make_room(vcpu, dbt);
+    trace_choose(vcpu, dbt, &trace, block);
+    w->dbt = dbt;
+    w->vcpu = vcpu;
+    w->decoder = &dbt->interp.cache->decoder[dbt->interp.key & KEY_MODE];
+    w->t = dbt_alloc(dbt, sizeof(*w->t));
+    work_translate(w, &trace, dbt->hot.next, dbt->cold.next, dbt->shift, kept_suits(dbt));
     keep_traps(w);
     if (kept_suits(dbt))
         kept_add(w);

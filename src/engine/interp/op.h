@@ -75,6 +75,7 @@ struct block {
     bool linkable;
     bool stale;                     /* its granule was written: look at the bytes before it runs again */
     bool watched;                   /* stale, but the code map watches all its bytes */
+    uint16_t asked;                 /* of the translator: the request (beside.h) whose trace it was in last */
     uint32_t heat;                  /* of the translator: how often it was run here, */
     uint32_t generation;            /* of which of its caches `translation` is */
     struct block *hash_next;
