@@ -11,7 +11,7 @@ enum { P = 1, W = 2, U = 4, PS = 1 << 7, G = 1 << 8, CR4_PGE = 1 << 7, CR4_PCIDE
 
 /* Code lies on the page at `target`, ways there on the one before. */
 static const uint64_t target_of[2] = { 0x140201000ull, 0x140600000ull };
-enum { CODE = 0x100, CALL = 0, JUMP = 0x20, RETURN = 0x40, BRANCH = 0x60, WORD = 0x80, ACROSS = PAGE - 2 };
+enum { CODE = 0x100, BESIDE = CODE + 6, CALL = 0, JUMP = 0x20, RETURN = 0x40, BRANCH = 0x60, WORD = 0x80, RETURN_BESIDE = 0xA0, ACROSS = PAGE - 2 };
 
 struct page {
     uint64_t target;
@@ -43,6 +43,7 @@ static void make_ways(uint8_t *page, uint64_t target)
     put(put(put(page + CALL, 0xE8, 1), code - (begin + CALL + 5), 4), 0xC3, 1);
     put(put(page + JUMP, 0x25FF, 2), begin + WORD - (begin + JUMP + 6), 4);
     put(put(put(page + RETURN, 0xB848, 2), code, 8), 0xC350, 2);                            /* mov, push, ret */
+    put(put(put(page + RETURN_BESIDE, 0xB848, 2), target + BESIDE, 8), 0xC350, 2);
     put(put(page + BRANCH, 0x840FC031, 4), code - (begin + BRANCH + 8), 4);                 /* xor, jz */
     put(page + WORD, code, 8);
     put(page + ACROSS, 0x00B8, 2);                                                          /* mov $number << 8, %eax */
@@ -52,6 +53,7 @@ static void make_code(uint8_t *page, unsigned number)
 {
     put(page, number | 0xC3u << 24, 4);
     put(put(put(page + CODE, 0xB8, 1), number, 4), 0xC3, 1);
+    put(put(put(page + BESIDE, 0xB8, 1), number, 4), 0xC3, 1);
 }
 
 static uint32_t call(uint64_t code)
@@ -63,7 +65,7 @@ static uint32_t call(uint64_t code)
 
 static void visit(void *argument)
 {
-    static const uint16_t way[] = { CALL, JUMP, RETURN, BRANCH };
+    static const uint16_t way[] = { CALL, JUMP, RETURN, BRANCH, RETURN_BESIDE };
     struct visit *v = argument;
     for (unsigned i = 0; i < WARM; i++) {
         v->wrong += call(v->target + CODE) != v->wanted;

@@ -55,6 +55,7 @@ enum {
     DBT_JUMP_BITS = 16,
     DBT_JUMP_SHIFT = 3,                 /* returns are seldom closer: so neighbours share lines of the processor's cache, and 512 KiB of code fit */
     DBT_JUMPS_LISTED = 16384,
+    DBT_SECONDS = 256, DBT_SECOND_SHIFT = 4,
     DBT_JUMP_PAGES = 4096,              /* that the entries of a table lie in */
     DBT_HOT = 12,                       /* runs in the interpreter before a block is translated */
 };
@@ -183,6 +184,7 @@ enum {
 struct jump_table {
     const uint8_t *way[1 << DBT_JUMP_BITS];     /* a translation's way in, which compares the address, or the piece of code for those that miss */
     struct jump_entry entry[1 << DBT_JUMP_BITS];
+    struct jump_entry second[DBT_SECONDS];      /* what lost its place to another one, by other bits of its address: who misses the first looks here */
     struct jump_page page[2 * DBT_JUMP_PAGES];  /* hashed by linear address; places once taken stay so */
     uint16_t page_list[DBT_JUMP_PAGES], page_count;     /* those that are taken */
     const void *context;
@@ -320,6 +322,8 @@ void dbt_forget_jumps(struct dbt *dbt);
 bool dbt_is_only_here(const struct dbt *dbt, const struct translation *translation);
 /* insn_branch.c computes the same. */
 static inline unsigned jump_index(uint64_t rip) { return rip >> DBT_JUMP_SHIFT & ((1u << DBT_JUMP_BITS) - 1); }
+/* thunks.c does. */
+static inline unsigned second_index(uint64_t rip) { return rip >> DBT_SECOND_SHIFT & (DBT_SECONDS - 1); }
 
 /* --- run.c --- */
 /*

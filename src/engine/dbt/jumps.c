@@ -41,6 +41,8 @@ static void empty_place(const struct dbt *dbt, struct jump_table *table, unsigne
     table->way[i] = dbt->missed;
 }
 
+static void empty_second(struct jump_table *table, unsigned i) { table->second[i] = (struct jump_entry){ .minus_rip = nothing(i) }; }
+
 /* A table that was never used is 0, and costs memory for its ways only. */
 static void empty_all(const struct dbt *dbt, struct jump_table *table)
 {
@@ -60,6 +62,8 @@ static void empty(struct dbt *dbt, struct jump_table *table)
             empty_place(dbt, table, table->list[i]);
     else
         empty_all(dbt, table);
+    for (unsigned i = 0; i < DBT_SECONDS; i++)
+        empty_second(table, i);
     table->filled = 0;
     table->local = false;
     for (unsigned i = 0; i < table->page_count; i++)
@@ -81,12 +85,14 @@ static struct jump_page *find_page(struct jump_table *table, uint64_t gla)
 /* The entries of a page, and of what may reach into it from the one before. */
 static void forget_page(struct dbt *dbt, struct jump_table *table, uint64_t page)
 {
+    uint64_t first = page - INSN_LENGTH_MAX, bytes = PAGE_SIZE + INSN_LENGTH_MAX;
     pages_changed(dbt, table);
-    for (uint64_t rip = page - INSN_LENGTH_MAX; rip != page + PAGE_SIZE; rip++) {
-        unsigned i = jump_index(rip);
-        if (table->entry[i].minus_rip == -rip)
-            empty_place(dbt, table, i);
-    }
+    for (uint64_t at = first; at - first < bytes + (1 << DBT_JUMP_SHIFT); at += 1 << DBT_JUMP_SHIFT)
+        if (-table->entry[jump_index(at)].minus_rip - first < bytes)
+            empty_place(dbt, table, jump_index(at));
+    for (unsigned i = 0; i < DBT_SECONDS; i++)
+        if (-table->second[i].minus_rip - first < bytes)
+            empty_second(table, i);
 }
 
 static bool is_of_user(const struct dbt *dbt, const struct jump_table *table) { return table >= &dbt->tables[JUMPS_USER]; }
@@ -218,6 +224,9 @@ static void remember_page(struct vcpu *vcpu, struct dbt *dbt, struct jump_table 
     note_page(dbt, table, rip & ~PAGE_MASK, gpa & ~PAGE_MASK, global);
 }
 
+/* Two that go by turns, as a function's address and that behind the call it begins with do, would drive each other out each time. */
+static void move_to_second(struct jump_table *table, const struct jump_entry *entry) { table->second[second_index(-entry->minus_rip)] = *entry; }
+
 void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translation *t)
 {
     struct jump_table *table = dbt->jumps;
@@ -232,6 +241,8 @@ void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translat
             table->list[table->filled] = (uint16_t)i;
         if (table->filled <= DBT_JUMPS_LISTED)
             table->filled++;
+    } else if (table->entry[i].minus_rip != -t->rip) {
+        move_to_second(table, &table->entry[i]);
     }
     table->entry[i] = (struct jump_entry){ .minus_rip = -t->rip, .code = t->entry };
     table->way[i] = t->code;
@@ -239,16 +250,24 @@ void dbt_remember_jump(struct vcpu *vcpu, struct dbt *dbt, const struct translat
 
 const uint8_t *dbt_find_jump(const struct dbt *dbt, uint64_t rip)
 {
-    const struct jump_entry *entry = &dbt->jumps->entry[jump_index(rip)];
-    return entry->minus_rip == -rip ? entry->code : NULL;
+    const struct jump_entry *entry = &dbt->jumps->entry[jump_index(rip)], *second = &dbt->jumps->second[second_index(rip)];
+    if (entry->minus_rip == -rip)
+        return entry->code;
+    return second->minus_rip == -rip ? second->code : NULL;
 }
 
 void dbt_forget_jump(struct dbt *dbt, const struct translation *t)
 {
-    unsigned i = jump_index(t->rip);
-    for (unsigned n = 0; n < JUMPS_TABLES; n++)
-        if (dbt->tables[n].filled && dbt->tables[n].entry[i].code == t->entry)
-            empty_place(dbt, &dbt->tables[n], i);
+    unsigned i = jump_index(t->rip), second = second_index(t->rip);
+    for (unsigned n = 0; n < JUMPS_TABLES; n++) {
+        struct jump_table *table = &dbt->tables[n];
+        if (!table->filled)
+            continue;
+        if (table->entry[i].code == t->entry)
+            empty_place(dbt, table, i);
+        if (table->second[second].code == t->entry)
+            empty_second(table, second);
+    }
 }
 
 void dbt_forget_jumps(struct dbt *dbt)

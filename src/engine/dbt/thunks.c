@@ -458,14 +458,38 @@ static void go_on_by(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt, stru
     emit_jump(e, JUMP, dbt->go_on);
 }
 
+/* Goes on at the target in S1 if its place among the second ones has it; else falls through. Clobbers S2 and S3, and no flags. */
+static void go_by_second(struct emitter *e, struct dbt *dbt)
+{
+    emit_rotate(e, S2, S1, DBT_SECOND_SHIFT);
+    emit_insn(e, EMIT_0F, 0xB6, S2, rm_reg(S2), 0);             /* movzx */
+    emit_load(e, S3, rm_frame(FRAME_JUMPS));
+    emit_lea(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S2, .index = S2 });
+    emit_lea(e, S2, (struct rm){ .kind = RM_MEMORY, .base = S3, .index = S2, .scale = 3, .disp = offsetof(struct jump_table, second) });
+    emit_move(e, S3, RCX);
+    emit_load(e, RCX, rm_mem(S2, offsetof(struct jump_entry, minus_rip)));
+    emit_lea(e, RCX, (struct rm){ .kind = RM_MEMORY, .base = RCX, .index = S1 });
+    emit8(e, 0xE3);                                             /* jrcxz over the other way */
+    uint8_t *hit = e->at++;
+    emit_move(e, RCX, S3);
+    uint8_t *miss = emit_jump(e, JUMP, emit_here(e));
+    *hit = (uint8_t)(e->at - (hit + 1));
+    emit_move(e, RCX, S3);
+    emit_load(e, S3, rm_frame(FRAME_CONTEXT));
+    emit_insn(e, 0, 0xFF, 4, rm_mem(S2, offsetof(struct jump_entry, code)), 0);
+    emit_target(e, miss, emit_here(e));
+}
+static_assert(DBT_SECONDS == 256 && sizeof(struct jump_entry) == 16, "MOVZX makes the index, LEA the address");
+
 /* An indirect jump found nobody at its way in: S1 is its target, S3 where it was, at missed_rcx S2 is RCX; flags in H. */
 static void make_missed(struct emitter *e, struct vcpu *vcpu, struct dbt *dbt)
 {
     dbt->missed_rcx = emit_here(e);
     emit_move(e, RCX, S2);
     dbt->missed = emit_here(e);
-    emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
     emit_store(e, rm_data(&dbt->missed_at), S3);
+    go_by_second(e, dbt);
+    emit_store(e, rm_vcpu(offsetof(struct vcpu, rip)), S1);
     go_on_by(e, vcpu, dbt, dbt_run_missed);
 }
 
