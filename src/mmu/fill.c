@@ -73,7 +73,7 @@ static void claim_entry(struct vcpu *vcpu, struct tlb_table *table, unsigned ind
         large_filter_add(walk->global ? &mmu->large : &mmu->context->large, walk->page_shift, walk->gla);
     }
     table->info[index] = frame | listed | (walk->global ? TLB_GLOBAL : 0) | large << TLB_LARGE_SHIFT;
-    table->filled = true;
+    tlb_note_filled(table, index);
     mmu->pkeys_seen |= 1u << walk->pkey;
 }
 

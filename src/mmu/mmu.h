@@ -37,7 +37,7 @@ struct tlb_entry {
     uintptr_t addend;           /* host = gla + addend */
 };
 
-enum { TLB_BITS = 12, TLB_SIZE = 1 << TLB_BITS, TLB_CONTEXTS = 16 };
+enum { TLB_BITS = 12, TLB_SIZE = 1 << TLB_BITS, TLB_PIECE = 8, TLB_CONTEXTS = 16 };
 
 /* Bits of tlb_table.info beside the guest-physical page address. */
 enum { TLB_GLOBAL = 1u << 0, TLB_LISTED = 1u << 1, TLB_LARGE_SHIFT = 2, TLB_LARGE = 3u << TLB_LARGE_SHIFT };
@@ -48,7 +48,7 @@ struct tlb_table {
     uint32_t write_frame[TLB_SIZE];     /* low bits of the frame number while the write tag is set: for scans by frame */
     uint16_t local[TLB_SIZE];           /* indices of the entries that a flush that keeps global pages must look at */
     uint16_t local_count;
-    bool filled;                        /* not all invalid */
+    uint64_t filled[TLB_SIZE / TLB_PIECE / 64];         /* a bit for each piece of so many entries in which one was made since it was cleared */
 };
 
 /* Large pages seen: one bit for each hashed page number, for sizes 2 MiB, 4 MiB and 1 GiB. */

@@ -36,13 +36,25 @@ void tlb_entry_clear(struct tlb_table *table, unsigned index)
     table->write_frame[index] = NO_FRAME;
 }
 
-void tlb_table_clear(struct tlb_table *table)
+/* All of it, whatever is in there. */
+static void table_clear(struct tlb_table *table)
 {
     memset(table->entry, 0xFF, sizeof(table->entry));
     memset(table->info, 0, sizeof(table->info));
     memset(table->write_frame, 0xFF, sizeof(table->write_frame));
+    memset(table->filled, 0, sizeof(table->filled));
     table->local_count = 0;
-    table->filled = false;
+}
+
+static void table_clear_filled(struct tlb_table *table)
+{
+    FOR_FILLED(first, table) {
+        memset(&table->entry[first], 0xFF, TLB_PIECE * sizeof(table->entry[0]));
+        memset(&table->info[first], 0, TLB_PIECE * sizeof(table->info[0]));
+        memset(&table->write_frame[first], 0xFF, TLB_PIECE * sizeof(table->write_frame[0]));
+    }
+    memset(table->filled, 0, sizeof(table->filled));
+    table->local_count = 0;
 }
 
 static void table_clear_local(struct tlb_table *table)
@@ -61,8 +73,10 @@ static void context_clear(struct mmu *mmu, struct tlb_context *context)
     structures_forget(mmu, context);
     context->fetch_epoch++;
     for (unsigned class = 0; class < MMU_CLASSES; class++)
-        if (context->table[class].filled || !context->used)
-            tlb_table_clear(&context->table[class]);
+        if (context->used)
+            table_clear_filled(&context->table[class]);
+        else
+            table_clear(&context->table[class]);
     large_filter_clear(&context->large);
     window_flush_context(context);
     context->stale = false;
@@ -385,12 +399,13 @@ static void context_flush_large(struct tlb_context *context, uint64_t gla, unsig
     static const uint8_t shift_of[4] = { PAGE_SHIFT, 21, 22, 30 };
     for (unsigned class = 0; class < MMU_CLASSES; class++) {
         struct tlb_table *table = &context->table[class];
-        for (unsigned i = 0; table->filled && i < TLB_SIZE; i++) {
-            uint64_t info = table->info[i];
-            unsigned shift = shift_of[(info & TLB_LARGE) >> TLB_LARGE_SHIFT];
-            if (shift > PAGE_SHIFT && in_scope(info, scope) && entry_page(&table->entry[i]) >> shift == gla >> shift)
-                tlb_entry_clear(table, i);
-        }
+        FOR_FILLED(first, table)
+            for (unsigned i = first; i < first + TLB_PIECE; i++) {
+                uint64_t info = table->info[i];
+                unsigned shift = shift_of[(info & TLB_LARGE) >> TLB_LARGE_SHIFT];
+                if (shift > PAGE_SHIFT && in_scope(info, scope) && entry_page(&table->entry[i]) >> shift == gla >> shift)
+                    tlb_entry_clear(table, i);
+            }
     }
 }
 
@@ -514,16 +529,17 @@ static void drop_write_tag(struct tlb_table *table, unsigned index)
     table->write_frame[index] = NO_FRAME;
 }
 
+static_assert(TLB_PIECE == 8, "two vectors below");
 static void table_drop_frame(struct tlb_table *table, uint32_t frame)
 {
     const __m128i wanted = _mm_set1_epi32((int)frame);
-    for (unsigned i = 0; i < TLB_SIZE; i += 8) {
+    FOR_FILLED(i, table) {
         __m128i low = _mm_loadu_si128((const __m128i *)&table->write_frame[i]);
         __m128i high = _mm_loadu_si128((const __m128i *)&table->write_frame[i + 4]);
         __m128i equal = _mm_or_si128(_mm_cmpeq_epi32(low, wanted), _mm_cmpeq_epi32(high, wanted));
         if (likely(!_mm_movemask_epi8(equal)))
             continue;
-        for (unsigned j = i; j < i + 8; j++)
+        for (unsigned j = i; j < i + TLB_PIECE; j++)
             if (table->write_frame[j] == frame)
                 drop_write_tag(table, j);
     }
@@ -535,8 +551,7 @@ void mmu_drop_write_entries(struct vcpu *vcpu, uint64_t gpa)
     window_drop_write_access(mmu, gpa);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         for (unsigned class = 0; mmu->contexts[i].used && class < MMU_CLASSES; class++)
-            if (mmu->contexts[i].table[class].filled)
-                table_drop_frame(&mmu->contexts[i].table[class], (uint32_t)(gpa >> PAGE_SHIFT));
+            table_drop_frame(&mmu->contexts[i].table[class], (uint32_t)(gpa >> PAGE_SHIFT));
 }
 
 void mmu_drop_all_write_entries(struct vcpu *vcpu)
@@ -545,8 +560,9 @@ void mmu_drop_all_write_entries(struct vcpu *vcpu)
     window_drop_all_write_access(mmu);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         for (unsigned class = 0; mmu->contexts[i].used && class < MMU_CLASSES; class++)
-            for (unsigned index = 0; mmu->contexts[i].table[class].filled && index < TLB_SIZE; index++)
-                drop_write_tag(&mmu->contexts[i].table[class], index);
+            FOR_FILLED(first, &mmu->contexts[i].table[class])
+                for (unsigned index = first; index < first + TLB_PIECE; index++)
+                    drop_write_tag(&mmu->contexts[i].table[class], index);
 }
 
 struct unshare {

@@ -19,7 +19,24 @@ bool tlb_fill(struct vcpu *vcpu, uint64_t gla, enum mmu_use use, enum mmu_class 
 void tlb_try_unwatch(struct vcpu *vcpu, struct tlb_table *table, unsigned index);
 
 void tlb_entry_clear(struct tlb_table *table, unsigned index);
-void tlb_table_clear(struct tlb_table *table);
+
+static inline void tlb_note_filled(struct tlb_table *table, unsigned index)
+{
+    table->filled[index / TLB_PIECE / 64] |= 1ull << (index / TLB_PIECE % 64);
+}
+
+/* The first entry of the first piece from that of `index` on in which one may be valid; TLB_SIZE: there is none. */
+static inline unsigned tlb_next_filled(const struct tlb_table *table, unsigned index)
+{
+    for (unsigned piece = index / TLB_PIECE; piece < TLB_SIZE / TLB_PIECE; piece = (piece | 63) + 1) {
+        uint64_t rest = table->filled[piece / 64] >> (piece % 64);
+        if (rest)
+            return (piece + (unsigned)__builtin_ctzll(rest)) * TLB_PIECE;
+    }
+    return TLB_SIZE;
+}
+#define FOR_FILLED(first, table) \
+    for (unsigned first = tlb_next_filled(table, 0); first < TLB_SIZE; first = tlb_next_filled(table, first + TLB_PIECE))
 
 void large_filter_add(struct large_filter *filter, unsigned page_shift, uint64_t gla);
 /* May a page of one of the large sizes around gla be in the TLB? */

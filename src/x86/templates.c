@@ -1,7 +1,7 @@
 #include "x86/templates.h"
 
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/base.h"
 #include "x86/x86.h"
@@ -12,6 +12,7 @@ enum {
     INDEX_BITS = 12,
     OPERANDS_MOST = 6,
     LENGTH_MOST = 15,
+    CACHE_LINE = 64,
 };
 
 /* Where a value in an operand comes from. */
@@ -22,33 +23,46 @@ struct varying {
     uint16_t first;                     /* register 0 of the class, or number of the immediate */
 };
 
+/* What code that runs seldom is decoded with: two lines of the processor's cache. */
 struct template {
     bool fits;                          /* else Zydis is asked each time */
     bool modrm;
+    bool segment_by_base;               /* of insn: SS or DS */
     uint8_t varying_count;
+    struct { uint8_t size; bool is_signed; } constant[2];       /* bytes; 0: there is none */
     struct varying varying[OPERANDS_MOST];
+    struct insn insn;
+};
+static_assert(sizeof(struct template) == 2 * CACHE_LINE, "no more than it needs");
+
+/* Zydis's own. */
+struct records {
     ZydisDecodedInstruction z;
     ZydisDecodedOperand operand[OPERANDS_MOST];
-    struct insn insn;
-    bool segment_by_base;               /* of insn: SS or DS */
 };
 
 struct templates {
     ZydisDecoder decoder;
     unsigned count;
     uint32_t index[1 << INDEX_BITS];    /* by hash of the shape or behind that place: the shape, a template's number + 1; 0: none */
-    struct template template[TEMPLATES];
+    _Alignas(CACHE_LINE) struct template template[TEMPLATES];
+    struct records records[TEMPLATES];  /* of the same numbers */
 };
 
 struct templates *templates_create(const ZydisDecoder *decoder)
 {
-    struct templates *templates = calloc(1, sizeof(*templates));
-    if (templates)
-        templates->decoder = *decoder;
+    struct templates *templates = mmap(NULL, sizeof(*templates), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (templates == MAP_FAILED)
+        return NULL;
+    templates->decoder = *decoder;
     return templates;
 }
 
-void templates_destroy(struct templates *templates) { free(templates); }
+void templates_destroy(struct templates *templates)
+{
+    if (templates)
+        munmap(templates, sizeof(*templates));
+}
 
 /* --- shapes --- */
 
@@ -161,9 +175,8 @@ static bool register_class(ZydisRegister reg, uint16_t *first)
 }
 
 /* False: Zydis must be asked each time. */
-static bool add_operand(struct template *t, unsigned i, unsigned *immediates)
+static bool add_operand(struct template *t, const ZydisDecodedOperand *o, unsigned i, unsigned *immediates)
 {
-    const ZydisDecodedOperand *o = &t->operand[i];
     struct varying v = { .operand = (uint8_t)i };
     switch (o->encoding) {
     case ZYDIS_OPERAND_ENCODING_NONE:
@@ -178,7 +191,7 @@ static bool add_operand(struct template *t, unsigned i, unsigned *immediates)
         v.source = FROM_OPCODE;
         break;
     default:
-        if (o->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || *immediates == ARRAY_SIZE(t->z.raw.imm))
+        if (o->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || *immediates == ARRAY_SIZE(t->constant))
             return false;
         v.source = FROM_IMMEDIATE;
         v.first = (uint16_t)(*immediates)++;
@@ -193,13 +206,13 @@ static bool add_operand(struct template *t, unsigned i, unsigned *immediates)
     return true;
 }
 
-static bool fits(struct template *t)
+static bool fits(struct template *t, const struct records *r)
 {
     unsigned immediates = 0;
-    if (t->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || t->z.address_width != 64 || t->z.operand_count > OPERANDS_MOST)
+    if (r->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || r->z.address_width != 64 || r->z.operand_count > OPERANDS_MOST)
         return false;
-    for (unsigned i = 0; i < t->z.operand_count; i++)
-        if (!add_operand(t, i, &immediates))
+    for (unsigned i = 0; i < r->z.operand_count; i++)
+        if (!add_operand(t, &r->operand[i], i, &immediates))
             return false;
     return true;
 }
@@ -212,14 +225,19 @@ static void keep(struct templates *templates, unsigned place, uint32_t shape, co
 {
     if (templates->count == TEMPLATES)
         return;
+    struct records *r = &templates->records[templates->count];
     struct template *t = &templates->template[templates->count++];
-    t->z = *z;
-    memcpy(t->operand, operands, min_u64(z->operand_count, OPERANDS_MOST) * sizeof(*operands));
+    r->z = *z;
+    memcpy(r->operand, operands, min_u64(z->operand_count, OPERANDS_MOST) * sizeof(*operands));
     t->modrm = z->attributes & ZYDIS_ATTRIB_HAS_MODRM;
-    t->fits = fits(t);
+    t->fits = fits(t, r);
+    for (unsigned i = 0; i < ARRAY_SIZE(t->constant); i++) {
+        t->constant[i].size = z->raw.imm[i].size / 8;
+        t->constant[i].is_signed = z->raw.imm[i].is_signed;
+    }
     insn_from_records(&t->insn, z, operands, bytes);
     for (unsigned i = 0; t->fits && i < t->varying_count; i++)
-        t->segment_by_base |= t->varying[i].source == FROM_ADDRESS && segment_is_default(&t->operand[t->varying[i].operand].mem);
+        t->segment_by_base |= t->varying[i].source == FROM_ADDRESS && segment_is_default(&r->operand[t->varying[i].operand].mem);
     templates->index[place] = shape << NUMBER_BITS | templates->count;
 }
 
@@ -304,11 +322,11 @@ static void fill_address(const struct pieces *p, const struct address *a, ZydisD
 /* The constants that a template has, into value[2]. NULL: too few bytes; else what follows them. */
 static const uint8_t *read_immediates(const struct template *t, const struct pieces *p, const uint8_t *at, uint64_t *value)
 {
-    for (unsigned i = 0; i < ARRAY_SIZE(t->z.raw.imm) && t->z.raw.imm[i].size; i++) {
-        unsigned size = t->z.raw.imm[i].size / 8u;
+    for (unsigned i = 0; i < ARRAY_SIZE(t->constant) && t->constant[i].size; i++) {
+        unsigned size = t->constant[i].size;
         if (at + size > p->end)
             return NULL;
-        value[i] = t->z.raw.imm[i].is_signed ? (uint64_t)read_signed(at, size) : read_unsigned(at, size);
+        value[i] = t->constant[i].is_signed ? (uint64_t)read_signed(at, size) : read_unsigned(at, size);
         at += size;
     }
     return at;
@@ -399,10 +417,11 @@ static bool read_operands(const struct template *t, const struct pieces *p, stru
     return o->end;
 }
 
-static void fill(const struct template *t, const struct pieces *p, const struct operands *o, ZydisDecodedInstruction *z, ZydisDecodedOperand *operands)
+static void fill(const struct template *t, const struct records *r, const struct pieces *p, const struct operands *o, ZydisDecodedInstruction *z,
+                 ZydisDecodedOperand *operands)
 {
-    copy_by_call(z, &t->z, sizeof(*z));
-    memcpy(operands, t->operand, t->z.operand_count * sizeof(*operands));
+    copy_by_call(z, &r->z, sizeof(*z));
+    memcpy(operands, r->operand, r->z.operand_count * sizeof(*operands));
     if (p->rex)
         z->raw.prefixes[z->raw.prefix_count - 1].value = (uint8_t)p->rex;
     z->raw.rex.R = p->rex >> 2 & 1;
@@ -497,7 +516,7 @@ ZyanStatus templates_decode(struct templates *templates, const uint8_t *bytes, s
     const struct template *t = template_of(templates, place);
     struct operands found;
     if (t && t->fits && read_operands(t, &p, &found)) {
-        fill(t, &p, &found, z, operands);
+        fill(t, &templates->records[t - templates->template], &p, &found, z, operands);
         return ZYAN_STATUS_SUCCESS;
     }
     ZyanStatus status = ZydisDecoderDecodeFull(&templates->decoder, bytes, size, z, operands);

@@ -268,9 +268,10 @@ void dbt_make_room(struct vcpu *vcpu, struct dbt *dbt)
 
 /* --- finding --- */
 
+/* Neighbours have neighbouring buckets: eight of them, one line of the processor's cache, are of 32 bytes of code. */
 static unsigned hash_of(uint64_t gpa, uint64_t rip)
 {
-    uint64_t h = gpa ^ (gpa >> DBT_HASH_BITS) ^ (rip >> PAGE_SHIFT) * 0x9E3779B1u;
+    uint64_t h = gpa >> 2 ^ (gpa >> (DBT_HASH_BITS + 2)) ^ (rip >> PAGE_SHIFT) * 0x9E3779B1u;
     return (unsigned)(h & ((1u << DBT_HASH_BITS) - 1));
 }
 

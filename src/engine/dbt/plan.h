@@ -374,16 +374,13 @@ void make_by_table(struct emitter *e, struct dbt *dbt, const uint8_t *leave_by);
 void translate_goto(struct work *w, uint64_t target);
 void close_edges(struct work *w);
 
+/* Zydis numbers general registers in one row: AL to BH, SPL to R15B, then those of 16, 32 and 64 bits. Asking it is a call each time. */
+static_assert(ZYDIS_REGISTER_SPL == ZYDIS_REGISTER_BH + 1 && ZYDIS_REGISTER_AX == ZYDIS_REGISTER_R15B + 1 &&
+              ZYDIS_REGISTER_EAX == ZYDIS_REGISTER_R15W + 1 && ZYDIS_REGISTER_RAX == ZYDIS_REGISTER_R15D + 1, "in one row");
+
 static inline bool plan_is_gpr(const ZydisDecodedOperand *operand)
 {
-    if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER)
-        return false;
-    switch (ZydisRegisterGetClass(operand->reg.value)) {
-    case ZYDIS_REGCLASS_GPR8: case ZYDIS_REGCLASS_GPR16: case ZYDIS_REGCLASS_GPR32: case ZYDIS_REGCLASS_GPR64:
-        return true;
-    default:
-        return false;
-    }
+    return operand->type == ZYDIS_OPERAND_TYPE_REGISTER && operand->reg.value >= ZYDIS_REGISTER_AL && operand->reg.value <= ZYDIS_REGISTER_R15;
 }
 
 /* AH, CH, DH, BH. */
@@ -393,13 +390,15 @@ static inline bool plan_is_high_byte(const ZydisDecodedOperand *operand)
            operand->reg.value <= ZYDIS_REGISTER_BH;
 }
 
-/* The GPR's number, by encoding order. Among byte registers Zydis counts AH to BH as 4 to 7. */
+/* The GPR's number, by encoding order; of AH to BH that of the register that they are in. */
 static inline unsigned plan_gpr(const ZydisDecodedOperand *operand)
 {
-    unsigned id = (unsigned)ZydisRegisterGetId(operand->reg.value);
-    if (plan_is_high_byte(operand))
-        return id - 4;
-    return ZydisRegisterGetClass(operand->reg.value) == ZYDIS_REGCLASS_GPR8 && id >= 8 ? id - 4 : id;
+    unsigned reg = (unsigned)operand->reg.value;
+    if (reg >= ZYDIS_REGISTER_AX)
+        return (reg - ZYDIS_REGISTER_AX) % 16;
+    if (reg >= ZYDIS_REGISTER_SPL)
+        return reg - ZYDIS_REGISTER_SPL + 4;
+    return (reg - ZYDIS_REGISTER_AL) % 4;
 }
 
 /*

@@ -41,7 +41,8 @@ void block_flush(struct vcpu *vcpu)
 {
     struct interp *interp = interp_of(vcpu);
     memset(interp->cache->hash, 0, sizeof(interp->cache->hash));
-    memset(interp->cache->page, 0, sizeof(interp->cache->page));
+    memset(interp->cache->part, 0, sizeof(interp->cache->part));
+    memset(interp->cache->rest, 0, sizeof(interp->cache->rest));
     memset(interp->cache->live, 0, sizeof(interp->cache->live));
     memset(interp->cache->heat, 0, sizeof(interp->cache->heat));
     interp->cache->used = 0;
@@ -61,6 +62,8 @@ static unsigned page_hash(uint64_t gpa)
 {
     return (gpa >> PAGE_SHIFT) & ((1u << BLOCK_PAGE_BITS) - 1);
 }
+
+static struct block **part_of(struct block_cache *cache, uint64_t gpa) { return &cache->part[(gpa >> BLOCK_PART_SHIFT) & ((1u << BLOCK_PART_BITS) - 1)]; }
 
 static void unhook_hash(struct block_cache *cache, struct block *block)
 {
@@ -128,35 +131,48 @@ static void note_live(struct block_cache *cache, const struct block *block)
         cache->live[page_hash(which ? block->gpa2 : block->gpa)] |= block_granules(block, which);
 }
 
+/* Of one list; the granules of the blocks there that are not stale. Dropped blocks stay in the other list that they may be in until somebody comes by there. */
+static uint64_t drop_in_list(struct vcpu *vcpu, struct block **at, unsigned which, uint64_t gpa, uint64_t size, bool watched)
+{
+    uint64_t live = 0;
+    while (*at) {
+        struct block *block = *at;
+        if (block->gpa != BLOCK_DROPPED && overlaps(block, gpa, size)) {
+            block->watched = watched && (block->watched || !block->stale);
+            if (!block->stale)
+                make_stale(vcpu, block);
+        }
+        if (!block->stale)
+            live |= block_granules(block, which);
+        if (block->gpa == BLOCK_DROPPED)
+            *at = block->page_next[which];
+        else
+            at = &block->page_next[which];
+    }
+    return live;
+}
+
+enum { BYTES_MOST = BLOCK_OPS_MAX * INSN_LENGTH_MAX };      /* of a block */
+
 /*
- * Dropped blocks stay in the other list that they may be in until somebody comes by there. A page whose code is written anew, piece by piece,
- * has a long list and few live granules.
+ * A page of a kernel's code has a hundred blocks, whose headers are in none of the processor's caches: so only those parts of it are gone through
+ * in which a block may begin that has bytes in the same granules. A page whose code is written anew, piece by piece, has long lists and few live granules.
  */
 static void drop_in_page(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool watched)
 {
     struct block_cache *cache = interp_of(vcpu)->cache;
-    uint64_t live = 0;
-    if (watched && !(cache->live[page_hash(gpa)] & granules(gpa, size)))
+    uint64_t *live = &cache->live[page_hash(gpa)], touched = granules(gpa, size), still = 0;
+    if (watched && !(*live & touched))
         return;                         /* stale ones stay watched */
-    for (unsigned which = 0; which < 2; which++) {
-        struct block **at = &cache->page[which][page_hash(gpa)];
-        while (*at) {
-            struct block *block = *at;
-            if (block->gpa != BLOCK_DROPPED && overlaps(block, gpa, size)) {
-                block->watched = watched && (block->watched || !block->stale);
-                if (!block->stale)
-                    make_stale(vcpu, block);
-            }
-            if (!block->stale)
-                live |= block_granules(block, which);
-            if (block->gpa == BLOCK_DROPPED)
-                *at = block->page_next[which];
-            else
-                at = &block->page_next[which];
-        }
-    }
-    cache->live[page_hash(gpa)] = live;
+    uint64_t first = gpa & ~(uint64_t)(CODE_GRANULE - 1), page = gpa & ~PAGE_MASK;
+    first = first - page < BYTES_MOST ? page : first - BYTES_MOST;
+    for (uint64_t part = first >> BLOCK_PART_SHIFT; part <= (gpa + size - 1) >> BLOCK_PART_SHIFT; part++)
+        still |= drop_in_list(vcpu, part_of(cache, part << BLOCK_PART_SHIFT), 0, gpa, size, watched);
+    if (touched & 1)
+        still |= drop_in_list(vcpu, &cache->rest[page_hash(gpa)], 1, gpa, size, watched);
+    *live = (*live & ~touched) | (still & touched);
 }
+static_assert((int)INSN_LENGTH_MAX <= (int)CODE_GRANULE && (int)CODE_GRANULE <= 1 << BLOCK_PART_SHIFT, "a block has a rest in the first granule only, and granules lie in one part");
 
 static void drop(struct vcpu *vcpu, uint64_t gpa, uint64_t size, bool watched)
 {
@@ -372,9 +388,9 @@ static void hook(struct block_cache *cache, struct block *block)
     block->hash_next = *bucket;
     *bucket = block;
     for (unsigned which = 0; which < (block->gpa2 == BLOCK_DROPPED ? 1 : 2); which++) {
-        struct block **page = &cache->page[which][page_hash(which ? block->gpa2 : block->gpa)];
-        block->page_next[which] = *page;
-        *page = block;
+        struct block **list = which ? &cache->rest[page_hash(block->gpa2)] : part_of(cache, block->gpa);
+        block->page_next[which] = *list;
+        *list = block;
     }
     cache->used += block_size(block);
     note_live(cache, block);

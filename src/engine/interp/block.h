@@ -17,6 +17,8 @@
 enum {
     BLOCK_HASH_BITS = 18,
     BLOCK_PAGE_BITS = 12,
+    BLOCK_PART_SHIFT = 9,       /* of parts of a page, */
+    BLOCK_PART_BITS = BLOCK_PAGE_BITS + PAGE_SHIFT - BLOCK_PART_SHIFT,
     BLOCK_ARENA_SIZE = 96 << 20,
     BLOCK_HEAT = 32,            /* blocks of a page whose bytes changed before its new ones end with their granule */
     BLOCK_COOLING = 8192,       /* after so many decoded blocks all pages are cool again */
@@ -25,7 +27,8 @@ enum {
 
 struct block_cache {
     struct block *hash[1 << BLOCK_HASH_BITS];
-    struct block *page[2][1 << BLOCK_PAGE_BITS];    /* lists of blocks by page of gpa, and by gpa2 */
+    struct block *part[1 << BLOCK_PART_BITS];       /* lists of blocks by the part of a page that gpa is in, */
+    struct block *rest[1 << BLOCK_PAGE_BITS];       /* and by gpa2 */
     uint64_t live[1 << BLOCK_PAGE_BITS];            /* of these pages: a bit for each granule that a block may be in which is not stale */
     uint8_t heat[1 << BLOCK_PAGE_BITS];             /* changed blocks, by page, saturating */
     uint8_t *arena;
@@ -41,9 +44,10 @@ struct block_cache {
 struct block_cache *block_cache_create(struct vcpu *vcpu);
 void block_cache_destroy(struct block_cache *cache);
 
+/* Neighbours have neighbouring buckets, several of which one line of the processor's cache holds. */
 static inline unsigned block_hash(uint64_t gpa, uint32_t key)
 {
-    return (unsigned)((gpa ^ (gpa >> BLOCK_HASH_BITS) ^ ((uint64_t)key << 8)) & ((1u << BLOCK_HASH_BITS) - 1));
+    return (unsigned)((gpa >> 2 ^ (gpa >> (BLOCK_HASH_BITS + 2)) ^ ((uint64_t)key << 8)) & ((1u << BLOCK_HASH_BITS) - 1));
 }
 
 static inline struct block *block_lookup(const struct block_cache *cache, uint64_t gpa, uint32_t key)
