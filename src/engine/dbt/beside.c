@@ -21,7 +21,7 @@ enum {
     PATIENCE_CYCLES = 2 << 20,          /* of the TSC, about a millisecond, for the oldest request; and so many translations until it asks again */
     DISTRUST = 64,
     WAKE_AFTER = 4,                     /* requests that find the thread asleep; the vCPU serves them itself */
-    WATCH_NS = 50000,                  /* how long the thread looks for another request before it sleeps */
+    WATCH_NS = 50000,                   /* how long the thread looks for another request before it sleeps */
     WATCH_TURNS = 64,                   /* between two looks at the clock */
 };
 
@@ -50,10 +50,10 @@ struct requests {
 };
 
 struct beside {
-    pthread_mutex_t mutex;              /* guards `thread`, `started`, and what sleeps on `changed` */
+    pthread_mutex_t mutex;              /* guards `thread`, `started`, `failed`, and what sleeps on `changed` */
     pthread_cond_t changed;
     pthread_t thread;
-    bool started;
+    bool started, failed;               /* failed: there is no thread, and none is tried again */
     atomic_bool asleep, stop;
     pthread_mutex_t serving;            /* guards what follows */
     struct requests *of[MODEL_CPUS_MAX];     /* by the vCPU's index */
@@ -229,7 +229,7 @@ static bool learn(struct beside *beside, const struct vcpu *vcpu)
 {
     decoder_init(&beside->decoder, vcpu, MODE_LONG64);
     beside->decoder.templates = templates_create(decoder_zydis(&beside->decoder));
-    return beside->decoder.templates;
+    return beside->decoder.templates != NULL;
 }
 
 bool requests_at_once(struct requests *requests)
@@ -244,8 +244,10 @@ static bool start(struct requests *requests)
     struct beside *beside = requests->beside;
     set_requests(beside, requests->vcpu->index, requests);
     pthread_mutex_lock(&beside->mutex);
-    if (!beside->started)
+    if (!beside->started && !beside->failed) {
         beside->started = learn(beside, requests->vcpu) && !thread_start(&beside->thread, "translate", run, beside);
+        beside->failed = !beside->started;
+    }
     bool started = beside->started;
     pthread_mutex_unlock(&beside->mutex);
     return started;
