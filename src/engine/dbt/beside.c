@@ -17,7 +17,7 @@ enum {
     REQUESTS = 64,                      /* of a vCPU that wait, are being made, or are to be installed */
     ENTRY_MOST = 16 << 10,              /* bytes; larger ones the vCPU makes for itself */
     PART_MOST = 64 << 10,               /* of a trace's hot and of its cold code */
-    FROM = 256,                         /* translations of a vCPU before it asks: a machine that runs less code has no such thread */
+    FROM = 1024,                        /* translations of a vCPU before it asks: a machine that runs less code has no such thread */
     PATIENCE_CYCLES = 2 << 20,          /* of the TSC, about a millisecond, for the oldest request; and so many translations until it asks again */
     DISTRUST = 64,
     WAKE_AFTER = 4,                     /* requests that find the thread asleep; the vCPU serves them itself */
