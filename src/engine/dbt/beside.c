@@ -1,9 +1,9 @@
 #include "engine/dbt/beside.h"
 
+#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <x86intrin.h>
 
 #include "base/thread.h"
@@ -18,11 +18,11 @@ enum {
     ENTRY_MOST = 16 << 10,              /* bytes; larger ones the vCPU makes for itself */
     PART_MOST = 64 << 10,               /* of a trace's hot and of its cold code */
     FROM = 1024,                        /* translations of a vCPU before it asks: a machine that runs less code has no such thread */
-    PATIENCE_CYCLES = 2 << 20,          /* of the TSC, about a millisecond, for the oldest request; and so many translations until it asks again */
-    DISTRUST = 64,
+    PATIENCE_CYCLES = 2 << 20,          /* of the host's TSC, about a millisecond: who waits longer for the oldest request waits in vain */
+    DISTRUST = 64,                      /* translations until it asks again then */
     WAKE_AFTER = 4,                     /* requests that find the thread asleep; the vCPU serves them itself */
-    WATCH_NS = 50000,                   /* how long the thread looks for another request before it sleeps */
-    WATCH_TURNS = 64,                   /* between two looks at the clock */
+    WATCH_CYCLES = 1 << 17,             /* of the TSC, some 50 us: how long the thread looks for another request before it sleeps */
+    WATCH_TURNS = 64,                   /* between two looks */
 };
 
 struct request {
@@ -43,7 +43,6 @@ struct requests {
     bool started;                       /* the thread, and it knows of this ring */
     bool at_once;                       /* there is no thread */
     unsigned slept;                     /* that found the thread asleep */
-    unsigned from;                      /* translations that there must be before anything is asked */
     uint32_t taken;                     /* that were installed or given up */
     _Atomic uint32_t asked, done;
     struct request request[REQUESTS];
@@ -110,25 +109,18 @@ static bool serve(struct beside *beside)
     return some;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 static bool is_stopped(const struct beside *beside) { return atomic_load_explicit(&beside->stop, memory_order_relaxed); }
 
 /* Looks for another request for a while. */
 static bool watch(struct beside *beside)
 {
-    uint64_t until = now_ns() + WATCH_NS;
+    uint64_t since = __rdtsc();
     do {
         if (serve(beside) || is_stopped(beside))
             return true;
         for (unsigned i = 0; i < WATCH_TURNS; i++)
             __builtin_ia32_pause();
-    } while (now_ns() < until);
+    } while (__rdtsc() - since < WATCH_CYCLES);
     return false;
 }
 
@@ -204,7 +196,7 @@ struct requests *requests_create(struct vcpu *vcpu, struct dbt *dbt)
     requests->beside = vcpu->beside;
     requests->vcpu = vcpu;
     requests->dbt = dbt;
-    requests->from = FROM;
+    dbt->ask_from = FROM;
     return requests;
 }
 
@@ -222,6 +214,7 @@ void requests_destroy(struct requests *requests)
     if (!requests)
         return;
     set_requests(requests->beside, requests->vcpu->index, NULL);
+    requests->dbt->ask_from = UINT_MAX;
     munmap(requests, sizeof(*requests));
 }
 
@@ -234,7 +227,7 @@ static bool learn(struct beside *beside, const struct vcpu *vcpu)
 
 bool requests_at_once(struct requests *requests)
 {
-    requests->from = 0;
+    requests->dbt->ask_from = 0;
     return requests->at_once = learn(requests->beside, requests->vcpu);
 }
 
@@ -258,8 +251,6 @@ static bool is_awake(struct requests *requests)
 {
     if (requests->at_once)
         return true;
-    if (requests->dbt->order_count < requests->from)
-        return false;
     if (!requests->started && !(requests->started = start(requests)))
         return false;
     if (!atomic_load_explicit(&requests->beside->asleep, memory_order_relaxed))
@@ -272,11 +263,11 @@ static bool is_awake(struct requests *requests)
 bool requests_have(struct requests *requests, const struct block *block)
 {
     const struct request *oldest = &requests->request[requests->taken % REQUESTS];
-    if ((uint16_t)(block->asked - requests->taken - 1) >= (uint16_t)(asked(requests) - requests->taken) || requests->dbt->order_count < requests->from)
+    if ((uint16_t)(block->asked - requests->taken - 1) >= (uint16_t)(asked(requests) - requests->taken))
         return false;
     if (__rdtsc() - oldest->since < PATIENCE_CYCLES || requests->at_once)
         return true;
-    requests->from = requests->dbt->order_count + DISTRUST;
+    requests->dbt->ask_from = requests->dbt->order_count + DISTRUST;
     return false;
 }
 
@@ -302,7 +293,7 @@ bool requests_ask(struct requests *requests, struct vcpu *vcpu, struct block *bl
     uint32_t number = asked(requests);
     struct request *request = &requests->request[number % REQUESTS];
     uint64_t gpa;
-    if (block == dbt->interp.scratch || block->stale || block->gpa2 != BLOCK_DROPPED || (dbt->mode & MODE_32) || !is_awake(requests) ||
+    if (block == dbt->interp.scratch || block->stale || block->gpa2 != BLOCK_DROPPED || !is_awake(requests) ||
         number - requests->taken == REQUESTS)
         return false;
     trace_choose(vcpu, dbt, &request->trace, block);

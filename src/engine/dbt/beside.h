@@ -42,7 +42,7 @@ bool requests_at_once(struct requests *requests);
 
 /* Is the block part of a trace that is being made, and worth waiting for? If the thread seems to have no processor, nothing is, for a while. */
 bool requests_have(struct requests *requests, const struct block *block);
-/* Asks for the trace that begins with the block, at vcpu->rip in the present mode. False: not now, or never of such code. */
+/* Asks for the trace that begins with the block, at vcpu->rip in the present mode, which is 64-bit code. False: not now, or never of such code. */
 bool requests_ask(struct requests *requests, struct vcpu *vcpu, struct block *block);
 /* Is anything finished? */
 bool requests_done(const struct requests *requests);

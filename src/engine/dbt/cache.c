@@ -4,6 +4,7 @@
  */
 #include "engine/dbt/plan.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -97,6 +98,7 @@ struct dbt *dbt_create(void)
     if (dbt->tables)
         dbt_forget_jumps(dbt);
     dbt->heat_wanted = DBT_HOT;
+    dbt->ask_from = UINT_MAX;
     dbt->generation = 1;
     dbt_limit(dbt, 0);
     if (!dbt->data || !dbt->order || !dbt->tables || !dbt->mini || !dbt->work || !dbt->site_runs || !map_code(dbt, at + state_size())) {
@@ -128,6 +130,8 @@ void dbt_flush(struct dbt *dbt)
     dbt->stub_flushes = dbt->interp.cache->stub_flushes;
     dbt->generation++;
     dbt->keeps_supervisor = true;
+    if (dbt->requests)          /* it has much code */
+        dbt->ask_from = 0;
     memset(dbt->hash, 0, sizeof(dbt->hash));
     memset(dbt->page, 0, sizeof(dbt->page));
     dbt->order_count = 0;

@@ -33,7 +33,7 @@
  * A host fault in translated code (a page that no window shows, #DE, a misaligned vector) is found in the translation's list
  * of traps, and the interpreter's handler carries that instruction out (trap.c).
  *
- * One vCPU's thread owns all of it. Memory is only ever given back as a whole, between two blocks: a dropped translation
+ * One vCPU's thread owns all of it; who translates beside it (beside.h) reads what never changes. Memory is only ever given back as a whole, between two blocks: a dropped translation
  * that is still running stays intact, but leaves at its next helper.
  */
 #ifndef DOPPEL_DBT_DBT_H
@@ -248,6 +248,7 @@ struct dbt {
     uint8_t *code_start;                /* of the hot part: first byte behind the shared pieces */
     intptr_t shift;                     /* from the writable to the executable view */
     struct requests *requests;          /* to who translates while the vCPU goes on (beside.h); NULL: there is nobody */
+    unsigned ask_from;                  /* translations that there must be before anything is asked of them; UINT_MAX: there is nobody */
     struct ahead *ahead;                /* grants what comes next of code, data, and the interpreter's blocks; NULL: nobody does */
     uint8_t *data;                      /* DBT_DATA_SIZE */
     struct ahead_arena data_granted;

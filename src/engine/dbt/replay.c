@@ -151,27 +151,31 @@ static void emit_sized(struct work *w, unsigned size, unsigned opcode, unsigned 
     emit_insn(&w->e, how_of(size), size == 8 ? opcode & ~1u : opcode, reg, rm, 0);
 }
 
+/* S3 = by how much the result is more than what is kept, or less. */
+static void emit_difference(struct work *w, const struct planned *p, bool adds)
+{
+    struct rm result = rm_guest(plan_gpr(&p->operand[0])), kept = rm_frame(p->kept);
+    emit_to_scratch(w, adds ? result : kept);
+    emit_sized(w, p->operand[0].size, OPCODE_SUB_TO_REGISTER, S3, adds ? kept : result);
+}
+
 /* Result = what is kept + the other operand + carry, or the same with minus. */
 static void emit_carry_again(struct work *w, const struct planned *p)
 {
-    unsigned size = p->operand[0].size;
-    struct rm result = rm_guest(plan_gpr(&p->operand[0])), kept = rm_frame(p->kept);
     bool adds = p->z.mnemonic == ZYDIS_MNEMONIC_ADC;
-    emit_to_scratch(w, adds ? result : kept);
-    emit_sized(w, size, OPCODE_SUB_TO_REGISTER, S3, adds ? kept : result);
+    emit_difference(w, p, adds);
     emit_again(w, p, S3, adds ? ADC_TO_SUB : SBB_TO_SUB);
-    emit_sized(w, size, 0xF7, GROUP_NEG, rm_reg(S3));
-    emit_load(&w->e, S3, kept);
+    emit_sized(w, p->operand[0].size, 0xF7, GROUP_NEG, rm_reg(S3));
+    emit_load(&w->e, S3, rm_frame(p->kept));
     emit_again(w, p, S3, 0);
 }
 
 static void emit_loaded_again(struct work *w, const struct planned *p)
 {
     unsigned size = p->operand[0].size;
-    struct rm result = rm_guest(plan_gpr(&p->operand[0])), kept = rm_frame(p->kept);
+    struct rm kept = rm_frame(p->kept);
     bool adds = p->z.mnemonic == ZYDIS_MNEMONIC_ADD;
-    emit_to_scratch(w, adds ? result : kept);
-    emit_sized(w, size, OPCODE_SUB_TO_REGISTER, S3, adds ? kept : result);
+    emit_difference(w, p, adds);
     if (adds)
         emit_sized(w, size, OPCODE_ADD_TO_REGISTER, S3, kept);
     else

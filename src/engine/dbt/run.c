@@ -38,16 +38,23 @@ static unsigned heat_wanted(const struct dbt *dbt, const struct block *block)
     return dbt->heat_wanted << (drops < DROPS_MAX ? drops : DROPS_MAX);
 }
 
-/* Has it run often enough to be asked for, if there is somebody who makes it beside us, or to be translated now? */
-static bool is_hot(const struct dbt *dbt, const struct block *block) { return block->heat >= heat_wanted(dbt, block) / (dbt->requests ? ASK_EARLIER : 1); }
+/* Can translations of the present mode be had from somebody else now? 32-bit code can not be moved (kept.h). */
+static bool may_ask(const struct dbt *dbt) { return dbt->order_count >= dbt->ask_from && !(dbt->mode & MODE_32); }
 
-/* Is somebody else making its translation, from now on at the latest, or is it too early to make it here? */
+/* Has it run often enough to be asked for, or to be translated now? */
+static bool is_hot(const struct dbt *dbt, const struct block *block) { return block->heat >= heat_wanted(dbt, block) / (may_ask(dbt) ? ASK_EARLIER : 1); }
+
+/* Is somebody else making it, and is that worth waiting for? */
+static bool is_made_beside(const struct dbt *dbt, const struct block *block)
+{
+    return may_ask(dbt) && block->heat < PATIENCE * heat_wanted(dbt, block) && requests_have(dbt->requests, block);
+}
+
+/* The same, from now on at the latest; or is it too early to make it here? */
 static bool waits(struct vcpu *vcpu, const struct dbt *dbt, struct block *block)
 {
     unsigned wanted = heat_wanted(dbt, block);
-    if (!dbt->requests)
-        return false;
-    return (block->heat < PATIENCE * wanted && (requests_have(dbt->requests, block) || requests_ask(dbt->requests, vcpu, block))) || block->heat < wanted;
+    return is_made_beside(dbt, block) || (may_ask(dbt) && block->heat < PATIENCE * wanted && requests_ask(dbt->requests, vcpu, block)) || block->heat < wanted;
 }
 
 static void forget_drops(struct dbt *dbt, uint64_t instructions)
@@ -101,12 +108,6 @@ static struct translation *translation_of(struct vcpu *vcpu, struct dbt *dbt, st
     return t;
 }
 
-/* Is it still being made, and nothing to be installed? */
-static bool waits_still(const struct dbt *dbt, const struct block *block)
-{
-    return dbt->requests && block->heat < PATIENCE * heat_wanted(dbt, block) && requests_have(dbt->requests, block) && !requests_done(dbt->requests);
-}
-
 /* Runs a block, and those that it is linked to, as long as they are cold, or waited for. */
 static void interpret(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
 {
@@ -116,7 +117,7 @@ static void interpret(struct vcpu *vcpu, struct dbt *dbt, struct block *block)
             block->heat++;
         interp->left -= block->count;
         block = block->op[0].run(vcpu, block->op);
-    } while (block && (!is_hot(dbt, block) || waits_still(dbt, block)) && interp->left >= block->count &&
+    } while (block && (!is_hot(dbt, block) || (is_made_beside(dbt, block) && !requests_done(dbt->requests))) && interp->left >= block->count &&
              !atomic_load_explicit(&vcpu->request, memory_order_relaxed));
 }
 
