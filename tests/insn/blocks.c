@@ -3,11 +3,11 @@
  * instructions, too.
  *   blocks [--engine NAME] [--cases N | --blocks N] [--seed S] [--only SEED] [--failures N] [--keep DIRECTORY] [FILE...]
  * Without --engine each program runs on the interpreter and on the translator: at first sight, a second time with what is there by then,
- * in pieces with TLB flushes in between, with windows, where only what is hot is translated, and as it is made beside a vCPU. What processors of the host's vendor do in
- * their own way is in some programs too: there the interpreter judges the translator, as it does where a program gets by accident to
- * an instruction that is the host's kernel's (host_judges). Such programs are counted, and those that do not end. A case that differs is
- * made as small as it will get and printed, with its seed, in the form that FILE has (kept in DIRECTORY if that is given); --only runs a
- * seed again.
+ * in pieces with TLB flushes in between, with windows, where only what is hot is translated, and as it is made beside a vCPU: at once, and by a
+ * thread, which may be done with it long after the program. What processors of the host's vendor do in their own way is in some programs too: there
+ * the interpreter judges the translator, as it does where a program gets by accident to an instruction that is the host's kernel's (host_judges). Such
+ * programs are counted, and those that do not end. A case that differs is made as small as it will get and printed, with its seed, in the form that
+ * FILE has (kept in DIRECTORY if that is given); --only runs a seed again.
  *
  * A worker process runs the cases, so that one which kills it is found as well.
  */
@@ -44,7 +44,7 @@ enum { HOT_RUNS = 2, CUTS_MAX = 16 };
 
 struct bench {
     struct host *host;
-    struct guest *interp, *dbt, *hot, *beside, *windows;    /* NULL: not wanted */
+    struct guest *interp, *dbt, *hot, *beside, *thread, *windows;    /* NULL: not wanted */
     struct progress *progress;
 };
 
@@ -63,7 +63,9 @@ static void bench_start(struct bench *bench, struct progress *progress)
         bench->hot = guest_start("dbt", model);
         guest_set_hot(bench->hot, HOT_RUNS);
         bench->beside = guest_start("dbt", model);
-        guest_set_beside(bench->beside, HOT_RUNS);
+        guest_set_beside(bench->beside, HOT_RUNS, true);
+        bench->thread = guest_start("dbt", model);
+        guest_set_beside(bench->thread, HOT_RUNS, false);
         bench->windows = guest_start("dbt", model);
     }
 }
@@ -169,6 +171,14 @@ static bool dbt_agrees(struct bench *bench, const struct run *run, uint64_t luck
     for (unsigned i = 0; i < 2 && (luck >> 16 & 1); i++) {
         if (!agrees(bench->beside, run, how, "dbt, made beside", wanted, wanted_name, features, &out, print))
             return false;
+        how = (struct guest_how){ .same_code = out.code_kept, .windows = luck >> 17 & 1 };
+    }
+    how = (struct guest_how){ 0 };
+    for (unsigned i = 0; i < 2 * HOT_RUNS && (luck >> 18 & 3) == 3; i++) {
+        if (!agrees(bench->thread, run, how, "dbt, made by a thread", wanted, wanted_name, features, &out, print))
+            return false;
+        if (luck >> 20 & 1)
+            guest_await_beside(bench->thread);
         how = (struct guest_how){ .same_code = out.code_kept, .windows = luck >> 17 & 1 };
     }
     how = (struct guest_how){ 0 };

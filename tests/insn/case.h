@@ -140,8 +140,10 @@ struct guest_how {
 struct guest *guest_start(const char *engine, const char *cpu_model);
 /* dbt: how often the interpreter runs a block before it is translated. A new engine's default is 0 here: at first sight. */
 void guest_set_hot(struct guest *guest, unsigned runs);
-/* The same, translated as beside the vCPU. */
-void guest_set_beside(struct guest *guest, unsigned runs);
+/* The same, translated as beside the vCPU: by a thread, or `at_once`. */
+void guest_set_beside(struct guest *guest, unsigned runs, bool at_once);
+/* Waits for the thread, but not for long if the host has no processor for it. */
+void guest_await_beside(struct guest *guest);
 void guest_run(struct guest *guest, const struct run *run, struct guest_how how, struct outcome *outcome);
 /* The two ends of guest_run for a run that does not end: until guest_kick, which any thread may call. */
 void guest_prepare(struct guest *guest, const struct run *run, struct guest_how how);

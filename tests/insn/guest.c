@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -161,11 +162,18 @@ void guest_set_hot(struct guest *guest, unsigned runs)
         dbt_set_hot(guest->vcpu, runs);
 }
 
-void guest_set_beside(struct guest *guest, unsigned runs)
+void guest_set_beside(struct guest *guest, unsigned runs, bool at_once)
 {
     guest->beside = beside_create();
-    if (!guest->beside || !dbt_set_beside(guest->vcpu, runs, guest->beside))
+    if (!guest->beside || !dbt_set_beside(guest->vcpu, runs, guest->beside, at_once))
         exit(1);
+}
+
+void guest_await_beside(struct guest *guest)
+{
+    enum { NAPS = 20, NAP_MICROSECONDS = 50 };
+    for (unsigned i = 0; i < NAPS && dbt_beside_is_busy(guest->vcpu); i++)
+        usleep(NAP_MICROSECONDS);
 }
 
 static void set_mode(struct vcpu *vcpu, enum code_mode mode)

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
 #include "base/thread.h"
@@ -20,6 +21,7 @@ enum {
     FROM = 1024,                        /* translations of a vCPU before it asks: a machine that runs less code has no such thread */
     PATIENCE_CYCLES = 2 << 20,          /* of the host's TSC, about a millisecond: who waits longer for the oldest request waits in vain */
     DISTRUST = 64,                      /* translations until it asks again then */
+    STUCK_CYCLES = 1 << 18,             /* some 100 us: a thread that has not come on for so long waits behind somebody */
     WAKE_AFTER = 4,                     /* requests that find the thread asleep; the vCPU serves them itself */
     WATCH_CYCLES = 1 << 17,             /* of the TSC, some 50 us: how long the thread looks for another request before it sleeps */
     WATCH_TURNS = 64,                   /* between two looks */
@@ -43,6 +45,8 @@ struct requests {
     bool started;                       /* the thread, and it knows of this ring */
     bool at_once;                       /* there is no thread */
     unsigned slept;                     /* that found the thread asleep */
+    uint32_t seen_done;                 /* how far the thread had come when the vCPU looked last, */
+    uint64_t move_at;                   /* and when it is moved to another processor unless it comes on, by the host's TSC */
     uint32_t taken;                     /* that were installed or given up */
     _Atomic uint32_t asked, done;
     struct request request[REQUESTS];
@@ -227,7 +231,6 @@ static bool learn(struct beside *beside, const struct vcpu *vcpu)
 
 bool requests_at_once(struct requests *requests)
 {
-    requests->dbt->ask_from = 0;
     return requests->at_once = learn(requests->beside, requests->vcpu);
 }
 
@@ -244,6 +247,33 @@ static bool start(struct requests *requests)
     bool started = beside->started;
     pthread_mutex_unlock(&beside->mutex);
     return started;
+}
+
+/*
+ * To another processor than the vCPU's. Who takes only what nobody else wants comes to nothing beside it, and a host that gathers its work on few
+ * processors leaves it there although others are idle.
+ */
+static void move_away(const struct beside *beside)
+{
+    cpu_set_t others;
+    int here = sched_getcpu();
+    if (here < 0 || sched_getaffinity(getpid(), sizeof(others), &others))
+        return;
+    CPU_CLR(here, &others);
+    if (CPU_COUNT(&others))
+        pthread_setaffinity_np(beside->thread, sizeof(others), &others);       /* a refusal does no harm */
+}
+
+static void watch_progress(struct requests *requests, uint64_t now)
+{
+    uint32_t done = atomic_load_explicit(&requests->done, memory_order_relaxed);
+    if (done != requests->seen_done || done == asked(requests)) {
+        requests->seen_done = done;
+        requests->move_at = now + STUCK_CYCLES;
+    } else if (now > requests->move_at && !requests->at_once) {
+        move_away(requests->beside);
+        requests->move_at = now + PATIENCE_CYCLES;
+    }
 }
 
 /* Is there somebody to ask? */
@@ -265,7 +295,9 @@ bool requests_have(struct requests *requests, const struct block *block)
     const struct request *oldest = &requests->request[requests->taken % REQUESTS];
     if ((uint16_t)(block->asked - requests->taken - 1) >= (uint16_t)(asked(requests) - requests->taken))
         return false;
-    if (__rdtsc() - oldest->since < PATIENCE_CYCLES || requests->at_once)
+    uint64_t now = __rdtsc();
+    watch_progress(requests, now);
+    if (now - oldest->since < PATIENCE_CYCLES || requests->at_once)
         return true;
     requests->dbt->ask_from = requests->dbt->order_count + DISTRUST;
     return false;
@@ -296,16 +328,19 @@ bool requests_ask(struct requests *requests, struct vcpu *vcpu, struct block *bl
     if (block == dbt->interp.scratch || block->stale || block->gpa2 != BLOCK_DROPPED || !is_awake(requests) ||
         number - requests->taken == REQUESTS)
         return false;
+    request->since = __rdtsc();
+    watch_progress(requests, request->since);
     trace_choose(vcpu, dbt, &request->trace, block);
     copy_parts(request, number + 1);
     const uint8_t *code = kept_suits(dbt) ? kept_code_at(vcpu, &gpa) : NULL;
     request->shared = code;
     if (code)
         memcpy(request->first, code, PROBE);
-    request->since = __rdtsc();
     atomic_store_explicit(&requests->asked, number + 1, memory_order_release);
     return !requests->at_once || serve_one(requests->beside, requests);
 }
+
+bool requests_are_open(const struct requests *requests) { return atomic_load_explicit(&requests->done, memory_order_relaxed) != asked(requests); }
 
 bool requests_done(const struct requests *requests) { return atomic_load_explicit(&requests->done, memory_order_acquire) != requests->taken; }
 

@@ -44,6 +44,8 @@ bool requests_at_once(struct requests *requests);
 bool requests_have(struct requests *requests, const struct block *block);
 /* Asks for the trace that begins with the block, at vcpu->rip in the present mode, which is 64-bit code. False: not now, or never of such code. */
 bool requests_ask(struct requests *requests, struct vcpu *vcpu, struct block *block);
+/* Is anything not finished? */
+bool requests_are_open(const struct requests *requests);
 /* Is anything finished? */
 bool requests_done(const struct requests *requests);
 /* Installs it, between two blocks; that may flush the cache. */

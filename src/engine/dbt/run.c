@@ -375,14 +375,17 @@ void dbt_set_hot(struct vcpu *vcpu, unsigned runs)
     dbt->requests = NULL;
 }
 
-bool dbt_set_beside(struct vcpu *vcpu, unsigned runs, struct beside *beside)
+bool dbt_set_beside(struct vcpu *vcpu, unsigned runs, struct beside *beside, bool at_once)
 {
     struct dbt *dbt = dbt_of(vcpu);
     dbt_set_hot(vcpu, runs);
     vcpu->beside = beside;
     dbt->requests = requests_create(vcpu, dbt);
-    return dbt->requests && requests_at_once(dbt->requests);
+    dbt->ask_from = 0;
+    return dbt->requests && (!at_once || requests_at_once(dbt->requests));
 }
+
+bool dbt_beside_is_busy(const struct vcpu *vcpu) { return requests_are_open(dbt_of(vcpu)->requests); }
 
 /* --- the engine --- */
 
