@@ -54,6 +54,8 @@ static const struct form integer_forms[] = {
     { 0, MAP_NONE, 0x8B, ANY_REG, WIDE | MEM, 0 }, { 0, MAP_NONE, 0x8B, ANY_REG, WIDE | REG, 0 },
     { 0, MAP_NONE, 0xC6, 0, BYTE, 1 }, { 0, MAP_NONE, 0xC7, 0, SIZES, 4 }, { 0, MAP_NONE, 0xC7, 0, WIDE | MEM, 4 },
     { 0, MAP_NONE, 0x8D, ANY_REG, SIZES | MEM, 0 }, { 0, MAP_NONE, 0x8D, ANY_REG, WIDE | MEM, 0 },
+    /* hints, whose addresses may be anything */
+    { 0, MAP_0F, 0x18, 0, MEM, 0 }, { 0, MAP_0F, 0x18, 1, MEM, 0 }, { 0, MAP_0F, 0x18, 2, MEM, 0 }, { 0, MAP_0F, 0x0D, 1, MEM, 0 }, { 0, MAP_0F, 0x1F, 0, SIZES | MEM, 0 },
     { 0, MAP_0F, 0xB6, ANY_REG, SIZES, 0 }, { 0, MAP_0F, 0xB7, ANY_REG, WIDE, 0 }, { 0, MAP_0F, 0xBE, ANY_REG, SIZES, 0 },
     { 0, MAP_0F, 0xBF, ANY_REG, WIDE, 0 }, { 0, MAP_NONE, 0x63, ANY_REG, W1, 0 },
     { 0, MAP_NONE, 0x84, ANY_REG, BYTE, 0 }, { 0, MAP_NONE, 0x85, ANY_REG, SIZES, 0 }, { 0, MAP_NONE, 0xF7, 0, SIZES, 4 },

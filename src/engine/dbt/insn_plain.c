@@ -77,7 +77,7 @@ static bool names_rsp(const struct planned *p)
 void settle_rsp_for(struct work *w, const struct planned *p)
 {
     switch (p->kind) {
-    case KIND_NOTHING: case KIND_LEA: case KIND_LEAVE: case KIND_RET:
+    case KIND_NOTHING: case KIND_LEA: case KIND_LEAVE: case KIND_PREFETCH: case KIND_RET:
         return;
     case KIND_VERBATIM: case KIND_MODRM: case KIND_OPCODE_REG:
         if (names_rsp(p) && !only_moves_rsp(w, p))
@@ -436,6 +436,15 @@ void translate_lea(struct work *w, const struct planned *p)
         registers_written(w);
     if (to == S1)
         hold(w, guest);
+}
+
+/* --- hints --- */
+
+/* Of no page that no window shows, and of no address that is none: so it needs no trap. */
+void translate_prefetch(struct work *w, const struct planned *p)
+{
+    struct rm rm = emit_memory(w, p->memory, 1, MMU_READ, false);
+    emit_insn(&w->e, EMIT_0F, p->z.opcode, p->z.raw.modrm.reg, rm, 0);
 }
 
 /* --- the stack --- */

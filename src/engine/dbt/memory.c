@@ -54,7 +54,7 @@ void hold(struct work *w, unsigned guest)
 bool looks_after_held(const struct planned *p)
 {
     switch (p->kind) {
-    case KIND_NOTHING: case KIND_VERBATIM: case KIND_MODRM: case KIND_OPCODE_REG: case KIND_LEA: case KIND_POP: case KIND_JCC:
+    case KIND_NOTHING: case KIND_VERBATIM: case KIND_MODRM: case KIND_OPCODE_REG: case KIND_LEA: case KIND_POP: case KIND_PREFETCH: case KIND_JCC:
         return true;
     case KIND_PUSH:
         return !p->memory;

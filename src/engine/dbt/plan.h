@@ -54,6 +54,7 @@ enum kind {
     KIND_LEA,
     KIND_MOV_OFFSET,        /* MOV between AL or EAX and a place that the instruction names */
     KIND_PUSH, KIND_POP, KIND_LEAVE,
+    KIND_PREFETCH,          /* with windows; without, it is nothing */
     KIND_BIT_STRING,        /* BT and its kin: the offset may reach beyond the operand */
     KIND_SYSTEM,
     KIND_STRING,            /* REP STOS, REP MOVS */
@@ -333,6 +334,7 @@ void emit_lea_word(struct work *w, unsigned reg, struct rm rm);
 void translate_modrm(struct work *w, const struct planned *p);
 void translate_opcode_reg(struct work *w, const struct planned *p);
 void translate_lea(struct work *w, const struct planned *p);
+void translate_prefetch(struct work *w, const struct planned *p);
 void translate_mov_offset(struct work *w, const struct planned *p);
 void translate_push(struct work *w, const struct planned *p);
 void translate_pop(struct work *w, const struct planned *p);

@@ -126,13 +126,6 @@ static enum kind native(const struct work *w, struct planned *p)
 {
     if (w->narrow && has_ignored_bits(p))
         return KIND_SITE;
-    switch (p->z.mnemonic) {
-    case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2: case ZYDIS_MNEMONIC_PREFETCHNTA:
-    case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCH:
-        return KIND_NOTHING;
-    default:
-        break;
-    }
     unsigned how = p->copies;
     if (how == NATIVE_COPY_NOT)
         return KIND_SITE;
@@ -400,6 +393,40 @@ static bool leaves(const struct work *w, const struct planned *p)
     }
 }
 
+/* False: none that we know. */
+static bool take_records(const struct work *w, struct planned *p)
+{
+    return ZYAN_SUCCESS(decoder_records(w->decoder, p->bytes, p->op->length, &p->z, p->operand)) && p->z.length == p->op->length;
+}
+
+/* SDM2 appendix A "Opcode Map": 0F 0D and 0F 18 are prefetches and other hints. Most of what does nothing is neither. */
+static bool has_prefetch_opcode(const struct planned *p)
+{
+    for (unsigned i = 0; i + 1u < p->op->length; i++)
+        if (p->bytes[i] == 0x0F)
+            return p->bytes[i + 1] == 0x0D || p->bytes[i + 1] == 0x18;
+    return false;
+}
+
+static bool is_prefetch(const struct planned *p)
+{
+    switch (p->z.mnemonic) {
+    case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2: case ZYDIS_MNEMONIC_PREFETCHNTA:
+    case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCH:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* A prefetch never faults, and costs too much where the page has to be looked up. */
+static void plan_hint(const struct work *w, struct planned *p)
+{
+    bool prefetch = w->window && has_prefetch_opcode(p) && take_records(w, p) && is_prefetch(p) && memory_fits(w, p);
+    p->kind = prefetch ? KIND_PREFETCH : KIND_NOTHING;
+    p->may_fault = false;
+}
+
 void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
 {
     const struct op *op = p->op;
@@ -412,13 +439,9 @@ void plan_insn(const struct work *w, struct planned *p, const uint8_t *code)
     p->writes = 0;
     p->adjust = 0;
     memcpy(p->bytes, code + op->where, op->length);
-    if (op->run == op_nop) {
-        p->kind = KIND_NOTHING;
-        p->may_fault = false;
-    }
-    if (op->run == op_nop || op->run == op_undefined || op->run == op_too_long)
-        return;
-    if (!ZYAN_SUCCESS(decoder_records(w->decoder, p->bytes, op->length, &p->z, p->operand)) || p->z.length != op->length)
+    if (op->run == op_nop)
+        plan_hint(w, p);
+    if (op->run == op_nop || op->run == op_undefined || op->run == op_too_long || !take_records(w, p))
         return;
     plan_flags_of(w, p);
     if (memory_fits(w, p))

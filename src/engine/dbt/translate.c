@@ -155,6 +155,7 @@ static void translate_insn(struct work *w)
     case KIND_PUSH: translate_push(w, p); break;
     case KIND_POP: translate_pop(w, p); break;
     case KIND_LEAVE: translate_leave(w, p); break;
+    case KIND_PREFETCH: translate_prefetch(w, p); break;
     case KIND_BIT_STRING: translate_bit_string(w, p); break;
     case KIND_SYSTEM: translate_system(w, p); break;
     case KIND_STRING: translate_string(w, p); break;
