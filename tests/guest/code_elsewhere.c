@@ -199,25 +199,37 @@ static uint64_t flushed(enum who who, const struct page *page, const struct flus
     return tell(wrong, who, page, flush->name, global);
 }
 
-/* In one space the code is elsewhere than in the other. */
-static uint64_t spaces(enum who who, const struct page *page, bool pcid)
+/* Spaces are told apart by CR3 alone, or by PCID; and then all of them are flushed before each fourth change, and one with each fourth. */
+enum how { BY_CR3, BY_PCID, BY_PCID_FLUSHED, HOW };
+static const char *const name_of_how[HOW] = { "another CR3", "another PCID", "another PCID, which is flushed now and then" };
+
+static uint64_t flush_of(enum how how, unsigned round, bool has_invpcid)
 {
-    uint64_t wrong = 0, cr3[2] = { (uint64_t)boot_pml4, other_pml4 | (pcid ? 1 | NO_FLUSH : 0) };
+    if (how != BY_PCID_FLUSHED)
+        return NO_FLUSH;
+    if ((round & 3) == 1 && has_invpcid)
+        invpcid(3, 0);
+    return (round & 3) == 3 ? 0 : NO_FLUSH;
+}
+
+/* In one space the code is elsewhere than in the other. */
+static uint64_t spaces(enum who who, const struct page *page, enum how how, bool has_invpcid)
+{
+    bool pcid = how != BY_CR3;
+    uint64_t wrong = 0, cr3[2] = { (uint64_t)boot_pml4, other_pml4 | how };       /* each way has a PCID of its own */
     point(page, 0, 0, 0);
     point(page, 1, 1, 0);
     by_pge(page->target);
-    if (pcid) {
+    if (pcid)
         write_cr4(read_cr4() | CR4_PCIDE);
-        cr3[0] |= NO_FLUSH;
-    }
-    for (unsigned round = 0; round < 2 * ROUNDS; round++) {
-        write_cr3(cr3[round % 2]);
+    for (unsigned round = 0; round < 3 * ROUNDS; round++) {
+        write_cr3(cr3[round % 2] | (pcid ? flush_of(how, round, has_invpcid) : 0));
         wrong += visit_wrong(who, page, round % 2 + 1);
     }
     write_cr3((uint64_t)boot_pml4);
     if (pcid)
         write_cr4(read_cr4() & ~(uint64_t)CR4_PCIDE);
-    return tell(wrong, who, page, pcid ? "another PCID" : "another CR3", false);
+    return tell(wrong, who, page, name_of_how[how], false);
 }
 
 /* An engine may do otherwise with user code that has run for long. */
@@ -240,15 +252,17 @@ void test_main(void)
     make_other_space(page);
     for (enum who who = KERNEL; who < WHO; who++) {
         uint64_t wrong = 0, wrong_spaces = 0;
-        if (who == USER_LONG)
+        for (unsigned space = 0; space < 2 && who == USER_LONG; space++) {
+            write_cr3(space ? other_pml4 : (uint64_t)boot_pml4);
             guarded_user(run_long, NULL);
+        }
+        write_cr3((uint64_t)boot_pml4);
         for (unsigned large = 0; large < 2; large++) {
             for (unsigned i = 0; i < sizeof(flushes) / sizeof(flushes[0]); i++)
                 for (unsigned global = 0; global <= flushes[i].global && (has_invpcid || !flushes[i].needs_invpcid); global++)
                     wrong += flushed(who, &page[large], &flushes[i], global);
-            wrong_spaces += spaces(who, &page[large], false);
-            if (pcid)
-                wrong_spaces += spaces(who, &page[large], true);
+            for (enum how how = BY_CR3; how < (pcid ? HOW : BY_PCID); how++)
+                wrong_spaces += spaces(who, &page[large], how, has_invpcid);
         }
         check_equal(wrong, 0, after_flush[who]);
         check_equal(wrong_spaces, 0, in_other_space[who]);

@@ -177,7 +177,7 @@ struct jump_page {
 enum {
     JUMP_PAGE_TAKEN = 1, JUMP_PAGE_GLOBAL = 2,
     JUMP_PAGE_GONE = 4,                 /* it has no entries */
-    JUMP_PAGE_SHARED = 8,               /* another table of the same mode has it as well, or had */
+    JUMP_PAGE_SHARED = 8,               /* another table of the same mode has it as well, or may have */
 };
 
 /* Where indirect jumps look: by linear address, for one context and mode (jumps.c). */

@@ -97,12 +97,19 @@ static void forget_page(struct dbt *dbt, struct jump_table *table, uint64_t page
 
 static bool is_of_user(const struct dbt *dbt, const struct jump_table *table) { return table >= &dbt->tables[JUMPS_USER]; }
 
+/* Has nothing changed since a table of user code was looked through? */
+static bool is_current(const struct dbt *dbt, const struct mmu *mmu, const struct jump_table *table)
+{
+    return table->global_epoch == mmu->fetch_epoch && table->epoch == mmu->contexts[table - &dbt->tables[JUMPS_USER]].fetch_epoch;
+}
+
 /*
  * Is the page, with the same code at the same linear address, in another table of user code as well? Then jumps out of it, which may lead elsewhere
  * there, hold for the present table only. Whoever comes to a page has it in his table, by remembering a translation there: jumps within the
- * page lead no further, and those from other pages were patched when their target had been remembered.
+ * page lead no further, and those from other pages were patched when their target had been remembered. A table that is not current may no longer have the
+ * page: that is asked when it is looked through again. (Kernels move a process from PCID to PCID as others come and go: it would seem to be its own neighbour.)
  */
-static bool share_page(struct dbt *dbt, const struct jump_table *table, uint64_t gla, uint64_t gpa)
+static bool share_page(struct dbt *dbt, const struct mmu *mmu, const struct jump_table *table, uint64_t gla, uint64_t gpa)
 {
     bool shared = false;
     for (struct jump_table *other = &dbt->tables[JUMPS_USER]; other < &dbt->tables[JUMPS_TABLES]; other++) {
@@ -113,7 +120,7 @@ static bool share_page(struct dbt *dbt, const struct jump_table *table, uint64_t
             continue;
         page->gpa |= JUMP_PAGE_SHARED;
         dbt_unlink_far_of(dbt, other);
-        shared = true;
+        shared |= is_current(dbt, mmu, other);
     }
     return shared;
 }
@@ -126,7 +133,7 @@ bool dbt_is_only_here(const struct dbt *dbt, const struct translation *t)
 }
 
 /* With a free place for it. */
-static void note_page(struct dbt *dbt, struct jump_table *table, uint64_t gla, uint64_t gpa, bool global)
+static void note_page(struct dbt *dbt, const struct mmu *mmu, struct jump_table *table, uint64_t gla, uint64_t gpa, bool global)
 {
     struct jump_page *page = find_page(table, gla);
     uint64_t is = gpa | JUMP_PAGE_TAKEN | (global ? JUMP_PAGE_GLOBAL : 0);
@@ -136,7 +143,7 @@ static void note_page(struct dbt *dbt, struct jump_table *table, uint64_t gla, u
         forget_page(dbt, table, gla);
     else
         table->page_list[table->page_count++] = (uint16_t)(page - table->page);
-    bool shared = is_of_user(dbt, table) && share_page(dbt, table, gla, gpa);
+    bool shared = is_of_user(dbt, table) && share_page(dbt, mmu, table, gla, gpa);
     *page = (struct jump_page){ .gla = gla, .gpa = is | (shared ? JUMP_PAGE_SHARED : 0) };
 }
 
@@ -147,9 +154,13 @@ static unsigned forget_changed(struct vcpu *vcpu, struct dbt *dbt, struct jump_t
     unsigned changed = 0;
     for (unsigned i = 0; i < table->page_count && changed < CHANGED_MOST; i++) {
         struct jump_page *page = &table->page[table->page_list[i]];
-        if (page->gpa & JUMP_PAGE_GONE ||
-            mmu_still_fetches(vcpu, &still, page->gla, page->gpa & ~PAGE_MASK, page->gpa & JUMP_PAGE_GLOBAL))
+        if (page->gpa & JUMP_PAGE_GONE)
             continue;
+        if (mmu_still_fetches(vcpu, &still, page->gla, page->gpa & ~PAGE_MASK, page->gpa & JUMP_PAGE_GLOBAL)) {
+            if (page->gpa & JUMP_PAGE_SHARED && !share_page(dbt, vcpu->mmu, table, page->gla, page->gpa & ~PAGE_MASK))
+                page->gpa &= ~(uint64_t)JUMP_PAGE_SHARED;
+            continue;
+        }
         forget_page(dbt, table, page->gla);
         page->gpa = JUMP_PAGE_TAKEN | JUMP_PAGE_GONE;
         changed++;
@@ -221,7 +232,7 @@ static void remember_page(struct vcpu *vcpu, struct dbt *dbt, struct jump_table 
     bool global = is_global(vcpu, rip);
     mmu_note_fetch(vcpu, rip, global);
     table->local |= !global;
-    note_page(dbt, table, rip & ~PAGE_MASK, gpa & ~PAGE_MASK, global);
+    note_page(dbt, vcpu->mmu, table, rip & ~PAGE_MASK, gpa & ~PAGE_MASK, global);
 }
 
 /* Two that go by turns, as a function's address and that behind the call it begins with do, would drive each other out each time. */
