@@ -35,7 +35,7 @@ def commands(cpus, work, cache):
     append = "console=ttyS0 quiet panic=-1 doppel.test=" + work
     for name, engine in DOPPEL.items():
         kept = os.path.join(cache, name) if name in ("cold", "saved") else "memory"
-        yield name, [os.path.join(ROOT, "build", "doppel"), "run", "--engine", engine, "--translation-cache", kept, "--memory", "512M",
+        yield name, [os.environ.get("DOPPEL", os.path.join(ROOT, "build", "doppel")), "run", "--engine", engine, "--translation-cache", kept, "--memory", "512M",
                        "--cpus", str(cpus), "--counters", "--kernel", kernel, "--initrd", initramfs, "--append", append,
                        "--no-reboot"]
     if shutil.which(QEMU):

@@ -114,11 +114,12 @@ class Group:
 
 def booted(arguments, group):
     """From exec to the first line of user space, with 1 and 2 processors."""
-    for cpus in (1, 2):
-        commands = dict(boot.commands(cpus, "cpu"))
+    with tempfile.TemporaryDirectory(prefix="doppel-bench-") as cache:      # of what is not run here
+        commands = {cpus: dict(boot.commands(cpus, "cpu", cache)) for cpus in (1, 2)}
+    for cpus in commands:
         for _ in range(arguments.runs):
             for engine in arguments.engines:
-                command = commands.get("qemu" if engine == "tcg" else engine)
+                command = commands[cpus].get("qemu" if engine == "tcg" else engine)
                 if command:
                     seconds = boot.run(command)["to user space, s"]
                     group.figures.setdefault("%d vCPU" % cpus, {}).setdefault(engine, []).append(seconds)
@@ -174,11 +175,10 @@ def parse():
 
 def main():
     arguments = parse()
-    system = guests.asset("system", "bench")
+    groups = {name: group for name, group in workloads.groups(arguments.quick).items() if not arguments.group or name in arguments.group}
+    system = guests.asset("system", "bench") if set(groups) != {"boot"} else None
     results, failed = {}, False
-    for name, description in workloads.groups(arguments.quick).items():
-        if arguments.group and name not in arguments.group:
-            continue
+    for name, description in groups.items():
         chosen = [job for job in description.jobs if arguments.match.replace(" ", "_") in job.name]
         group = Group(name, description._replace(jobs=chosen), arguments, system)
         if name == "boot":

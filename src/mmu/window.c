@@ -22,6 +22,7 @@
  *     2^56 would be a process's, but Linux gives none out that was not asked for by a hint above 2^47
  *     (Documentation/arch/x86/x86_64/5level-paging.rst), and nobody here does.
  * Linear-address masking, which makes some of these addresses canonical, is off in a process that does not ask for it.
+ * Prefetches go by the same addresses, and raise nothing where an access would fault; what their time tells of the host's kernel any process can find out.
  *
  * What may be shown. A view is no more than an entry of the software TLB could allow, by the same rules for writes (fill.c):
  * PAGE_WRITER is claimed before a page is mapped writable, a page with code in it is mapped read-only, dirty bits are set first, and what

@@ -1,5 +1,6 @@
 """Real programs in a Debian guest on the translator: their results are those of the same programs on the host."""
 import collections
+import json
 import os
 import shutil
 import subprocess
@@ -155,3 +156,17 @@ def workload_qemu_user(test):
     programs(test, [alike("sum", "qemu-x86_64 /bin/busybox sh -c 'seq 1 3000 | sha256sum'"),
                     alike("sort", "qemu-x86_64 /bin/busybox sh -c 'seq 1 3000 | sort -r | md5sum'"),
                     alike("compress", "qemu-x86_64 /bin/busybox sh -c 'seq 1 9000 | gzip | gunzip | md5sum'")], "workloads", 1, LONG_SECONDS)
+
+
+@case("the benchmark boots guests with one and two processors and tells how long that took")
+def bench_boot(test):
+    figures = test.path("figures")
+    run = subprocess.run([os.path.join(ROOT, "bench", "compare.py"), "--quick", "--group", "boot", "--engines", "dbt", "--json", figures],
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=QUICK_SECONDS, check=False)
+    if run.returncode:
+        raise Failure("status %d: %s" % (run.returncode, run.stdout[-1000:]))
+    with open(figures, encoding="utf-8") as file:
+        medians = json.load(file)["groups"]["boot"]["medians"]
+    for row in ("1 vCPU", "2 vCPU"):
+        if not medians[row]["dbt"] > 0 or "| %s | " % row not in run.stdout:
+            raise Failure("no row '%s':\n%s" % (row, run.stdout))
