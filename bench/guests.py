@@ -115,7 +115,7 @@ def guest_command(engine, stage, cpus, disk, port, memory="1G"):
 
 
 def run_queue_seconds(pid):
-    """How long each thread of a process has waited for a processor, but for those that take only what nobody else wants: nobody waits for them."""
+    """How long each thread of a process has waited for a processor, but for those whose policy says that nobody waits for them."""
     waited = {}
     for task in os.listdir("/proc/%d/task" % pid):
         with contextlib.suppress(OSError):

@@ -199,7 +199,7 @@ static uint64_t flushed(enum who who, const struct page *page, const struct flus
     return tell(wrong, who, page, flush->name, global);
 }
 
-/* Spaces are told apart by CR3 alone, or by PCID; and then all of them are flushed before each fourth change, and one with each fourth. */
+/* Spaces are told apart by CR3 alone, or by PCID; in the last way all PCIDs are flushed before each fourth change of space, and its own with each fourth. */
 enum how { BY_CR3, BY_PCID, BY_PCID_FLUSHED, HOW };
 static const char *const name_of_how[HOW] = { "another CR3", "another PCID", "another PCID, which is flushed now and then" };
 

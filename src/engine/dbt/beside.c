@@ -264,6 +264,7 @@ static void move_away(const struct beside *beside)
         pthread_setaffinity_np(beside->thread, sizeof(others), &others);       /* a refusal does no harm */
 }
 
+/* Looked at by a vCPU that asks or waits: a thread that does not come on is moved, now and then. */
 static void watch_progress(struct requests *requests, uint64_t now)
 {
     uint32_t done = atomic_load_explicit(&requests->done, memory_order_relaxed);

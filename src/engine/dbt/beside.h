@@ -10,6 +10,7 @@
  * Rules of threads: the requests of a vCPU are a ring of one writer, the vCPU, and one reader, the thread. `asked` and `done` say how far either has come,
  * and hand a request over with release and acquire; it is touched by nobody else. What the thread reads of the vCPU and its dbt is never changed
  * while the engine is attached: the model, where the cache and the shared code are. It has a decoder of its own, since templates are learnt.
+ * A vCPU that waits may say on which processors the thread runs (move_away).
  * While it serves a ring it holds a mutex, so that a vCPU which takes its ring away waits until it has left it.
  */
 #ifndef DOPPEL_DBT_BESIDE_H
