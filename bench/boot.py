@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+import guests
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 QEMU = "qemu-system-x86_64"
 # Names of the runs of doppel, their engines, and what they do with translations.
@@ -35,7 +37,7 @@ def commands(cpus, work, cache):
     append = "console=ttyS0 quiet panic=-1 doppel.test=" + work
     for name, engine in DOPPEL.items():
         kept = os.path.join(cache, name) if name in ("cold", "saved") else "memory"
-        yield name, [os.environ.get("DOPPEL", os.path.join(ROOT, "build", "doppel")), "run", "--engine", engine, "--translation-cache", kept, "--memory", "512M",
+        yield name, [guests.doppel(), "run", "--engine", engine, "--translation-cache", kept, "--memory", "512M",
                        "--cpus", str(cpus), "--counters", "--kernel", kernel, "--initrd", initramfs, "--append", append,
                        "--no-reboot"]
     if shutil.which(QEMU):

@@ -166,6 +166,8 @@ def parse():
     for engine in arguments.engines:
         if engine not in guests.ENGINES:
             parser.error("no engine is called '%s'; there are %s" % (engine, ", ".join(guests.ENGINES)))
+    if {"interp", "dbt"} & set(arguments.engines) and not os.access(guests.doppel(), os.X_OK):
+        parser.error("there is no program %s; build it first: meson setup build && ninja -C build" % guests.doppel())
     if "tcg" in arguments.engines and not shutil.which(guests.QEMU):
         print("compare.py: there is no %s (package qemu-system-x86); going on without it" % guests.QEMU, file=sys.stderr)
         arguments.engines.remove("tcg")

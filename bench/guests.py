@@ -27,6 +27,10 @@ def asset(*words):
     return subprocess.run([os.path.join(ROOT, "tools", "asset"), *words], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def doppel():
+    return os.environ.get("DOPPEL", os.path.join(ROOT, "build", "doppel"))
+
+
 def cache():
     return os.environ.get("DOPPEL_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "doppel")
 
@@ -103,7 +107,7 @@ def guest_command(engine, stage, cpus, disk, port, memory="1G"):
     kernel, initramfs, image = asset("kernel", "cloud"), stage.initramfs(), os.path.join(stage.system, "image")
     append = "console=ttyS0 quiet panic=-1 rdinit=/bench/start" + (" bench.address=" + GUEST_ADDRESS if port else "")
     if engine != "tcg":
-        return [os.environ.get("DOPPEL", os.path.join(ROOT, "build", "doppel")), "run", "--engine", engine, "--cpu", "host", "--memory", memory,
+        return [doppel(), "run", "--engine", engine, "--cpu", "host", "--memory", memory,
                 "--cpus", str(cpus), "--kernel", kernel, "--initrd", initramfs, "--append", append, "--no-reboot",
                 "--disk", image + ",ro", *(["--disk", disk] if disk else []), *(["--net", "user"] if port else [])]
     command = [QEMU, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", memory, "-smp", str(cpus), "-nodefaults", "-no-user-config",
