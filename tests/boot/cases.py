@@ -219,7 +219,8 @@ def web_server(contents):
             self.send_response(200)
             self.send_header("Content-Length", str(len(contents)))
             self.end_headers()
-            self.wfile.write(contents)
+            with contextlib.suppress(ConnectionError):      # a machine may end while it fetches
+                self.wfile.write(contents)
 
         def log_message(self, *_):
             pass
