@@ -52,4 +52,37 @@ static inline bool state_get_string(struct state_reader *reader, char text[UINT8
     return true;
 }
 
+/* What an object begins with; its fields follow. */
+struct state_object {
+    char name[UINT8_MAX + 1];
+    uint64_t version, fields;
+};
+
+static inline bool state_get_object(struct state_reader *reader, unsigned depth, struct state_object *object)
+{
+    uint64_t magic;
+    if (depth > STATE_DEPTH_MAX)
+        return error_set(reader->err, "The saved state of %s is nested too deeply.", reader->list);
+    if (!state_get_uint(reader, 4, &magic) || !state_get_uint(reader, 2, &object->version) || !state_get_uint(reader, 2, &object->fields) ||
+        !state_get_string(reader, object->name))
+        return false;
+    return magic == STATE_MAGIC || error_set(reader->err, "What should be the saved state of %s is something else.", reader->list);
+}
+
+/* A field as the stream has it: only that its bytes are there has been checked. */
+struct state_stored {
+    char name[UINT8_MAX + 1];
+    uint64_t kind, size, count, length;         /* enum state_kind; bytes of an element, elements, bytes of all */
+    const uint8_t *data;
+};
+
+static inline bool state_get_stored(struct state_reader *reader, struct state_stored *stored)
+{
+    if (!state_get_string(reader, stored->name) || !state_get_uint(reader, 1, &stored->kind) || !state_get_uint(reader, 4, &stored->size) ||
+        !state_get_uint(reader, 4, &stored->count) || !state_get_uint(reader, 4, &stored->length))
+        return false;
+    stored->data = state_take(reader, stored->length);
+    return stored->data || error_set(reader->err, "The saved state of %s ends in the middle.", reader->list);
+}
+
 #endif

@@ -117,50 +117,40 @@ static bool load_payload(const struct state_field *field, uint8_t *member, struc
 /* One field of the stream; fields that this version no longer has are passed over. */
 static bool load_field(const struct state_list *list, void *object, struct state_reader *reader, bool *seen, unsigned depth)
 {
-    char name[UINT8_MAX + 1];
-    uint64_t kind, size, count, length;
-    if (!state_get_string(reader, name) || !state_get_uint(reader, 1, &kind) || !state_get_uint(reader, 4, &size) ||
-        !state_get_uint(reader, 4, &count) || !state_get_uint(reader, 4, &length))
+    struct state_stored stored;
+    if (!state_get_stored(reader, &stored))
         return false;
-    const uint8_t *data = state_take(reader, length);
-    if (!data)
-        return error_set(reader->err, "The saved state of %s ends in the middle.", list->name);
-    const struct state_field *field = find_field(list, name);
+    const struct state_field *field = find_field(list, stored.name);
     if (!field)
         return true;
-    bool fits = field->kind == kind && field->count == count &&
-                (kind == STATE_STRUCT || (field->size == size && length == size * count));
+    bool fits = field->kind == stored.kind && field->count == stored.count &&
+                (stored.kind == STATE_STRUCT || (field->size == stored.size && stored.length == stored.size * stored.count));
     if (!fits)
-        return error_set(reader->err, "The saved state of %s has another layout of %s.", list->name, name);
+        return error_set(reader->err, "The saved state of %s has another layout of %s.", list->name, stored.name);
     seen[field - list->fields] = true;
-    struct state_reader payload = { data, length, list->name, reader->err };
+    struct state_reader payload = { stored.data, stored.length, list->name, reader->err };
     return load_payload(field, (uint8_t *)object + field->offset, &payload, depth);
 }
 
 static bool load_object(const struct state_list *list, void *object, struct state_reader *reader, unsigned depth)
 {
-    uint64_t magic, version, count;
-    char name[UINT8_MAX + 1];
-    if (depth > STATE_DEPTH_MAX)
-        return error_set(reader->err, "The saved state of %s is nested too deeply.", list->name);
-    if (!state_get_uint(reader, 4, &magic) || !state_get_uint(reader, 2, &version) || !state_get_uint(reader, 2, &count) ||
-        !state_get_string(reader, name))
+    struct state_object head;
+    reader->list = list->name;
+    if (!state_get_object(reader, depth, &head))
         return false;
-    if (magic != STATE_MAGIC)
-        return error_set(reader->err, "What should be the saved state of %s is something else.", list->name);
-    if (strcmp(name, list->name))
-        return error_set(reader->err, "Found the saved state of %s where that of %s was expected.", name, list->name);
-    if (version > list->version)
-        return error_set(reader->err, "The saved state of %s is version %u; this program knows up to %u.", name,
-                         (unsigned)version, list->version);
+    if (strcmp(head.name, list->name))
+        return error_set(reader->err, "Found the saved state of %s where that of %s was expected.", head.name, list->name);
+    if (head.version > list->version)
+        return error_set(reader->err, "The saved state of %s is version %u; this program knows up to %u.", list->name,
+                         (unsigned)head.version, list->version);
     bool seen[FIELDS_MAX] = { false };
     assert(list->count <= FIELDS_MAX);
-    for (uint64_t i = 0; i < count; i++)
+    for (uint64_t i = 0; i < head.fields; i++)
         if (!load_field(list, object, reader, seen, depth))
             return false;
     for (uint32_t i = 0; i < list->count; i++)
-        if (!seen[i] && list->fields[i].since <= version)
-            return error_set(reader->err, "The saved state of %s lacks %s.", name, list->fields[i].name);
+        if (!seen[i] && list->fields[i].since <= head.version)
+            return error_set(reader->err, "The saved state of %s lacks %s.", list->name, list->fields[i].name);
     return true;
 }
 

@@ -38,39 +38,29 @@ static bool visit_structs(struct visitor *visitor, size_t prefix, const char *na
 
 static bool visit_field(struct visitor *visitor, size_t prefix, struct state_reader *reader, unsigned depth)
 {
-    char name[UINT8_MAX + 1];
-    uint64_t kind, size, count, length;
-    if (!state_get_string(reader, name) || !state_get_uint(reader, 1, &kind) || !state_get_uint(reader, 4, &size) ||
-        !state_get_uint(reader, 4, &count) || !state_get_uint(reader, 4, &length))
+    struct state_stored stored;
+    if (!state_get_stored(reader, &stored))
         return false;
-    const uint8_t *data = state_take(reader, length);
-    if (!data)
-        return error_set(reader->err, "The saved state of %s ends in the middle.", reader->list);
-    if (kind == STATE_STRUCT) {
-        struct state_reader payload = { data, length, reader->list, reader->err };
-        return visit_structs(visitor, prefix, name, count, &payload, depth);
+    if (stored.kind == STATE_STRUCT) {
+        struct state_reader payload = { stored.data, stored.length, reader->list, reader->err };
+        return visit_structs(visitor, prefix, stored.name, stored.count, &payload, depth);
     }
-    if (kind > STATE_STRUCT || length != size * count)
-        return error_set(reader->err, "The saved state of %s has a field %s that makes no sense.", reader->list, name);
-    extend(visitor, prefix, name, -1, false);
-    visitor->visit(visitor->owner, &(struct stream_field){ visitor->path, (enum state_kind)kind, (uint32_t)size, (uint32_t)count, data });
+    if (stored.kind > STATE_STRUCT || stored.length != stored.size * stored.count)
+        return error_set(reader->err, "The saved state of %s has a field %s that makes no sense.", reader->list, stored.name);
+    extend(visitor, prefix, stored.name, -1, false);
+    visitor->visit(visitor->owner, &(struct stream_field){ visitor->path, (enum state_kind)stored.kind, (uint32_t)stored.size,
+                                                           (uint32_t)stored.count, stored.data });
     return true;
 }
 
 static bool visit_object(struct visitor *visitor, size_t prefix, struct state_reader *reader, unsigned depth)
 {
-    uint64_t mark, version, count;
-    char name[UINT8_MAX + 1];
+    struct state_object head;
     const char *outer = reader->list;
-    if (depth > STATE_DEPTH_MAX)
-        return error_set(reader->err, "The saved state of %s is nested too deeply.", reader->list);
-    if (!state_get_uint(reader, 4, &mark) || !state_get_uint(reader, 2, &version) || !state_get_uint(reader, 2, &count) ||
-        !state_get_string(reader, name))
+    if (!state_get_object(reader, depth, &head))
         return false;
-    if (mark != STATE_MAGIC)
-        return error_set(reader->err, "What should be the saved state of %s is something else.", reader->list);
-    reader->list = name;
-    for (uint64_t i = 0; i < count; i++)
+    reader->list = head.name;
+    for (uint64_t i = 0; i < head.fields; i++)
         if (!visit_field(visitor, prefix, reader, depth))
             return false;
     reader->list = outer;
