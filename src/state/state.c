@@ -135,7 +135,7 @@ static bool load_field(const struct state_list *list, void *object, struct state
 static bool load_object(const struct state_list *list, void *object, struct state_reader *reader, unsigned depth)
 {
     struct state_object head;
-    reader->list = list->name;
+    reader->list = list->name;          /* a struct in another one is told of by its own name */
     if (!state_get_object(reader, depth, &head))
         return false;
     if (strcmp(head.name, list->name))
